@@ -1,1 +1,12 @@
-//! kube-proxy
+//! The Kubernetes service proxy as a library.
+//!
+//! The river of data, one room a station (see README.md for the map):
+//!
+//! ```text
+//! api ─Event─▶ track ─Cluster─▶ topology ─Reach─▶ backend ─Plan─▶ kernel (real | simulated)
+//! ```
+//!
+//! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
+
+pub mod kernel;
+pub mod model;

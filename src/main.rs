@@ -1,1 +1,2 @@
-fn main(){}
+//! The kube-proxy binary.
+fn main() {}

@@ -1,0 +1,98 @@
+//! What a kernel can do, feature by feature. Probing is done by the hearts; this is the result.
+//! Tests: below.
+
+use std::fmt;
+
+/// A feature some mode needs or can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// The right to change network state: CAP_NET_ADMIN in the owning user namespace.
+    NetAdmin,
+    /// nf_tables with both IP families.
+    Nftables,
+    /// NAT in nf_tables: chains of type nat, `dnat`, `masquerade`.
+    NftablesNat,
+    /// Maps with concatenated keys and values, intervals included (Linux 5.6).
+    NftablesConcatenation,
+    /// Random numbers in rules: `numgen`.
+    NftablesNumgen,
+    /// Address type look-ups in rules: `fib`.
+    NftablesFib,
+    /// IPv6 on this host.
+    Ipv6,
+    /// Conntrack entries can be listed and deleted.
+    Conntrack,
+}
+
+impl Capability {
+    /// What is missing without it and what to do about it; one line.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Capability::NetAdmin => {
+                "no right to change the network: run as root or with CAP_NET_ADMIN"
+            }
+            Capability::Nftables => {
+                "this kernel has no nf_tables: load the module nf_tables, or use a kernel of 5.13 or later built with CONFIG_NF_TABLES"
+            }
+            Capability::NftablesNat => {
+                "this kernel's nf_tables has no NAT: load nft_chain_nat, nft_nat and nft_masq (CONFIG_NFT_NAT, CONFIG_NFT_MASQ)"
+            }
+            Capability::NftablesConcatenation => {
+                "this kernel's nf_tables has no concatenated intervals: Linux 5.6 or later is needed"
+            }
+            Capability::NftablesNumgen => {
+                "this kernel's nf_tables has no numgen: load nft_numgen (CONFIG_NFT_NUMGEN)"
+            }
+            Capability::NftablesFib => {
+                "this kernel's nf_tables has no fib: load nft_fib_ipv4 and nft_fib_ipv6 (CONFIG_NFT_FIB_IPV4, _IPV6)"
+            }
+            Capability::Ipv6 => "this host has no IPv6: only IPv4 is programmed",
+            Capability::Conntrack => {
+                "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The features that are lacking, each with what the kernel said to the probe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Lacks in the order of probing.
+    pub lacks: Vec<(Capability, String)>,
+}
+
+impl Capabilities {
+    /// Whether the kernel has a feature.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.lacks.iter().all(|(lack, _)| *lack != capability)
+    }
+
+    /// Each lack in one line: what, why it matters, what to do, what the kernel said.
+    pub fn lines(&self) -> Vec<String> {
+        self.lacks
+            .iter()
+            .map(|(lack, said)| format!("{lack}: {} (the kernel said: {said})", lack.remedy()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_is_one_line_with_a_remedy() {
+        let lacks = vec![(Capability::Nftables, "EOPNOTSUPP".to_owned())];
+        let capabilities = Capabilities { lacks };
+        assert!(!capabilities.has(Capability::Nftables));
+        assert!(capabilities.has(Capability::Ipv6));
+        assert_eq!(capabilities.lines().len(), 1);
+        assert!(capabilities.lines()[0].contains("load the module nf_tables"));
+    }
+}

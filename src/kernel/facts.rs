@@ -1,0 +1,87 @@
+//! Answers of the kernel, as values. They say what is there, never what should be.
+//! Tests: with the hearts that make them.
+
+use std::net::IpAddr;
+
+use super::Socket;
+use crate::model::{Family, Protocol};
+
+/// The answer to a `Query`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// The table, or that there is none.
+    Table(Option<TableFact>),
+    /// Elements of a set.
+    Elements(Vec<ElementFact>),
+    /// Conntrack entries.
+    Flows(Vec<FlowFact>),
+    /// The text of a sysctl, without its newline.
+    Text(String),
+    /// Addresses.
+    Addresses(Vec<IpAddr>),
+}
+
+/// A table as it is in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TableFact {
+    /// The table's comment, empty if none.
+    pub comment: String,
+    /// Its chains, by name.
+    pub chains: Vec<ChainFact>,
+    /// Its named sets and maps, by name; anonymous ones are left out.
+    pub sets: Vec<SetFact>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChainFact {
+    /// Its name.
+    pub name: String,
+    /// Hook number and priority, for base chains.
+    pub hook: Option<(u32, i32)>,
+    /// Number of rules in it.
+    pub rules: usize,
+}
+
+/// A named set or map with its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetFact {
+    /// Its name.
+    pub name: String,
+    /// `NFT_SET_*` flags.
+    pub flags: u32,
+    /// Length of a key in bytes.
+    pub key_len: u32,
+    /// Length of a value in bytes; 0 for sets and verdict maps.
+    pub data_len: u32,
+    /// The elements, in no particular order.
+    pub elements: Vec<ElementFact>,
+}
+
+/// An element of a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ElementFact {
+    /// The key as the kernel keeps it: each field padded to 4 bytes.
+    pub key: Vec<u8>,
+    /// The last key of an interval.
+    pub key_end: Option<Vec<u8>>,
+    /// Value of a map element, or of a verdict its chain's name in bytes.
+    pub data: Vec<u8>,
+    /// The comment, empty if none.
+    pub comment: String,
+}
+
+/// A conntrack entry that was destination-NATed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowFact {
+    /// IP family.
+    pub family: Family,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Source of the original direction.
+    pub source: Socket,
+    /// Destination of the original direction: the address the client asked for.
+    pub destination: Socket,
+    /// Source of the reply direction: the endpoint that answers.
+    pub endpoint: Socket,
+}

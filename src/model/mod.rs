@@ -1,0 +1,21 @@
+//! Our own words: values that say what a cluster wants of one node's service proxy.
+//!
+//! Nothing here knows the API server's JSON, the kernel, a clock or a thread.
+//! The API's objects become these in `api`; everything downstream reads only these.
+//! Tests: beside each type.
+
+mod endpoint;
+mod event;
+mod family;
+mod name;
+mod node;
+mod notice;
+mod service;
+
+pub use endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
+pub use event::{Event, Kind};
+pub use family::{Family, Protocol};
+pub use name::{Interner, NamespacedName, ServicePortName};
+pub use node::{LocalDetector, Node, NodePortAddresses};
+pub use notice::{Notice, Reason};
+pub use service::{Service, ServicePort, TrafficPolicy};
