@@ -10,4 +10,5 @@
 
 pub mod kernel;
 pub mod model;
+pub mod topology;
 pub mod track;
