@@ -10,5 +10,6 @@
 
 pub mod kernel;
 pub mod model;
+pub mod netlink;
 pub mod topology;
 pub mod track;
