@@ -11,5 +11,6 @@
 pub mod kernel;
 pub mod model;
 pub mod netlink;
+pub mod serve;
 pub mod topology;
 pub mod track;
