@@ -11,4 +11,5 @@
 pub mod kernel;
 pub mod model;
 pub mod netlink;
+pub mod topology;
 pub mod track;
