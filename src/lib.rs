@@ -8,6 +8,7 @@
 //!
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
+pub mod backend;
 pub mod kernel;
 pub mod model;
 pub mod netlink;
