@@ -44,10 +44,7 @@ fn read(family: Family, entry: &ElementFact) -> Option<Entry> {
         address: address_of(address)?,
         protocol: Protocol::from_number(*rest.first()?)?,
         port: port_of(rest.get(4..6)?),
-        endpoint: Socket {
-            address: address_of(endpoint)?,
-            port: port_of(endpoint_port.get(..2)?),
-        },
+        endpoint: Socket { address: address_of(endpoint)?, port: port_of(endpoint_port.get(..2)?) },
     })
 }
 

@@ -168,9 +168,7 @@ pub fn treatments(frontend: &Frontend, program: &Program) -> impl Iterator<Item 
         node_port: frontend.address.is_none(),
         count: targets.len() as u16,
     };
-    let some = |kind, targets: &[Target]| {
-        (!targets.is_empty()).then(|| treatment(kind, targets))
-    };
+    let some = |kind, targets: &[Target]| (!targets.is_empty()).then(|| treatment(kind, targets));
     let (first, second) = match program.role {
         Role::Internal => (some(Kind::Internal, &program.targets), None),
         Role::External => (some(Kind::External, &program.targets), None),

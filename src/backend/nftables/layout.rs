@@ -317,7 +317,8 @@ mod tests {
     #[test]
     fn numbers_and_treatments_are_one_to_one() {
         for kind in [Kind::Pick, Kind::Internal, Kind::External, Kind::Local] {
-            for (sticky, node_port) in [(false, false), (false, true), (true, false), (true, true)] {
+            for (sticky, node_port) in [(false, false), (false, true), (true, false), (true, true)]
+            {
                 let treatment = Treatment { kind, sticky, node_port, count: 3 };
                 assert_eq!(Treatment::from_number(treatment.number()), Some(treatment));
             }
@@ -327,8 +328,7 @@ mod tests {
 
     #[test]
     fn a_treatment_comes_after_what_it_goes_on_to() {
-        let treatment =
-            Treatment { kind: Kind::External, sticky: true, node_port: true, count: 3 };
+        let treatment = Treatment { kind: Kind::External, sticky: true, node_port: true, count: 3 };
         let chains: Vec<_> =
             treatment.with_dependencies().into_iter().map(Treatment::chain).collect();
         assert_eq!(

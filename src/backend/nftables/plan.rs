@@ -316,8 +316,7 @@ impl<'a> Plan<'a> {
             Some(found) => found,
             None => old.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default(),
         };
-        let after =
-            new.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default();
+        let after = new.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default();
         if let Some(program) = &new {
             self.need(frontend, program, step);
         }
@@ -405,9 +404,7 @@ fn timeout_element(seconds: u32) -> Element {
 
 /// The treatments a frontend needs, and those their chains go on to: callees first.
 fn needed_treatments(frontend: &Frontend, program: &Program) -> Vec<Treatment> {
-    elements::treatments(frontend, program)
-        .flat_map(Treatment::with_dependencies)
-        .collect()
+    elements::treatments(frontend, program).flat_map(Treatment::with_dependencies).collect()
 }
 
 /// Elements of sets that several frontends share.

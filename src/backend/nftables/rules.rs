@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::Options;
 use super::layout::{
     CLIENT_FRONTEND, ENDPOINT, FRONTEND, FRONTEND_CLIENT, FRONTEND_INDEX, Kind, NODE_PORT,
     NODE_PORT_INDEX, ORIGINAL_FRONTEND, ORIGINAL_NODE_PORT, Set, Treatment,
 };
-use super::Options;
 use crate::model::{Family, LocalDetector};
 use crate::netlink::expr::{Compare, Rule, Verdict};
 use crate::netlink::nft::{ChainKind, Hook};
@@ -209,12 +209,8 @@ fn remember_rules(family: Family) -> Vec<Rule> {
 
 /// The rules of the chain that remembers a client for so many seconds.
 pub fn timeout_rules(family: Family, seconds: u32) -> Vec<Rule> {
-    const KEY: &[Field] = &[
-        Field::SourceAddress,
-        Field::OriginalAddress,
-        Field::Protocol,
-        Field::OriginalPort,
-    ];
+    const KEY: &[Field] =
+        &[Field::SourceAddress, Field::OriginalAddress, Field::Protocol, Field::OriginalPort];
     let words = |fields: &[Field]| fields.iter().map(|f| f.padded_len(family) / 4).sum::<usize>();
     let port_at = words(KEY).next_multiple_of(4);
     // The value begins at a 16-byte register, as nft itself would lay it out.
@@ -301,9 +297,8 @@ fn local_rules(family: Family, options: &Options, treatment: Treatment) -> Vec<R
     if let Some(pods) = detected(family, options, Compare::Equal) {
         rules.push(dispatch(pods, family, within).comment("from a pod: every endpoint"));
     }
-    let own = Rule::new()
-        .address_is_local(Field::SourceAddress)
-        .set_mark(options.masquerade_mark());
+    let own =
+        Rule::new().address_is_local(Field::SourceAddress).set_mark(options.masquerade_mark());
     rules.push(dispatch(own, family, within).comment("from this node: every endpoint"));
     if treatment.count == 0 {
         return rules;
@@ -338,9 +333,5 @@ fn pick(family: Family, (key, set): (&[Field], Set), count: u16) -> Rule {
     let (index, frontend) = key.split_last().expect("the keys of endpoint maps are constants");
     debug_assert_eq!(*index, Field::Index);
     let word = frontend.iter().map(|f| f.padded_len(family) / 4).sum();
-    Rule::new()
-        .key(family, frontend)
-        .index(u32::from(count), word)
-        .map(set.name())
-        .dnat(family)
+    Rule::new().key(family, frontend).index(u32::from(count), word).map(set.name()).dnat(family)
 }
