@@ -12,5 +12,6 @@ pub mod backend;
 pub mod kernel;
 pub mod model;
 pub mod netlink;
+pub mod serve;
 pub mod topology;
 pub mod track;

@@ -12,6 +12,7 @@ mod triggers;
 mod tests;
 
 pub use cluster::Cluster;
+pub use triggers::Trigger;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -143,19 +144,18 @@ impl Tracker {
         &self.cluster
     }
 
-    /// When the changes of a Service's endpoints that wait to be programmed were triggered, in
-    /// nanoseconds since 1970.
-    pub fn trigger_times(&self, service: &NamespacedName) -> &[i64] {
+    /// What triggered the changes of a Service's endpoints that wait to be programmed.
+    pub fn trigger_times(&self, service: &NamespacedName) -> &[Trigger] {
         self.triggers.of(service)
     }
 
     /// The same, forgetting them: to be called once the Service has been programmed.
-    pub fn take_trigger_times(&mut self, service: &NamespacedName) -> Vec<i64> {
+    pub fn take_trigger_times(&mut self, service: &NamespacedName) -> Vec<Trigger> {
         self.triggers.take(service)
     }
 
-    /// Trigger times of all Services, forgetting them: after everything was programmed.
-    pub fn take_all_trigger_times(&mut self) -> Vec<i64> {
+    /// The triggers of all Services, forgetting them: after everything was programmed.
+    pub fn take_all_trigger_times(&mut self) -> Vec<Trigger> {
         self.triggers.take_all()
     }
 
@@ -202,7 +202,7 @@ impl Tracker {
         self.changes.services.insert(slice.service.clone());
         let before = old.and_then(|o| o.trigger_time);
         if let Some(time) = slice.trigger_time.filter(|t| before != Some(*t)) {
-            self.triggers.add(&slice.service, time);
+            self.triggers.add(&slice.service, Trigger { family: slice.family, at: time });
         }
         self.cluster.insert_slice(slice);
     }
@@ -216,7 +216,7 @@ impl Tracker {
         };
         let service = &new.service;
         if self.changes.services.contains(service) || !self.triggers.of(service).is_empty() {
-            self.triggers.add(service, time);
+            self.triggers.add(service, Trigger { family: new.family, at: time });
         }
         self.cluster.insert_slice(new);
     }
