@@ -8,5 +8,6 @@
 //!
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
+pub mod api;
 pub mod kernel;
 pub mod model;
