@@ -7,6 +7,7 @@
 
 pub mod decode;
 mod lenient;
+pub mod manifests;
 mod objects;
 mod parse;
 pub mod text;

@@ -50,16 +50,32 @@ pub(crate) fn text_notices(name: &str, notices: Vec<Notice>) -> Event {
 /// Objects of the kinds that are read, in the order of the text, and what is wrong with the text
 /// itself. `name` is what the Notices call it.
 pub fn read_text(name: &str, text: &str, decoder: &mut Decoder) -> (Vec<Object>, Vec<Notice>) {
-    let mut reader = Reader { name, decoder, objects: Vec::new(), notices: Vec::new() };
+    let Text { objects, notices, .. } = read(name, text, decoder);
+    (objects, notices)
+}
+
+/// A text that was read.
+#[derive(Debug, Default)]
+pub(crate) struct Text {
+    /// Objects of the kinds that are read, in the order of the text.
+    pub(crate) objects: Vec<Object>,
+    /// What is wrong with the text itself.
+    pub(crate) notices: Vec<Notice>,
+    /// Whether some of it is no YAML and no JSON, as in a file half written.
+    pub(crate) broken: bool,
+}
+
+pub(crate) fn read(name: &str, text: &str, decoder: &mut Decoder) -> Text {
+    let mut reader = Reader { name, decoder, text: Text::default() };
     // A byte order mark is no content.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('{') && reader.read_json(text).is_ok() {
-        return (reader.objects, reader.notices);
+        return reader.text;
     }
     for (line, document) in documents(text) {
         reader.read_yaml(line, document);
     }
-    (reader.objects, reader.notices)
+    reader.text
 }
 
 /// A Notice about a text itself; line and column start at 1, 0 is unknown.
@@ -74,8 +90,7 @@ pub(crate) fn text_notice(name: &str, place: (u64, u64), message: &str) -> Notic
 struct Reader<'a> {
     name: &'a str,
     decoder: &'a mut Decoder,
-    objects: Vec<Object>,
-    notices: Vec<Notice>,
+    text: Text,
 }
 
 impl Reader<'_> {
@@ -99,8 +114,9 @@ impl Reader<'_> {
                     error.location().map_or((0, 0), |l| (first_line + l.line(), l.column()));
                 let why = error.to_string();
                 let why = why.lines().next().unwrap_or_default();
+                self.text.broken = true;
                 let message = format!("not readable as YAML: {why}; the document is left out");
-                self.notices.push(text_notice(self.name, place, &message));
+                self.text.notices.push(text_notice(self.name, place, &message));
             }
         }
     }
@@ -111,7 +127,7 @@ impl Reader<'_> {
         let kind = Some(word("kind")).filter(|kind| !kind.is_empty()).unwrap_or(implied);
         if kind.is_empty() {
             let message = "no object with a kind; the document is left out";
-            self.notices.push(text_notice(self.name, place, message));
+            self.text.notices.push(text_notice(self.name, place, message));
         } else if let Some(kind) = kind_of(kind, word("apiVersion")) {
             self.read_object(kind, value);
         } else if let Some(implied) = kind.strip_suffix("List") {
@@ -134,7 +150,7 @@ impl Reader<'_> {
         let (noticed, event, notices) = found;
         let Some(name) = event.as_ref().and_then(event_name).or(noticed) else { return };
         if event.is_some() || !notices.is_empty() {
-            self.objects.push(Object { kind, name, event, notices });
+            self.text.objects.push(Object { kind, name, event, notices });
         }
     }
 }
