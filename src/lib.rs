@@ -11,3 +11,6 @@
 pub mod api;
 pub mod kernel;
 pub mod model;
+pub mod netlink;
+pub mod topology;
+pub mod track;

@@ -81,7 +81,7 @@ pub enum Query {
     Table(Family, String),
     /// The elements of one set; answered by `Facts::Elements`.
     Elements(Family, String, String),
-    /// Conntrack entries of one family and protocol that were destination-NATed;
+    /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
     Flows(Family, Protocol),
     /// A sysctl: path below `/proc/sys` with slashes; answered by `Facts::Text`.
