@@ -9,6 +9,7 @@
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
 pub mod backend;
+pub mod api;
 pub mod kernel;
 pub mod model;
 pub mod netlink;
