@@ -57,6 +57,7 @@ pub struct PodSpec {
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
     files: BTreeMap<String, Vec<Value>>,
+    changed: BTreeSet<String>,
 }
 
 impl Manifests {
@@ -72,7 +73,7 @@ impl Manifests {
             let text = fs::read_to_string(entry.path()).map_err(|e| format!("{name}: {e}"))?;
             files.insert(name.clone(), parse(&text).map_err(|e| format!("{name}: {e}"))?);
         }
-        Ok(Manifests { files })
+        Ok(Manifests { files, changed: BTreeSet::new() })
     }
 
     /// All objects, in the order of the files.
@@ -83,22 +84,28 @@ impl Manifests {
     /// Puts an object in the place of the one of the same kind and name, or in a new file.
     pub fn put(&mut self, object: Value) {
         let wanted = key(&object);
-        for known in self.files.values_mut().flatten() {
-            if key(known) == wanted {
+        for (file, objects) in &mut self.files {
+            if let Some(known) = objects.iter_mut().find(|o| key(o) == wanted) {
                 *known = object;
+                self.changed.insert(file.clone());
                 return;
             }
         }
-        self.files.insert(format!("{}.json", wanted.join("-").to_lowercase()), vec![object]);
+        let file = format!("{}.json", wanted.join("-").to_lowercase());
+        self.changed.insert(file.clone());
+        self.files.insert(file, vec![object]);
     }
 
     /// Takes an object away; says whether it was there.
     pub fn remove(&mut self, kind: &str, name: &str) -> bool {
         let mut found = false;
-        for objects in self.files.values_mut() {
+        for (file, objects) in &mut self.files {
             let before = objects.len();
             objects.retain(|o| !(text(o, "/kind") == kind && text(o, "/metadata/name") == name));
-            found |= objects.len() != before;
+            if objects.len() != before {
+                self.changed.insert(file.clone());
+                found = true;
+            }
         }
         found
     }
@@ -108,11 +115,12 @@ impl Manifests {
         self.objects().find(|o| text(o, "/kind") == kind && text(o, "/metadata/name") == name)
     }
 
-    /// Writes all files into a folder, each by renaming, so that no half file is ever seen. Files
-    /// whose content is the same already are left alone; files without objects are deleted.
-    pub fn write(&self, folder: &Path) -> Result<(), String> {
-        for (name, objects) in &self.files {
-            let path = folder.join(name);
+    /// Writes the files that were changed into a folder, each by renaming, so that no half file is
+    /// ever seen; files without objects are deleted.
+    pub fn write(&mut self, folder: &Path) -> Result<(), String> {
+        for name in std::mem::take(&mut self.changed) {
+            let objects = self.files.get(&name).map(Vec::as_slice).unwrap_or_default();
+            let path = folder.join(&name);
             let result = if objects.is_empty() {
                 fs::remove_file(&path).or_else(|e| {
                     if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) }
@@ -138,9 +146,6 @@ impl Manifests {
 
 /// Writes a file by way of a hidden one beside it.
 fn replace(path: &Path, content: &str) -> std::io::Result<()> {
-    if fs::read_to_string(path).is_ok_and(|old| old == content) {
-        return Ok(());
-    }
     let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let hidden: PathBuf = path.with_file_name(format!(".{file}.new"));
     fs::write(&hidden, content)?;
@@ -226,7 +231,7 @@ endpoints: [{addresses: ['fd00::1'], nodeName: n1, targetRef: {name: a}}]
     #[test]
     fn a_pod_of_two_families_is_one_pod() {
         let files = BTreeMap::from([("a.yaml".to_owned(), parse(SLICES).unwrap())]);
-        let pods = Manifests { files }.pods();
+        let pods = Manifests { files, ..Manifests::default() }.pods();
         assert_eq!(pods.len(), 1);
         assert_eq!(pods["a"].addresses.len(), 2);
         assert_eq!(pods["a"].ports.len(), 2);
@@ -235,7 +240,7 @@ endpoints: [{addresses: ['fd00::1'], nodeName: n1, targetRef: {name: a}}]
     #[test]
     fn objects_are_replaced_in_their_file() {
         let files = BTreeMap::from([("a.yaml".to_owned(), parse(SLICES).unwrap())]);
-        let mut manifests = Manifests { files };
+        let mut manifests = Manifests { files, ..Manifests::default() };
         let mut slice = manifests.get("EndpointSlice", "a-4").unwrap().clone();
         slice["endpoints"] = serde_json::json!([]);
         manifests.put(slice);
