@@ -14,5 +14,6 @@ pub mod kernel;
 pub mod model;
 pub mod netlink;
 pub mod serve;
+pub mod sync;
 pub mod topology;
 pub mod track;

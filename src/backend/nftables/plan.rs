@@ -22,6 +22,10 @@ use crate::netlink::nft::Batch;
 
 /// Elements that one step changes, about: what the kernel takes in some 50 ms.
 const STEP: usize = 20_000;
+/// Bytes of a batch that an element takes at most, comment included, about.
+const ELEMENT_BYTES: usize = 256;
+/// Bytes of a batch that the table itself takes, about.
+const SKELETON_BYTES: usize = 64 << 10;
 
 /// Where a plan starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,11 @@ impl<K: Ord + Copy> Counted<K> {
         *needs == 1 && !self.idle.remove(&thing)
     }
 
+    /// Everything that is in the kernel.
+    fn present(&self) -> impl Iterator<Item = &K> {
+        self.needs.keys().chain(&self.idle)
+    }
+
     fn release(&mut self, thing: K) {
         let Some(needs) = self.needs.get_mut(&thing) else { return };
         *needs -= 1;
@@ -83,6 +92,8 @@ pub struct Applied {
     service_cidrs: Option<Vec<IpNet>>,
     node_port_cidrs: Option<Vec<IpNet>>,
     health_check_ports: BTreeSet<u16>,
+    /// The options the rules were written for.
+    options: Option<Options>,
 }
 
 impl Applied {
@@ -100,6 +111,7 @@ impl Applied {
             service_cidrs: None,
             node_port_cidrs: None,
             health_check_ports: BTreeSet::new(),
+            options: None,
         }
     }
 
@@ -136,6 +148,7 @@ pub struct Plan<'a> {
     options: &'a Options,
     todo: std::collections::btree_set::IntoIter<Frontend>,
     stage: Stage,
+    step: usize,
     /// Whether the plan took away endpoints that clients may be remembered with.
     pub forgets_clients: bool,
 }
@@ -144,7 +157,6 @@ pub struct Plan<'a> {
 enum Stage {
     Begin,
     Frontends,
-    Chains,
     Done,
 }
 
@@ -163,7 +175,12 @@ impl<'a> Plan<'a> {
         }
         let todo = todo.into_iter();
         let stage = Stage::Begin;
-        Plan { applied, ruleset, options, todo, stage, forgets_clients: false }
+        Plan { applied, ruleset, options, todo, stage, step: STEP, forgets_clients: false }
+    }
+
+    /// Keeps transactions, but for the replacement of a foreign table, below so many bytes.
+    pub fn limit_to(&mut self, bytes: usize) {
+        self.step = STEP.min(bytes.saturating_sub(SKELETON_BYTES) / ELEMENT_BYTES).max(1);
     }
 
     /// The next transaction, or that there is nothing left to do. Each must have been carried out
@@ -173,7 +190,6 @@ impl<'a> Plan<'a> {
             let batch = match self.stage {
                 Stage::Begin => self.first_step(),
                 Stage::Frontends => self.further_step(),
-                Stage::Chains => self.idle_chains(),
                 Stage::Done => return None,
             };
             if !batch.is_empty() {
@@ -190,21 +206,22 @@ impl<'a> Plan<'a> {
     fn first_step(&mut self) -> Batch<'static> {
         let mut batch = self.batch();
         match self.applied.start {
-            Start::Known => {}
+            Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
             Start::Absent => self.skeleton(&mut batch),
             Start::Foreign => {
                 batch.delete_table();
                 self.skeleton(&mut batch);
             }
-            Start::Ours => {
+            Start::Ours | Start::Known => {
                 self.skeleton(&mut batch);
-                self.rewrite_found_chains(&mut batch);
+                self.rewrite_treatments(&mut batch);
             }
         }
+        self.applied.options = Some(self.options.clone());
         let mut step = Step::default();
         self.whole_sets(&mut step);
         self.health_check_ports(&mut step);
-        let limit = if self.applied.start == Start::Foreign { usize::MAX } else { STEP };
+        let limit = if self.applied.start == Start::Foreign { usize::MAX } else { self.step };
         self.fill(&mut step, limit);
         self.applied.start = Start::Known;
         write(&mut batch, step);
@@ -213,7 +230,7 @@ impl<'a> Plan<'a> {
 
     fn further_step(&mut self) -> Batch<'static> {
         let mut step = Step::default();
-        self.fill(&mut step, STEP);
+        self.fill(&mut step, self.step);
         let mut batch = self.batch();
         write(&mut batch, step);
         batch
@@ -230,7 +247,7 @@ impl<'a> Plan<'a> {
             batch.add_chain(chain.name, chain.hook);
         }
         for chain in &chains {
-            if self.applied.start == Start::Ours {
+            if matches!(self.applied.start, Start::Ours | Start::Known) {
                 batch.flush_chain(chain.name);
             }
             chain.rules.iter().for_each(|rule| batch.add_rule(chain.name, rule));
@@ -238,17 +255,17 @@ impl<'a> Plan<'a> {
     }
 
     /// Options may have changed since these chains were written.
-    fn rewrite_found_chains(&self, batch: &mut Batch<'_>) {
+    fn rewrite_treatments(&self, batch: &mut Batch<'_>) {
         let family = self.applied.family;
         let mut rewrite = |name: &str, rules: Vec<crate::netlink::expr::Rule>| {
             batch.flush_chain(name);
             rules.iter().for_each(|rule| batch.add_rule(name, rule));
         };
-        for treatment in &self.applied.treatments.idle {
+        for treatment in self.applied.treatments.present() {
             let rules = treatment_rules(family, self.options, *treatment);
             rewrite(&treatment.chain(), rules);
         }
-        for seconds in &self.applied.timeouts.idle {
+        for seconds in self.applied.timeouts.present() {
             rewrite(&timeout_chain(*seconds), timeout_rules(family, *seconds));
         }
     }
@@ -297,7 +314,7 @@ impl<'a> Plan<'a> {
         while step.len() < limit {
             let Some(frontend) = self.todo.next() else {
                 self.remove_idle(step);
-                self.stage = Stage::Chains;
+                self.stage = Stage::Done;
                 return;
             };
             self.bring(&frontend, step);
@@ -373,23 +390,29 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Chains that nobody needs any more, callers before callees.
-    fn idle_chains(&mut self) -> Batch<'static> {
-        self.stage = Stage::Done;
+    /// The transaction that removes chains nobody needs any more, callers before callees; to be
+    /// carried out after all others. `None` if there are none.
+    pub fn idle_chains(&self) -> Option<NftBatch> {
         let mut batch = self.batch();
-        let treatments = std::mem::take(&mut self.applied.treatments.idle);
-        let timeouts = std::mem::take(&mut self.applied.timeouts.idle);
+        let (treatments, timeouts) = (&self.applied.treatments.idle, &self.applied.timeouts.idle);
         treatments.iter().for_each(|t| treatment_element(*t).delete(&mut batch));
         timeouts.iter().for_each(|s| timeout_element(*s).delete(&mut batch));
-        let mut callers_first: Vec<_> = treatments.into_iter().collect();
+        let mut callers_first: Vec<_> = treatments.iter().collect();
         callers_first.sort_by_key(|t| std::cmp::Reverse((t.kind, t.sticky)));
         callers_first.iter().for_each(|t| batch.delete_chain(&t.chain()));
         timeouts.iter().for_each(|s| batch.delete_chain(&timeout_chain(*s)));
         // Somebody's chains in our table: their rules first, as they may jump to one another.
-        let foreign = std::mem::take(&mut self.applied.foreign_chains);
+        let foreign = &self.applied.foreign_chains;
         foreign.iter().for_each(|name| batch.flush_chain(name));
         foreign.iter().for_each(|name| batch.delete_chain(name));
-        batch
+        (!batch.is_empty()).then(|| batch.finish())
+    }
+
+    /// Says that the transaction of [`Plan::idle_chains`] was carried out.
+    pub fn forget_idle_chains(&mut self) {
+        self.applied.treatments.idle.clear();
+        self.applied.timeouts.idle.clear();
+        self.applied.foreign_chains.clear();
     }
 }
 

@@ -78,12 +78,13 @@ impl Ruleset {
         }
     }
 
-    /// Sets or takes away a Service's health check node port.
-    pub fn set_health_check_port(&mut self, service: &NamespacedName, port: Option<u16>) {
-        match port {
+    /// Sets or takes away a Service's health check node port; gives whether that changes anything.
+    pub fn set_health_check_port(&mut self, service: &NamespacedName, port: Option<u16>) -> bool {
+        let before = match port {
             Some(port) => self.health_check_ports.insert(service.clone(), port),
             None => self.health_check_ports.remove(service),
         };
+        before != port
     }
 
     /// Health check node ports, each once.
