@@ -8,5 +8,7 @@
 //!
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
+pub mod cli;
+pub mod config;
 pub mod kernel;
 pub mod model;
