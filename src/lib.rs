@@ -10,6 +10,13 @@
 
 pub mod cli;
 pub mod config;
+pub mod api;
+pub mod backend;
 pub mod kernel;
 pub mod logging;
 pub mod model;
+pub mod netlink;
+pub mod serve;
+pub mod sync;
+pub mod topology;
+pub mod track;
