@@ -8,10 +8,10 @@
 //!
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
-pub mod cli;
-pub mod config;
 pub mod api;
 pub mod backend;
+pub mod cli;
+pub mod config;
 pub mod kernel;
 pub mod logging;
 pub mod model;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::{Family, LocalDetector, Node, NodePortAddresses};
+use crate::sync;
 
 /// Everything the user asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -228,6 +229,22 @@ pub struct ConfigFile {
 }
 
 impl Settings {
+    /// What the proxy on this node is to do, with a warning if local traffic can't be told from the
+    /// rest. `node` is the Node as it is known at start. Both families are asked for; which of them
+    /// the kernel has is for the caller to say.
+    pub fn proxy_options(&self, node: Option<&Node>) -> (sync::Options, Option<String>) {
+        let (detector, warning) = self.local_detector(node);
+        let options = sync::Options {
+            node_name: self.node_name.clone(),
+            masquerade_bit: self.masquerade_bit,
+            masquerade_all: self.masquerade_all,
+            detector,
+            node_port_addresses: self.resolved_node_port_addresses(node),
+            families: Family::ALL.to_vec(),
+        };
+        (options, warning)
+    }
+
     /// The family that counts as the node's first: that of the bind address if one is given, else
     /// that of the Node's first address, else IPv4 (upstream-behaviour.md 87).
     pub fn primary_family(&self, node: Option<&Node>) -> Family {

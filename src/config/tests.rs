@@ -382,6 +382,29 @@ fn the_bind_address_overrides_the_nodes() {
 }
 
 #[test]
+fn the_proxy_gets_what_was_asked_for() {
+    let n = node(&["192.0.2.1"], &["10.1.0.0/24"]);
+    let s = with(&[
+        ("detect-local-mode", "NodeCIDR"),
+        ("masquerade-all", "true"),
+        ("nodeport-addresses", "10.0.0.0/8"),
+    ]);
+    let (options, warning) = s.proxy_options(Some(&n));
+    assert_eq!(warning, None);
+    assert_eq!(
+        (&*options.node_name, options.masquerade_bit, options.masquerade_all),
+        ("host", 14, true)
+    );
+    assert_eq!(options.detector, LocalDetector::Cidrs(vec!["10.1.0.0/24".parse().unwrap()]));
+    assert_eq!(
+        options.node_port_addresses,
+        NodePortAddresses::Cidrs(vec!["10.0.0.0/8".parse().unwrap()])
+    );
+    assert_eq!(options.families, Family::ALL);
+    assert!(with(&[]).proxy_options(None).1.is_some());
+}
+
+#[test]
 fn hostile_yaml_is_an_error() {
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let deep_map = (0..2000).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>();
