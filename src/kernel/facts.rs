@@ -39,8 +39,6 @@ pub struct ChainFact {
     pub name: String,
     /// Hook number and priority, for base chains.
     pub hook: Option<(u32, i32)>,
-    /// Number of rules in it.
-    pub rules: usize,
 }
 
 /// A named set or map with its elements.
@@ -71,7 +69,7 @@ pub struct ElementFact {
     pub comment: String,
 }
 
-/// A conntrack entry that was destination-NATed.
+/// A conntrack entry. One that was not destination-NATed has its destination as its endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowFact {
     /// IP family.
@@ -82,6 +80,7 @@ pub struct FlowFact {
     pub source: Socket,
     /// Destination of the original direction: the address the client asked for.
     pub destination: Socket,
-    /// Source of the reply direction: the endpoint that answers.
+    /// Source of the reply direction: the endpoint that answers; the same as `destination` where
+    /// no address was translated.
     pub endpoint: Socket,
 }

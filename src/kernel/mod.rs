@@ -7,6 +7,9 @@
 mod capability;
 mod error;
 mod facts;
+pub mod fault;
+pub mod real;
+pub mod record;
 
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};
@@ -81,7 +84,7 @@ pub enum Query {
     Table(Family, String),
     /// The elements of one set; answered by `Facts::Elements`.
     Elements(Family, String, String),
-    /// Conntrack entries of one family and protocol that were destination-NATed;
+    /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
     Flows(Family, Protocol),
     /// A sysctl: path below `/proc/sys` with slashes; answered by `Facts::Text`.

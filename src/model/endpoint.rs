@@ -24,7 +24,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlicePort {
     /// The Service port's name this is for; empty for an unnamed one.
     pub name: Arc<str>,

@@ -1,0 +1,16 @@
+//! The only room that knows the API server's words: its JSON, its lists and watches, its Events.
+//!
+//! `decode` makes our words of them, `manifests` reads them from files, `client` and `watch` from
+//! a server, `report` says what is wrong back to the server. Downstream sees only `model::Event`s.
+//! It must never know the kernel, a ruleset or what becomes of an Event.
+//! Tests: in each file, and `client_tests` for the whole way from a server's bytes to Events.
+
+pub mod decode;
+mod lenient;
+pub mod manifests;
+mod objects;
+mod parse;
+pub mod text;
+
+pub use decode::{Decoder, decode_json};
+pub use text::{decode_text, read_text};
