@@ -8,5 +8,6 @@
 pub mod cluster;
 pub mod differences;
 pub mod fate;
+pub mod lab;
 pub mod oracle;
 pub mod vectors;
