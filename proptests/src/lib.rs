@@ -10,4 +10,6 @@ pub mod differences;
 pub mod fate;
 pub mod lab;
 pub mod oracle;
+pub mod run;
 pub mod vectors;
+pub mod world;

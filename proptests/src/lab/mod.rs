@@ -3,6 +3,7 @@
 //! caller's. Needs root, `ip`; makes and touches only its own namespaces. Tests: below.
 
 mod capture;
+mod heart;
 mod namespace;
 pub mod wire;
 
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use heart::RealHeart;
 pub use namespace::Namespace;
 
 use crate::cluster::Setup;
