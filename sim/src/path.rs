@@ -50,8 +50,8 @@ impl<S: Sink> Path<'_, S> {
         let fate = match (packet.src, packet.dst, packet.entry) {
             (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => Err(Fate::Unmodelled("a packet of two families")),
             (_, _, Entry::Link(link)) if self.net.link(link).is_none() => Err(Fate::Unmodelled("a link that is not there")),
-            (_, _, Entry::Link(link)) => self.from_link(&mut skb, link),
-            (_, _, Entry::Local) => self.from_process(&mut skb),
+            (_, _, Entry::Link(link)) => self.arrive(&mut skb, link),
+            (_, _, Entry::Local) => self.depart(&mut skb),
         };
         self.outcome(fate.unwrap_or_else(|fate| fate), skb, before)
     }
@@ -74,7 +74,7 @@ impl<S: Sink> Path<'_, S> {
         outcome
     }
 
-    fn from_link(&mut self, skb: &mut Skb, link: u32) -> Result<Fate, Fate> {
+    fn arrive(&mut self, skb: &mut Skb, link: u32) -> Result<Fate, Fate> {
         skb.in_link = Some(link);
         self.hook(Hook::Prerouting, skb)?;
         let packet = &skb.packet;
@@ -85,14 +85,14 @@ impl<S: Sink> Path<'_, S> {
         let decision = self.net.route(packet.dst);
         self.sink.note(|| Step::Route(format!("{} → {decision:?}", skb.packet.dst)));
         match decision {
-            Decision::Local | Decision::Broadcast => self.to_process(skb),
+            Decision::Local | Decision::Broadcast => self.deliver(skb),
             Decision::Via(hop) => self.through(skb, hop),
             Decision::Multicast => Err(Fate::Unmodelled("multicast")),
             Decision::Unreachable => Err(Fate::NoRoute),
         }
     }
 
-    fn to_process(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
+    fn deliver(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
         skb.out = None;
         self.hook(Hook::Input, skb)?;
         Ok(Fate::Delivered)
@@ -115,7 +115,7 @@ impl<S: Sink> Path<'_, S> {
         Ok(Fate::Forwarded(hop))
     }
 
-    fn from_process(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
+    fn depart(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
         if skb.packet.src.is_unspecified()
             && let Some(source) = self.net.source_for(skb.packet.dst)
         {
@@ -138,7 +138,7 @@ impl<S: Sink> Path<'_, S> {
         skb.in_link = Some(LOOPBACK);
         skb.out = None;
         self.hook(Hook::Prerouting, skb)?;
-        self.to_process(skb)
+        self.deliver(skb)
     }
 
     fn hop_for(&mut self, skb: &Skb) -> Result<Hop, Fate> {
