@@ -210,6 +210,7 @@ impl Batch<'_> {
         if self.reattached {
             self.store.attach();
         }
+        self.store.attach_tracking();
     }
 
     fn abort(self) {

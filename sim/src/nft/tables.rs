@@ -58,6 +58,7 @@ impl Batch<'_> {
             chain_names: FastMap::default(),
             set_names: FastMap::default(),
             last_handle: 0,
+            trackers: 0,
         };
         let slot = self.store.tables.vacant();
         self.store.tables.put(slot, table);

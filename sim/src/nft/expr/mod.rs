@@ -232,6 +232,11 @@ impl Expr {
         }
     }
 
+    /// Does it make the kernel track connections?
+    pub(crate) fn needs_tracking(&self) -> bool {
+        matches!(self, Expr::Ct { .. } | Expr::CtSetMark { .. } | Expr::Nat(_))
+    }
+
     /// The chain it leads to by itself.
     pub(crate) fn target(&self) -> Option<u32> {
         match self {
