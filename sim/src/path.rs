@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Facts from net/ipv4/ip_{input,forward,output}.c, nf_nat_core.c (nf_nat_inet_fn) and nf_nat_proto.c.
-//! It must never know what rules say. Tests: tests/hooks.rs, tests/nat.rs, tests/routing.rs.
+//! It must never know what rules say. Tests: tests/hooks.rs, tests/conntrack.rs, tests/routing.rs.
 
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};

@@ -1,6 +1,6 @@
 //! The expressions rules are made of, as values. Decoding is in `decode`, what they do is in `nft::eval`.
 //! Numbers are those of linux/netfilter/nf_tables.h. It must never know packets or connections.
-//! Tests: tests/expressions.rs.
+//! Tests: tests/six.rs, tests/nft_files.rs.
 
 pub(crate) mod decode;
 mod statements;
