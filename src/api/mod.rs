@@ -8,10 +8,14 @@
 #[cfg(feature = "api-server")]
 pub mod client;
 pub mod decode;
+#[cfg(test)]
+mod hostile_tests;
 mod lenient;
 pub mod manifests;
 mod objects;
 mod parse;
+#[cfg(feature = "api-server")]
+pub mod report;
 #[cfg(feature = "api-server")]
 mod split;
 pub mod text;
