@@ -9,8 +9,14 @@
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
 pub mod api;
+pub mod backend;
+pub mod cli;
+pub mod config;
 pub mod kernel;
+pub mod logging;
 pub mod model;
 pub mod netlink;
+pub mod serve;
+pub mod sync;
 pub mod topology;
 pub mod track;

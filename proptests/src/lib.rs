@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Things true of every cluster, held against an oracle.
+//!
+//! `oracle` says what the Kubernetes API promises for a packet and looks at no ruleset; `world`
+//! runs the proxy on the simulated kernel, `lab` on the real one; `fate` holds what was seen
+//! against what was promised. `vectors` and `differences` do this for the files of packet flows,
+//! `generate` for clusters nobody thought of.
+
+pub mod cluster;
+pub mod differences;
+pub mod fate;
+pub mod lab;
+pub mod oracle;
+pub mod run;
+pub mod vectors;
+pub mod world;

@@ -61,10 +61,19 @@ impl fmt::Display for Capability {
 }
 
 /// The features that are lacking, each with what the kernel said to the probe.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Lacks in the order of probing.
     pub lacks: Vec<(Capability, String)>,
+    /// The most bytes one transaction may have: what a netlink socket may send at once. Small
+    /// where the socket's buffer may not be made larger, as in a user namespace.
+    pub largest_batch: usize,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Capabilities { lacks: Vec::new(), largest_batch: usize::MAX }
+    }
 }
 
 impl Capabilities {
@@ -89,7 +98,7 @@ mod tests {
     #[test]
     fn a_lack_is_one_line_with_a_remedy() {
         let lacks = vec![(Capability::Nftables, "EOPNOTSUPP".to_owned())];
-        let capabilities = Capabilities { lacks };
+        let capabilities = Capabilities { lacks, ..Capabilities::default() };
         assert!(!capabilities.has(Capability::Nftables));
         assert!(capabilities.has(Capability::Ipv6));
         assert_eq!(capabilities.lines().len(), 1);

@@ -39,8 +39,6 @@ pub struct ChainFact {
     pub name: String,
     /// Hook number and priority, for base chains.
     pub hook: Option<(u32, i32)>,
-    /// Number of rules in it.
-    pub rules: usize,
 }
 
 /// A named set or map with its elements.

@@ -7,6 +7,9 @@
 mod capability;
 mod error;
 mod facts;
+pub mod fault;
+pub mod real;
+pub mod record;
 
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};

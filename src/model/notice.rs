@@ -16,9 +16,20 @@ pub enum Reason {
     AddressConflict,
     /// The kernel or the mode cannot express what was asked.
     Unsupported,
+    /// The health check node port of a Service cannot be listened on.
+    HealthCheckPort,
 }
 
 impl Reason {
+    /// Every reason, in the order of declaration.
+    pub const ALL: [Reason; 5] = [
+        Reason::InvalidField,
+        Reason::InvalidObject,
+        Reason::AddressConflict,
+        Reason::Unsupported,
+        Reason::HealthCheckPort,
+    ];
+
     /// CamelCase, as the API wants an Event's reason.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -26,6 +37,7 @@ impl Reason {
             Reason::InvalidObject => "InvalidObject",
             Reason::AddressConflict => "AddressConflict",
             Reason::Unsupported => "Unsupported",
+            Reason::HealthCheckPort => "FailedToStartServiceHealthcheck",
         }
     }
 }

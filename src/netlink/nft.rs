@@ -250,6 +250,11 @@ impl<'t> Batch<'t> {
         });
     }
 
+    /// Removes all elements of a set.
+    pub fn flush_set(&mut self, set: &str) {
+        self.message(message::DELETE_ELEMENT, 0, |w| w.text(2, set));
+    }
+
     /// Adds an element. One that is there with the same value already is left alone; one with
     /// another value must be removed before.
     pub fn add_element(&mut self, set: &'static str, element: &Element<'_>) {

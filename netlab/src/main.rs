@@ -1,0 +1,70 @@
+//! The command line of the lab: `demo`, `test`, and what they need. No logic.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use netlab::demo::{Kernel, Wish, Words};
+use netlab::process::{Rights, become_guarded};
+use netlab::{demo, proxy, scenario};
+
+/// The lab of kube-proxy: real packets through real rules, in namespaces of its own.
+#[derive(Parser)]
+#[command(name = "netlab")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Show every kind of Service at work.
+    Demo {
+        /// Folder of Kubernetes manifests.
+        #[arg(long)]
+        examples: Option<PathBuf>,
+        /// Print everything.
+        #[arg(long)]
+        verbose: bool,
+        /// Run on the simulated kernel, whatever this machine can do.
+        #[arg(long)]
+        simulated: bool,
+    },
+    /// Run all scenarios, or those whose names contain one of these words.
+    Test {
+        /// Words.
+        names: Vec<String>,
+        /// Only list the scenarios' names.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Become a program that ends when we do.
+    #[command(hide = true)]
+    Guard {
+        /// Path of the namespace to enter.
+        namespace: String,
+        /// Give up the right to change its network.
+        #[arg(long)]
+        no_net_admin: bool,
+        /// The program and its arguments.
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().what {
+        What::Demo { examples, verbose, simulated } => demo::run(&Wish {
+            examples: examples.unwrap_or_else(|| proxy::workspace().join("examples")),
+            words: if verbose { Words::All } else { Words::Few },
+            kernel: if simulated { Kernel::Simulated } else { Kernel::Best },
+        }),
+        What::Test { names, list: false } => scenario::run(&names),
+        What::Test { names, list: true } => scenario::list(&names),
+        What::Guard { namespace, no_net_admin, program } => {
+            let rights = if no_net_admin { Rights::NoNetAdmin } else { Rights::Ours };
+            eprintln!("netlab guard: {}", become_guarded(&namespace, rights, &program));
+            ExitCode::from(127)
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! All scenarios of the lab, and what runs them: text scripts, side by side in one setting for
+//! each folder of manifests, and Rust ones, each in a setting of its own.
+//! A scenario that cannot run here is skipped with its reason. Tests: it is all test.
+
+mod process;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::probe::Script;
+use crate::setting::Setting;
+use crate::{demo, privilege, proxy, scratch};
+
+/// Why a scenario did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Something is wrong.
+    Failed(String),
+    /// It cannot run here.
+    Skipped(String),
+}
+
+impl From<String> for Stop {
+    fn from(why: String) -> Stop {
+        Stop::Failed(why)
+    }
+}
+
+impl From<&str> for Stop {
+    fn from(why: &str) -> Stop {
+        Stop::Failed(why.to_owned())
+    }
+}
+
+/// What came of a scenario; if it passed, a remark to print (a measured figure), mostly empty.
+pub type Verdict = Result<String, Stop>;
+
+/// What every scenario is given.
+pub struct Bench {
+    /// The kube-proxy under test.
+    pub binary: PathBuf,
+    /// The workspace's root.
+    pub root: PathBuf,
+}
+
+impl Bench {
+    /// The examples in a setting, kube-proxy not yet started.
+    pub fn examples(&self) -> Result<Setting, String> {
+        Setting::of_folder(&self.binary, &self.root.join("examples"))
+    }
+}
+
+/// A scenario in Rust.
+#[derive(Clone, Copy)]
+struct Scenario {
+    name: &'static str,
+    run: fn(&Bench) -> Verdict,
+}
+
+/// A scenario of this name.
+const fn scenario(name: &'static str, run: fn(&Bench) -> Verdict) -> Scenario {
+    Scenario { name, run }
+}
+
+fn all() -> Vec<Scenario> {
+    [process::SCENARIOS].into_iter().flatten().copied().collect()
+}
+
+fn wanted(name: &str, words: &[String]) -> bool {
+    words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+}
+
+fn scripts(root: &Path, words: &[String]) -> Result<BTreeMap<String, Vec<Script>>, String> {
+    let mut groups: BTreeMap<String, Vec<Script>> = BTreeMap::new();
+    for script in Script::read_all(&root.join("netlab/scenarios"))? {
+        if wanted(&script.name, words) {
+            groups.entry(script.manifests.clone()).or_default().push(script);
+        }
+    }
+    Ok(groups)
+}
+
+/// Prints the names of the scenarios.
+pub fn list(words: &[String]) -> ExitCode {
+    match scripts(proxy::workspace(), words) {
+        Ok(groups) => groups.values().flatten().for_each(|s| println!("{}", s.name)),
+        Err(why) => eprintln!("{why}"),
+    }
+    all().iter().filter(|s| wanted(s.name, words)).for_each(|s| println!("{}", s.name));
+    ExitCode::SUCCESS
+}
+
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Count {
+    fn add(&mut self, name: &str, began: Instant, verdict: Verdict) {
+        let required = std::env::var("NETLAB").is_ok_and(|v| v == "required");
+        let took = began.elapsed().as_secs_f32();
+        match verdict {
+            Ok(remark) => {
+                self.passed += 1;
+                let remark = if remark.is_empty() { remark } else { format!(": {remark}") };
+                println!("ok      {name} ({took:.1} s){remark}");
+            }
+            Err(Stop::Skipped(why)) if !required => {
+                self.skipped += 1;
+                println!("skipped {name}: {why}");
+            }
+            Err(Stop::Skipped(why)) => {
+                self.failed += 1;
+                println!("FAILED  {name}: skipped, but NETLAB=required: {why}");
+            }
+            Err(Stop::Failed(why)) => {
+                self.failed += 1;
+                println!("FAILED  {name} ({took:.1} s): {why}");
+            }
+        }
+    }
+
+    fn close(&self) -> ExitCode {
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Runs the scenarios whose names contain one of the words, or all.
+pub fn run(words: &[String]) -> ExitCode {
+    let root = proxy::workspace().to_owned();
+    let groups = match scripts(&root, words) {
+        Ok(groups) => groups,
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let chosen: Vec<Scenario> = all().into_iter().filter(|s| wanted(s.name, words)).collect();
+    let mut count = Count::default();
+    // Building must come before the user namespace, and that before any thread.
+    let ready = proxy::find().map_err(Stop::Failed).and_then(|binary| {
+        privilege::obtain().map_err(Stop::Skipped)?;
+        scratch::clean_on_signals()?;
+        Ok(Bench { binary, root })
+    });
+    match ready {
+        Ok(bench) => {
+            run_scripts(&bench, &groups, &mut count);
+            for scenario in &chosen {
+                let began = Instant::now();
+                count.add(scenario.name, began, guarded(|| (scenario.run)(&bench)));
+            }
+        }
+        Err(stop) => {
+            let names = groups.values().flatten().map(|s| s.name.as_str());
+            for name in names.chain(chosen.iter().map(|s| s.name)) {
+                count.add(name, Instant::now(), Err(stop.clone()));
+            }
+        }
+    }
+    count.close()
+}
+
+/// A panic of one scenario is its failure and nobody else's.
+fn guarded(scenario: impl FnOnce() -> Verdict) -> Verdict {
+    catch_unwind(AssertUnwindSafe(scenario)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(Stop::Failed(format!("panicked: {}", text.unwrap_or_default())))
+    })
+}
+
+fn run_scripts(bench: &Bench, groups: &BTreeMap<String, Vec<Script>>, count: &mut Count) {
+    for (manifests, scripts) in groups {
+        let began = Instant::now();
+        let setting = guarded_setting(bench, manifests, scripts);
+        for script in scripts {
+            let verdict = match &setting {
+                Ok(setting) => guarded(|| judge_script(setting, script)),
+                Err(why) => Err(Stop::Failed(why.clone())),
+            };
+            count.add(&script.name, began, verdict);
+        }
+    }
+}
+
+fn guarded_setting(bench: &Bench, manifests: &str, scripts: &[Script]) -> Result<Setting, String> {
+    let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
+    setting.start_proxy()?;
+    if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
+        setting
+            .wait_for(first)
+            .map_err(|why| format!("{manifests}: {why}\n{}", setting.last_words()))?;
+    }
+    Ok(setting)
+}
+
+fn judge_script(setting: &Setting, script: &Script) -> Verdict {
+    let rows = demo::ask(setting, script);
+    let left_out = script.probes.len() - rows.len();
+    let wrong: Vec<_> = rows.into_iter().filter(|r| r.wrong.is_some()).collect();
+    if wrong.is_empty() {
+        let remark = format!("{left_out} IPv6 probes left out: no IPv6 here");
+        return Ok(if left_out == 0 { String::new() } else { remark });
+    }
+    let table = crate::table::print(&wrong);
+    Err(Stop::Failed(format!("{} wrong\n{table}{}", wrong.len(), setting.last_words())))
+}

@@ -1,0 +1,42 @@
+//! Every vector, held against the oracle (in the mode it was taken from and in ours) and against
+//! the proxy on the simulated kernel.
+#![allow(clippy::unwrap_used, reason = "a test may say so")]
+
+use proptests::cluster::Mode;
+use proptests::differences::{Situation, applying};
+use proptests::oracle::promise;
+use proptests::vectors::{State, read};
+
+const FILE: &str = include_str!("../vectors/flows.jsonl");
+
+fn states(mode: Mode) -> Vec<State> {
+    read("proptests/vectors/flows.jsonl", FILE, mode).unwrap()
+}
+
+#[test]
+fn the_oracle_agrees_with_the_vectors_in_the_mode_they_were_taken_from() {
+    for state in states(Mode::Iptables) {
+        let cluster = state.cluster();
+        for flow in &state.flows {
+            let says = promise(&cluster, &state.setup, &flow.packet);
+            assert_eq!(says, flow.claimed, "{}: {}, flow {}", state.place, state.name, flow.name);
+        }
+    }
+}
+
+#[test]
+fn the_oracle_agrees_in_nftables_mode_but_for_the_named_differences() {
+    let mut named = 0;
+    for state in states(Mode::Nftables) {
+        let cluster = state.cluster();
+        for flow in &state.flows {
+            let (setup, packet, claimed) = (&state.setup, &flow.packet, &flow.claimed);
+            let difference = applying(&Situation { cluster: &cluster, setup, packet, claimed });
+            let expected = difference.as_ref().map_or(claimed, |(_, instead)| instead);
+            let says = promise(&cluster, setup, packet);
+            assert_eq!(says, *expected, "{}: {}, flow {}", state.place, state.name, flow.name);
+            named += usize::from(difference.is_some_and(|(_, instead)| instead != *claimed));
+        }
+    }
+    assert_eq!(named, 6, "flows whose fate differs in nftables mode");
+}

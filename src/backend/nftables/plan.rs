@@ -1,0 +1,524 @@
+//! How to get from what is in the kernel to what is wanted, in bounded atomic steps.
+//!
+//! Everything about one frontend changes in one step, so that no packet sees half of it. Chains
+//! come before what leads to them and go after, in a transaction of their own: kernels before 6.2
+//! may still count what the step before let go (upstream does the same). Pure; `Applied` is only
+//! valid while every step was carried out, which is the caller's promise. Tests: `proptests`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::Options;
+use super::elements::{self, Element, Gives, Key};
+use super::layout::{Set, TABLE, Treatment, table_comment, timeout_chain};
+use super::program::{Frontend, Program, without_nested};
+use super::rules::{fixed_chains, timeout_rules, treatment_rules};
+use super::ruleset::Ruleset;
+use crate::kernel::{NftBatch, Socket};
+use crate::model::{Family, Protocol, ServicePortName};
+use crate::netlink::nft::Batch;
+
+/// Elements that one step changes, about: what the kernel takes in some 50 ms.
+const STEP: usize = 20_000;
+/// Bytes of a batch that an element takes at most, comment included, about.
+const ELEMENT_BYTES: usize = 256;
+/// Bytes of a batch that the table itself takes, about.
+const SKELETON_BYTES: usize = 64 << 10;
+
+/// Where a plan starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// No table: it is built step by step.
+    Absent,
+    /// A table of somebody else, or of another layout: replaced in one step.
+    Foreign,
+    /// Our table, left by an earlier process: adopted, its rules written anew.
+    Ours,
+    /// Our table as this process left it.
+    Known,
+}
+
+/// Things several frontends share, present in the kernel as long as somebody needs them.
+#[derive(Debug)]
+pub(super) struct Counted<K> {
+    needs: BTreeMap<K, u32>,
+    /// In the kernel, needed by nobody.
+    pub(super) idle: BTreeSet<K>,
+}
+
+impl<K> Default for Counted<K> {
+    fn default() -> Self {
+        Counted { needs: BTreeMap::new(), idle: BTreeSet::new() }
+    }
+}
+
+impl<K: Ord + Copy> Counted<K> {
+    /// Whether it has to be made.
+    fn need(&mut self, thing: K) -> bool {
+        let needs = self.needs.entry(thing).or_insert(0);
+        *needs += 1;
+        *needs == 1 && !self.idle.remove(&thing)
+    }
+
+    /// Everything that is in the kernel.
+    fn present(&self) -> impl Iterator<Item = &K> {
+        self.needs.keys().chain(&self.idle)
+    }
+
+    fn release(&mut self, thing: K) {
+        let Some(needs) = self.needs.get_mut(&thing) else { return };
+        *needs -= 1;
+        if *needs == 0 {
+            self.needs.remove(&thing);
+            self.idle.insert(thing);
+        }
+    }
+}
+
+/// What is in the kernel, of one family.
+#[derive(Debug)]
+pub struct Applied {
+    pub(super) family: Family,
+    pub(super) start: Start,
+    pub(super) programs: BTreeMap<Frontend, Arc<Program>>,
+    /// Elements that were found in the kernel at start and not yet compared with what is wanted.
+    pub(super) found: BTreeMap<Frontend, Vec<Element>>,
+    pub(super) treatments: Counted<Treatment>,
+    pub(super) timeouts: Counted<u32>,
+    pub(super) shared: Counted<(Set, Key)>,
+    pub(super) foreign_chains: Vec<String>,
+    service_cidrs: Option<Vec<IpNet>>,
+    node_port_cidrs: Option<Vec<IpNet>>,
+    health_check_ports: BTreeSet<u16>,
+    /// The options the rules were written for.
+    options: Option<Options>,
+}
+
+impl Applied {
+    /// Nothing known to be there.
+    pub(super) fn new(family: Family, start: Start) -> Applied {
+        Applied {
+            family,
+            start,
+            programs: BTreeMap::new(),
+            found: BTreeMap::new(),
+            treatments: Counted::default(),
+            timeouts: Counted::default(),
+            shared: Counted::default(),
+            foreign_chains: Vec::new(),
+            service_cidrs: None,
+            node_port_cidrs: None,
+            health_check_ports: BTreeSet::new(),
+            options: None,
+        }
+    }
+
+    /// What is in the kernel for a frontend.
+    pub fn program(&self, frontend: &Frontend) -> Option<&Arc<Program>> {
+        self.programs.get(frontend)
+    }
+
+    /// Whether the table is as this process left it, so that only changes need to be written.
+    pub fn is_known(&self) -> bool {
+        self.start == Start::Known
+    }
+}
+
+/// A step being put together.
+#[derive(Default)]
+struct Step {
+    chains: Vec<(String, Vec<crate::netlink::expr::Rule>)>,
+    rewritten: Vec<(Set, Vec<Element>)>,
+    removed: Vec<Element>,
+    added: Vec<(Element, Option<Arc<ServicePortName>>)>,
+}
+
+impl Step {
+    fn len(&self) -> usize {
+        self.removed.len() + self.added.len() + self.chains.len()
+    }
+}
+
+/// The steps from what is applied to what is wanted.
+pub struct Plan<'a> {
+    applied: &'a mut Applied,
+    ruleset: &'a Ruleset,
+    options: &'a Options,
+    todo: std::collections::btree_set::IntoIter<Frontend>,
+    stage: Stage,
+    step: usize,
+    /// Whether the plan took away endpoints that clients may be remembered with.
+    pub forgets_clients: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Begin,
+    Frontends,
+    Done,
+}
+
+impl<'a> Plan<'a> {
+    /// A plan that brings the frontends `changed` up to date; all of them and everything found in
+    /// the kernel where the table is not as this process left it.
+    pub fn new(
+        applied: &'a mut Applied,
+        (ruleset, options): (&'a Ruleset, &'a Options),
+        changed: BTreeSet<Frontend>,
+    ) -> Plan<'a> {
+        let mut todo = changed;
+        if !applied.is_known() {
+            todo = ruleset.frontends().copied().collect();
+            todo.extend(applied.found.keys().copied());
+        }
+        let todo = todo.into_iter();
+        let stage = Stage::Begin;
+        Plan { applied, ruleset, options, todo, stage, step: STEP, forgets_clients: false }
+    }
+
+    /// Keeps transactions, but for the replacement of a foreign table, below so many bytes.
+    pub fn limit_to(&mut self, bytes: usize) {
+        self.step = STEP.min(bytes.saturating_sub(SKELETON_BYTES) / ELEMENT_BYTES).max(1);
+    }
+
+    /// The next transaction, or that there is nothing left to do. Each must have been carried out
+    /// before the next is asked for.
+    pub fn next_batch(&mut self) -> Option<NftBatch> {
+        loop {
+            let batch = match self.stage {
+                Stage::Begin => self.first_step(),
+                Stage::Frontends => self.further_step(),
+                Stage::Done => return None,
+            };
+            if !batch.is_empty() {
+                return Some(batch.finish());
+            }
+        }
+    }
+
+    fn batch(&self) -> Batch<'static> {
+        Batch::new(self.applied.family, TABLE)
+    }
+
+    /// The table itself, sets that are written as a whole, and the first frontends.
+    fn first_step(&mut self) -> Batch<'static> {
+        let mut batch = self.batch();
+        match self.applied.start {
+            Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
+            Start::Absent => self.skeleton(&mut batch),
+            Start::Foreign => {
+                batch.delete_table();
+                self.skeleton(&mut batch);
+            }
+            Start::Ours | Start::Known => {
+                self.skeleton(&mut batch);
+                self.rewrite_treatments(&mut batch);
+            }
+        }
+        self.applied.options = Some(self.options.clone());
+        let mut step = Step::default();
+        self.whole_sets(&mut step);
+        self.health_check_ports(&mut step);
+        let limit = if self.applied.start == Start::Foreign { usize::MAX } else { self.step };
+        self.fill(&mut step, limit);
+        self.applied.start = Start::Known;
+        write(&mut batch, step);
+        batch
+    }
+
+    fn further_step(&mut self) -> Batch<'static> {
+        let mut step = Step::default();
+        self.fill(&mut step, self.step);
+        let mut batch = self.batch();
+        write(&mut batch, step);
+        batch
+    }
+
+    /// Table, sets, and the chains that are always there, with their rules.
+    fn skeleton(&self, batch: &mut Batch<'_>) {
+        batch.add_table(&table_comment());
+        for set in Set::ALL {
+            batch.add_set(&set.spec());
+        }
+        let chains = fixed_chains(self.applied.family, self.options);
+        for chain in &chains {
+            batch.add_chain(chain.name, chain.hook);
+        }
+        for chain in &chains {
+            if matches!(self.applied.start, Start::Ours | Start::Known) {
+                batch.flush_chain(chain.name);
+            }
+            chain.rules.iter().for_each(|rule| batch.add_rule(chain.name, rule));
+        }
+    }
+
+    /// Options may have changed since these chains were written.
+    fn rewrite_treatments(&self, batch: &mut Batch<'_>) {
+        let family = self.applied.family;
+        let mut rewrite = |name: &str, rules: Vec<crate::netlink::expr::Rule>| {
+            batch.flush_chain(name);
+            rules.iter().for_each(|rule| batch.add_rule(name, rule));
+        };
+        for treatment in self.applied.treatments.present() {
+            let rules = treatment_rules(family, self.options, *treatment);
+            rewrite(&treatment.chain(), rules);
+        }
+        for seconds in self.applied.timeouts.present() {
+            rewrite(&timeout_chain(*seconds), timeout_rules(family, *seconds));
+        }
+    }
+
+    fn whole_sets(&mut self, step: &mut Step) {
+        let family = self.applied.family;
+        let of_family = |list: &[IpNet]| {
+            without_nested(list.iter().copied().filter(|net| Family::of(net.addr()) == family))
+        };
+        let cidrs = of_family(&self.ruleset.service_cidrs);
+        if self.applied.service_cidrs.as_ref() != Some(&cidrs) {
+            let elements = elements::ranges(Set::ServiceCidrs, &cidrs);
+            step.rewritten.push((Set::ServiceCidrs, elements));
+            self.applied.service_cidrs = Some(cidrs);
+        }
+        let cidrs = of_family(self.options.node_port_cidrs(family).unwrap_or(&[]));
+        if self.applied.node_port_cidrs.as_ref() != Some(&cidrs) {
+            let elements = elements::ranges(Set::NodePortAddresses, &cidrs);
+            step.rewritten.push((Set::NodePortAddresses, elements));
+            self.applied.node_port_cidrs = Some(cidrs);
+        }
+    }
+
+    fn health_check_ports(&mut self, step: &mut Step) {
+        let wanted: BTreeSet<u16> = self.ruleset.health_check_ports().into_keys().collect();
+        if wanted == self.applied.health_check_ports {
+            return;
+        }
+        let key = |port: &u16| (Set::HealthCheckPorts, Key::lone_port(*port));
+        for port in wanted.difference(&self.applied.health_check_ports) {
+            if self.applied.shared.need(key(port)) {
+                let (set, key) = key(port);
+                step.added.push((Element::new(set, key, Gives::Nothing), None));
+            }
+        }
+        for port in self.applied.health_check_ports.difference(&wanted) {
+            self.applied.shared.release(key(port));
+        }
+        self.applied.health_check_ports = wanted;
+    }
+
+    /// Puts frontends into the step until it is full or all are done; after the last one, what
+    /// nobody needs any more goes.
+    fn fill(&mut self, step: &mut Step, limit: usize) {
+        self.stage = Stage::Frontends;
+        while step.len() < limit {
+            let Some(frontend) = self.todo.next() else {
+                self.remove_idle(step);
+                self.stage = Stage::Done;
+                return;
+            };
+            self.bring(&frontend, step);
+        }
+    }
+
+    /// Brings one frontend up to date.
+    fn bring(&mut self, frontend: &Frontend, step: &mut Step) {
+        let new = self.ruleset.program(frontend).cloned();
+        let old = self.applied.programs.get(frontend).cloned();
+        if old == new && !self.applied.found.contains_key(frontend) {
+            return;
+        }
+        let family = self.applied.family;
+        let before = match self.applied.found.remove(frontend) {
+            Some(found) => found,
+            None => old.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default(),
+        };
+        let after = new.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default();
+        if let Some(program) = &new {
+            self.need(frontend, program, step);
+        }
+        difference(&before, &after, new.as_ref().map(|p| &p.origin), step);
+        if let Some(program) = &old {
+            self.forgets_clients |= forgets_clients(program, new.as_deref());
+            self.release(frontend, program);
+        }
+        debug_assert!(frontend.address.is_none_or(|a| Family::of(a) == family));
+        match new {
+            Some(program) => self.applied.programs.insert(*frontend, program),
+            None => self.applied.programs.remove(frontend),
+        };
+    }
+
+    fn need(&mut self, frontend: &Frontend, program: &Program, step: &mut Step) {
+        let family = self.applied.family;
+        for treatment in needed_treatments(frontend, program) {
+            if self.applied.treatments.need(treatment) {
+                let rules = treatment_rules(family, self.options, treatment);
+                step.chains.push((treatment.chain(), rules));
+                step.added.push((treatment_element(treatment), None));
+            }
+        }
+        if let Some(seconds) = program.sticky
+            && self.applied.timeouts.need(seconds)
+        {
+            step.chains.push((timeout_chain(seconds), timeout_rules(family, seconds)));
+            step.added.push((timeout_element(seconds), None));
+        }
+        for (set, key) in shared_keys(frontend, program) {
+            if self.applied.shared.need((set, key)) {
+                let element = Element::new(set, key, Gives::Nothing);
+                step.added.push((element, Some(program.origin.clone())));
+            }
+        }
+    }
+
+    fn release(&mut self, frontend: &Frontend, program: &Program) {
+        for treatment in needed_treatments(frontend, program) {
+            self.applied.treatments.release(treatment);
+        }
+        if let Some(seconds) = program.sticky {
+            self.applied.timeouts.release(seconds);
+        }
+        for key in shared_keys(frontend, program) {
+            self.applied.shared.release(key);
+        }
+    }
+
+    fn remove_idle(&mut self, step: &mut Step) {
+        for (set, key) in std::mem::take(&mut self.applied.shared.idle) {
+            step.removed.push(Element::new(set, key, Gives::Nothing));
+        }
+    }
+
+    /// The transaction that removes chains nobody needs any more, callers before callees; to be
+    /// carried out after all others. `None` if there are none.
+    pub fn idle_chains(&self) -> Option<NftBatch> {
+        let mut batch = self.batch();
+        let (treatments, timeouts) = (&self.applied.treatments.idle, &self.applied.timeouts.idle);
+        treatments.iter().for_each(|t| treatment_element(*t).delete(&mut batch));
+        timeouts.iter().for_each(|s| timeout_element(*s).delete(&mut batch));
+        let mut callers_first: Vec<_> = treatments.iter().collect();
+        callers_first.sort_by_key(|t| std::cmp::Reverse((t.kind, t.sticky)));
+        callers_first.iter().for_each(|t| batch.delete_chain(&t.chain()));
+        timeouts.iter().for_each(|s| batch.delete_chain(&timeout_chain(*s)));
+        // Somebody's chains in our table: their rules first, as they may jump to one another.
+        let foreign = &self.applied.foreign_chains;
+        foreign.iter().for_each(|name| batch.flush_chain(name));
+        foreign.iter().for_each(|name| batch.delete_chain(name));
+        (!batch.is_empty()).then(|| batch.finish())
+    }
+
+    /// Says that the transaction of [`Plan::idle_chains`] was carried out.
+    pub fn forget_idle_chains(&mut self) {
+        self.applied.treatments.idle.clear();
+        self.applied.timeouts.idle.clear();
+        self.applied.foreign_chains.clear();
+    }
+}
+
+fn treatment_element(treatment: Treatment) -> Element {
+    let key = Key::empty().number(treatment.number());
+    Element::new(treatment.map(), key, Gives::Treatment(treatment))
+}
+
+fn timeout_element(seconds: u32) -> Element {
+    Element::new(Set::StickyTimeouts, Key::empty().number(seconds), Gives::Timeout(seconds))
+}
+
+/// The treatments a frontend needs, and those their chains go on to: callees first.
+fn needed_treatments(frontend: &Frontend, program: &Program) -> Vec<Treatment> {
+    elements::treatments(frontend, program).flat_map(Treatment::with_dependencies).collect()
+}
+
+/// Elements of sets that several frontends share.
+fn shared_keys(frontend: &Frontend, program: &Program) -> BTreeSet<(Set, Key)> {
+    let hairpin = |protocol: Protocol, socket: Socket| {
+        (Set::Hairpin, elements::hairpin_key(protocol, socket))
+    };
+    let mut keys: BTreeSet<_> = program
+        .all_targets()
+        .filter(|target| target.local)
+        .map(|target| hairpin(frontend.protocol, target.socket))
+        .collect();
+    if let Some(address) = frontend.address.filter(|_| program.cluster_ip) {
+        keys.insert((Set::ClusterIps, Key::empty().address(address)));
+    }
+    keys
+}
+
+/// What turns the elements `before` into those `after`; both sorted.
+fn difference(
+    before: &[Element],
+    after: &[Element],
+    origin: Option<&Arc<ServicePortName>>,
+    step: &mut Step,
+) {
+    let (mut b, mut a) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        match (b.peek(), a.peek()) {
+            (Some(x), Some(y)) if x == y => {
+                b.next();
+                a.next();
+            }
+            (Some(x), Some(y)) if x < y => step.removed.extend(b.next()),
+            (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, origin.cloned()))),
+            (Some(_), None) => step.removed.extend(b.next()),
+            (None, None) => return,
+        }
+    }
+}
+
+/// Whether clients may be remembered with an endpoint they can no longer have.
+fn forgets_clients(old: &Program, new: Option<&Program>) -> bool {
+    if old.sticky.is_none() {
+        return false;
+    }
+    new.is_none_or(|new| {
+        new.sticky.is_none()
+            || old.targets.iter().any(|t| !new.targets.contains(t))
+            || old.local.iter().any(|t| !new.local.contains(t))
+    })
+}
+
+/// Writes a step: chains, then whole sets, then removals, then additions, set by set.
+fn write(batch: &mut Batch<'_>, mut step: Step) {
+    step.chains.iter().for_each(|(name, _)| batch.add_chain(name, None));
+    for (name, rules) in &step.chains {
+        rules.iter().for_each(|rule| batch.add_rule(name, rule));
+    }
+    for (set, elements) in &step.rewritten {
+        batch.flush_set(set.name());
+        elements.iter().for_each(|element| element.add(batch, ""));
+    }
+    step.removed.sort_by_key(|element| element.set);
+    step.removed.iter().for_each(|element| element.delete(batch));
+    step.added.sort_by_key(|(element, _)| element.set);
+    let mut named: Option<(Arc<ServicePortName>, String)> = None;
+    for (element, origin) in &step.added {
+        element.add(batch, comment(element, origin.as_ref(), &mut named));
+    }
+}
+
+/// The Service port an element is for, said where a person looks: not on every endpoint.
+fn comment<'n>(
+    element: &Element,
+    origin: Option<&Arc<ServicePortName>>,
+    named: &'n mut Option<(Arc<ServicePortName>, String)>,
+) -> &'n str {
+    let Some(origin) = origin.filter(|_| names_its_service(element)) else { return "" };
+    if named.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, origin)) {
+        *named = Some((origin.clone(), origin.to_string()));
+    }
+    named.as_ref().map_or("", |(_, text)| text)
+}
+
+/// Endpoints are many: only the first of a frontend carries the name.
+fn names_its_service(element: &Element) -> bool {
+    match element.set {
+        Set::Endpoints
+        | Set::LocalEndpoints
+        | Set::NodePortEndpoints
+        | Set::NodePortLocalEndpoints => element.key.as_bytes().ends_with(&[0; 4]),
+        _ => true,
+    }
+}

@@ -1,0 +1,134 @@
+//! What is wanted of one family: every frontend, who claims it, and who has it.
+//!
+//! Of several Services that claim one frontend the oldest has it, always; the others are told.
+//! Knows nothing of what is in the kernel. Tests: below, `proptests`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::program::{Frontend, Program};
+use crate::model::{NamespacedName, Notice, Reason};
+
+/// What is wanted of one family.
+#[derive(Debug, Default)]
+pub struct Ruleset {
+    claims: BTreeMap<Frontend, Vec<Arc<Program>>>,
+    owned: BTreeMap<NamespacedName, Box<[Frontend]>>,
+    contested: BTreeSet<Frontend>,
+    health_check_ports: BTreeMap<NamespacedName, u16>,
+    /// Ranges from which cluster IPs are allocated, sorted, none inside another.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Ruleset {
+    /// Puts what a Service wants in the place of what it wanted before; empty if it is gone.
+    /// Gives the frontends that changed hands or content.
+    pub fn replace(
+        &mut self,
+        service: &NamespacedName,
+        programs: Vec<(Frontend, Program)>,
+    ) -> BTreeSet<Frontend> {
+        let mut new: BTreeMap<Frontend, Program> = BTreeMap::new();
+        for (frontend, program) in programs {
+            new.entry(frontend).or_insert(program);
+        }
+        let mut touched = BTreeSet::new();
+        for frontend in self.owned.remove(service).unwrap_or_default() {
+            if !new.contains_key(&frontend) {
+                self.drop_claim(service, &frontend);
+                touched.insert(frontend);
+            }
+        }
+        if !new.is_empty() {
+            self.owned.insert(service.clone(), new.keys().copied().collect());
+        }
+        for (frontend, program) in new {
+            if self.claim(service, frontend, program) {
+                touched.insert(frontend);
+            }
+        }
+        touched
+    }
+
+    /// Whether the claim is other than it was.
+    fn claim(&mut self, service: &NamespacedName, frontend: Frontend, program: Program) -> bool {
+        let claims = self.claims.entry(frontend).or_default();
+        match claims.iter_mut().find(|c| c.origin.service == *service) {
+            Some(old) if **old == program => return false,
+            Some(old) => *old = Arc::new(program),
+            None => claims.push(Arc::new(program)),
+        }
+        claims.sort_by(|a, b| a.precedence().cmp(&b.precedence()));
+        if claims.len() > 1 {
+            self.contested.insert(frontend);
+        }
+        true
+    }
+
+    fn drop_claim(&mut self, service: &NamespacedName, frontend: &Frontend) {
+        let Some(claims) = self.claims.get_mut(frontend) else { return };
+        claims.retain(|c| c.origin.service != *service);
+        if claims.len() < 2 {
+            self.contested.remove(frontend);
+        }
+        if claims.is_empty() {
+            self.claims.remove(frontend);
+        }
+    }
+
+    /// Sets or takes away a Service's health check node port; gives whether that changes anything.
+    pub fn set_health_check_port(&mut self, service: &NamespacedName, port: Option<u16>) -> bool {
+        let before = match port {
+            Some(port) => self.health_check_ports.insert(service.clone(), port),
+            None => self.health_check_ports.remove(service),
+        };
+        before != port
+    }
+
+    /// Health check node ports, each once.
+    pub fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName> {
+        self.health_check_ports.iter().rev().map(|(name, port)| (*port, name)).collect()
+    }
+
+    /// What is wanted of a frontend, if anything.
+    pub fn program(&self, frontend: &Frontend) -> Option<&Arc<Program>> {
+        self.claims.get(frontend)?.first()
+    }
+
+    /// Every frontend that something is wanted of.
+    pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
+        self.claims.keys()
+    }
+
+    /// Services that do not have a frontend they claim, one Notice each.
+    pub fn conflicts(&self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        for frontend in &self.contested {
+            let Some((winner, losers)) = self.claims.get(frontend).and_then(|c| c.split_first())
+            else {
+                continue;
+            };
+            notices.extend(losers.iter().map(|loser| conflict(frontend, winner, loser)));
+        }
+        notices
+    }
+}
+
+fn conflict(frontend: &Frontend, winner: &Program, loser: &Program) -> Notice {
+    let (field, place) = match frontend.address {
+        Some(address) => (format!("address {address}"), format!("address {address}")),
+        None => ("nodePort".to_owned(), "node port".to_owned()),
+    };
+    Notice {
+        kind: "Service",
+        object: loser.origin.service.clone(),
+        field,
+        reason: Reason::AddressConflict,
+        message: format!(
+            "{place}, {} port {} belongs to the older Service port {}; {} does not get it",
+            frontend.protocol, frontend.port, winner.origin, loser.origin
+        ),
+    }
+}

@@ -1,0 +1,116 @@
+//! Lists and forgets conntrack entries over ctnetlink
+//! (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
+//! Knows tuples, not Services. Tests: `netlab`.
+
+use std::net::IpAddr;
+
+use super::socket::Netfilter;
+use crate::kernel::{Error, ErrorKind, FlowFact, Receipt, Socket};
+use crate::model::{Family, Protocol};
+use crate::netlink::read::{Attributes, u16_be};
+use crate::netlink::write::{Head, Writer};
+use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_CTNETLINK, nfproto};
+
+const GET: u16 = 1;
+const DELETE: u16 = 2;
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTO: u16 = 2;
+
+/// The entries of a family and protocol.
+pub(super) fn flows(
+    netfilter: &mut Netfilter,
+    family: Family,
+    protocol: Protocol,
+) -> Result<Vec<FlowFact>, Error> {
+    let head = head(netfilter, (GET, DUMP), family);
+    let mut w = Writer::new();
+    let open = w.open_message(head);
+    w.close_message(open);
+    netfilter.ask(("list conntrack entries", w.as_bytes()), |out, message| {
+        let flow = flow(family, &message.attributes());
+        out.extend(flow.filter(|flow| flow.protocol == protocol));
+    })
+}
+
+/// Forgets entries; one that is gone already counts as done.
+pub(super) fn forget(netfilter: &mut Netfilter, flows: &[FlowFact]) -> Result<Receipt, Error> {
+    let mut failed = None;
+    let mut operations = 0;
+    for flow in flows {
+        let mut w = Writer::new();
+        let open = w.open_message(head(netfilter, (DELETE, ACK), flow.family));
+        w.nest(TUPLE_ORIGINAL, |w| write_tuple(w, flow));
+        w.close_message(open);
+        let what =
+            format!("forget the {} flow {} to {}", flow.protocol, flow.source, flow.destination);
+        match netfilter.ask::<()>((&what, w.as_bytes()), |_, _| {}) {
+            Ok(_) => operations += 1,
+            Err(e) if e.kind == ErrorKind::Absent => {}
+            Err(e) => failed = Some(e),
+        }
+    }
+    failed.map_or(Ok(Receipt { operations }), Err)
+}
+
+fn head(netfilter: &mut Netfilter, (number, flags): (u16, u16), family: Family) -> Head {
+    Head {
+        kind: SUBSYS_CTNETLINK | number,
+        flags: REQUEST | flags,
+        sequence: netfilter.next_sequence(),
+        family: nfproto(family),
+        resource: 0,
+    }
+}
+
+fn flow(family: Family, attributes: &Attributes<'_>) -> Option<FlowFact> {
+    let (protocol, source, destination) = tuple(family, attributes.get(TUPLE_ORIGINAL)?)?;
+    let (_, endpoint, _) = tuple(family, attributes.get(TUPLE_REPLY)?)?;
+    Some(FlowFact { family, protocol, source, destination, endpoint })
+}
+
+fn tuple(family: Family, bytes: &[u8]) -> Option<(Protocol, Socket, Socket)> {
+    let tuple = Attributes::new(bytes);
+    let ip = Attributes::new(tuple.get(TUPLE_IP)?);
+    let proto = Attributes::new(tuple.get(TUPLE_PROTO)?);
+    let protocol = Protocol::from_number(*proto.get(1)?.first()?)?;
+    let (from, to) = addresses_of(family);
+    let socket = |address, port| {
+        Some(Socket { address: address_of(ip.get(address)?)?, port: u16_be(proto.get(port)?)? })
+    };
+    Some((protocol, socket(from, 2)?, socket(to, 3)?))
+}
+
+/// `CTA_IP_*` numbers of source and destination.
+fn addresses_of(family: Family) -> (u16, u16) {
+    match family {
+        Family::V4 => (1, 2),
+        Family::V6 => (3, 4),
+    }
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?)),
+        16 => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        _ => None,
+    }
+}
+
+fn write_tuple(w: &mut Writer, flow: &FlowFact) {
+    let (from, to) = addresses_of(flow.family);
+    w.nest(TUPLE_IP, |w| {
+        for (attribute, address) in [(from, flow.source.address), (to, flow.destination.address)] {
+            match address {
+                IpAddr::V4(a) => w.bytes(attribute, &a.octets()),
+                IpAddr::V6(a) => w.bytes(attribute, &a.octets()),
+            }
+        }
+    });
+    w.nest(TUPLE_PROTO, |w| {
+        w.bytes(1, &[flow.protocol.number()]);
+        w.bytes(2, &flow.source.port.to_be_bytes());
+        w.bytes(3, &flow.destination.port.to_be_bytes());
+    });
+}

@@ -1,0 +1,278 @@
+//! The servers over loopback, asked with plain HTTP/1.1.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::model::{
+    Conditions, Endpoint, EndpointSlice, Event, Family, NamespacedName, Protocol, Service,
+    ServicePort, SlicePort, TrafficPolicy,
+};
+use crate::track::Tracker;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// An address of loopback that is free now.
+fn free() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The status line with the headers, and the body.
+async fn try_get(address: SocketAddr, path: &str) -> io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Ok((head.to_lowercase(), body.to_owned()))
+}
+
+/// The same, waiting for the server to start.
+async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    for _ in 0..500 {
+        match try_get(address, path).await {
+            Ok(answer) => return answer,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    panic!("nothing listens on {address}");
+}
+
+/// Waits until a port refuses connections.
+async fn refused(address: SocketAddr) {
+    for _ in 0..500 {
+        if try_get(address, "/").await.is_err() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{address} is still open");
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+#[tokio::test]
+async fn line_80_the_healthz_port() {
+    let (address, health, metrics) = (free(), Health::new(MINUTE), Metrics::new(&[Family::V4]));
+    let paths = healthz(health.clone(), metrics.clone());
+    let server = tokio::spawn(serve("healthz", address, OnBindFailure::Fail, paths));
+    let (head, body) = get(address, "/healthz").await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    assert!(head.contains("x-content-type-options: nosniff"), "{head}");
+    assert!(body.starts_with("{\"lastUpdated\": \"20"), "{body}");
+    assert!(body.ends_with(" +0000 UTC\", \"nodeEligible\": true}"), "{body}");
+    health.queued(Instant::now().checked_sub(MINUTE).unwrap());
+    let (head, _) = get(address, "/livez").await;
+    assert!(head.starts_with("http/1.1 503"), "{head}");
+    assert!(get(address, "/").await.0.starts_with("http/1.1 404"));
+    let text = metrics.text();
+    assert!(text.contains("kubeproxy_proxy_healthz_total{code=\"200\"} 1"), "{text}");
+    assert!(text.contains("kubeproxy_proxy_livez_total{code=\"503\"} 1"), "{text}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn line_81_the_metrics_port() {
+    let address = free();
+    let paths = super::metrics(Metrics::new(&Family::ALL), "nftables");
+    let server = tokio::spawn(serve("metrics", address, OnBindFailure::Fail, paths));
+    assert_eq!(get(address, "/healthz").await.1, "ok");
+    assert_eq!(get(address, "/proxyMode").await.1, "nftables");
+    let (head, body) = get(address, "/metrics").await;
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(body.contains("kubeproxy_sync_proxy_rules_duration_seconds_bucket{"), "{body}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn line_83_a_port_in_use() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = serve("metrics", address, OnBindFailure::Fail, Router::new()).await;
+    assert!(error.to_string().starts_with(&format!("cannot serve metrics on {address}: ")));
+    let retrying = serve("metrics", address, OnBindFailure::Retry, Router::new());
+    let given_up = tokio::time::timeout(Duration::from_millis(50), retrying).await;
+    assert!(given_up.is_err(), "it goes on trying");
+}
+
+#[tokio::test]
+async fn an_unspecified_address_is_for_both_families() {
+    let port = free().port();
+    let all = SocketAddr::from(([0, 0, 0, 0], port));
+    let paths = super::metrics(Metrics::new(&Family::ALL), "nftables");
+    let server = tokio::spawn(serve("metrics", all, OnBindFailure::Fail, paths));
+    assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/healthz").await.1, "ok");
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        let six = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), port);
+        assert_eq!(get(six, "/healthz").await.1, "ok");
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn everything_runs_as_one_future() {
+    let (healthz, metrics) = (free(), free());
+    let health = Health::new(MINUTE);
+    let sources = Sources {
+        health: health.clone(),
+        metrics: Metrics::new(&Family::ALL),
+        checks: HealthChecks::new(health),
+        proxy_mode: "nftables",
+    };
+    let ports = Ports { healthz: Some(healthz), metrics: Some(metrics), ..Ports::default() };
+    let running = tokio::spawn(run(ports, sources.clone()));
+    get(healthz, "/livez").await;
+    assert!(
+        get(metrics, "/metrics").await.1.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1")
+    );
+    running.abort();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let healthz = Some(taken.local_addr().unwrap());
+    let ports = Ports { healthz, metrics: None, on_bind_failure: OnBindFailure::Fail };
+    assert_eq!(run(ports, sources).await.kind(), io::ErrorKind::AddrInUse);
+}
+
+fn balanced(name: &str, port: u16) -> Event {
+    Event::Service(Box::new(Service {
+        name: NamespacedName::new("ns", name),
+        created: 0,
+        cluster_ips: vec!["10.0.0.1".parse().unwrap()],
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
+        external_policy: TrafficPolicy::Local,
+        internal_policy: TrafficPolicy::Cluster,
+        affinity: None,
+        health_check_node_port: (port != 0).then_some(port),
+        externally_accessible: true,
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+        }],
+    }))
+}
+
+fn local(service: &str, addresses: &[&str]) -> Event {
+    Event::Slice(Box::new(EndpointSlice {
+        name: NamespacedName::new("ns", service),
+        service: NamespacedName::new("ns", service),
+        family: Family::V4,
+        ports: vec![SlicePort { name: "".into(), protocol: Protocol::Tcp, port: 8080 }],
+        endpoints: addresses
+            .iter()
+            .map(|a| Endpoint {
+                address: a.parse().unwrap(),
+                conditions: Conditions::default(),
+                node: Some("me".into()),
+                hints: None,
+            })
+            .collect(),
+        trigger_time: None,
+    }))
+}
+
+/// Health checks on loopback, with what feeds them.
+struct World {
+    tracker: Tracker,
+    checks: HealthChecks,
+}
+
+impl World {
+    fn start(health: Health) -> World {
+        let checks = HealthChecks::new(health);
+        checks.listen_on(["127.0.0.1".parse().unwrap()].into());
+        let running = checks.clone();
+        tokio::spawn(async move { running.run().await });
+        World { tracker: Tracker::new("me".into()), checks }
+    }
+
+    fn feed(&mut self, events: impl IntoIterator<Item = Event>) {
+        events.into_iter().for_each(|e| self.tracker.feed(e));
+        let changes = self.tracker.take_changes();
+        self.checks.update(self.tracker.cluster(), &changes);
+    }
+}
+
+#[tokio::test]
+async fn line_82_health_check_node_ports() {
+    let health = Health::new(MINUTE);
+    let mut world = World::start(health.clone());
+    let (first, second) = (free(), free());
+    world.feed([balanced("web", first.port()), local("web", &["10.1.0.1", "10.1.0.2"])]);
+    let (head, body) = get(first, "/any/path").await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert!(head.contains("x-load-balancing-endpoint-weight: 2"), "{head}");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let expected = "{\n\t\"service\": {\n\t\t\"namespace\": \"ns\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}";
+    assert_eq!(body, expected);
+
+    world.feed([local("web", &[])]);
+    let (head, body) = get(first, "/").await;
+    assert!(head.starts_with("http/1.1 503"), "no endpoint: {head}");
+    assert!(body.contains("\"localEndpoints\": 0,"), "{body}");
+
+    world.feed([local("web", &["10.1.0.1"])]);
+    health.queued(Instant::now().checked_sub(MINUTE).unwrap());
+    let (head, body) = get(first, "/").await;
+    assert!(head.starts_with("http/1.1 503"), "an unhealthy proxy: {head}");
+    assert!(body.contains("\"serviceProxyHealthy\": false"), "{body}");
+
+    world.feed([balanced("web", second.port())]);
+    get(second, "/").await;
+    refused(first).await;
+    world.feed([balanced("web", 0)]);
+    refused(second).await;
+}
+
+#[tokio::test]
+async fn a_port_can_go_from_one_service_to_another_at_once() {
+    let mut world = World::start(Health::new(MINUTE));
+    let port = free();
+    world.feed([balanced("a", port.port()), local("a", &["10.1.0.1"])]);
+    assert!(get(port, "/").await.1.contains("\"name\": \"a\""));
+    world.feed([balanced("a", 0), balanced("b", port.port())]);
+    until("b answers", || world.checks.notices().is_empty()).await;
+    let mut body = String::new();
+    for _ in 0..100 {
+        body = get(port, "/").await.1;
+        if body.contains("\"name\": \"b\"") {
+            break;
+        }
+    }
+    assert!(body.contains("\"name\": \"b\""), "{body}");
+    assert_eq!(world.checks.notices(), []);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_notice_until_it_is_free() {
+    let mut world = World::start(Health::new(MINUTE));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    world.feed([balanced("web", address.port())]);
+    world.checks.notices_changed().await;
+    let notice = world.checks.notices().remove(0);
+    let expected = format!(
+        "Service ns/web spec.healthCheckNodePort: cannot listen on {address} for health checks: "
+    );
+    assert!(notice.to_string().starts_with(&expected), "{notice}");
+    drop(taken);
+    // Any change tries again; else it would be 5 seconds.
+    world.feed([balanced("other", free().port())]);
+    world.checks.notices_changed().await;
+    assert_eq!(world.checks.notices(), []);
+    assert!(get(address, "/").await.0.starts_with("http/1.1 503"));
+}

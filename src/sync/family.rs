@@ -1,0 +1,180 @@
+//! One family's table: what is wanted of it, what is known to be in the kernel, and the way from
+//! one to the other. It knows nothing of the other family. Tests: `proptests`.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+
+use super::Report;
+use crate::backend::nftables::Options;
+use crate::backend::nftables::adopt::adopt;
+use crate::backend::nftables::affinity;
+use crate::backend::nftables::layout::{Set, TABLE};
+use crate::backend::nftables::plan::{Applied, Plan};
+use crate::backend::nftables::program::{Frontend, compile, without_nested};
+use crate::backend::nftables::ruleset::Ruleset;
+use crate::kernel::{Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction};
+use crate::model::{Family, NamespacedName};
+use crate::track::Cluster;
+
+/// How often remembered clients are read again because one left by itself meanwhile.
+const FORGET_TRIES: usize = 5;
+
+/// One family's table.
+#[derive(Debug)]
+pub(super) struct FamilySync {
+    family: Family,
+    ruleset: Ruleset,
+    /// `None`: what is in the kernel has to be read before anything is written.
+    applied: Option<Applied>,
+    changed: BTreeSet<Frontend>,
+    behind: bool,
+    forget_clients: bool,
+}
+
+impl FamilySync {
+    pub(super) fn new(family: Family) -> FamilySync {
+        FamilySync {
+            family,
+            ruleset: Ruleset::default(),
+            applied: None,
+            changed: BTreeSet::new(),
+            behind: true,
+            forget_clients: false,
+        }
+    }
+
+    pub(super) fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind || self.applied.is_none() || self.forget_clients
+    }
+
+    pub(super) fn mark_behind(&mut self) {
+        self.behind = true;
+    }
+
+    pub(super) fn distrust(&mut self) {
+        self.applied = None;
+        self.behind = true;
+    }
+
+    /// Takes one Service's state into what is wanted.
+    pub(super) fn compile(&mut self, cluster: &Cluster, name: &NamespacedName) {
+        let service = cluster.service(name);
+        let programs = service.map(|s| compile(cluster, s, self.family)).unwrap_or_default();
+        let health = service.and_then(|s| s.health_check_node_port);
+        self.behind |= self.ruleset.set_health_check_port(name, health);
+        let touched = self.ruleset.replace(name, programs);
+        self.behind |= !touched.is_empty();
+        self.changed.extend(touched);
+    }
+
+    pub(super) fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
+        let own = cidrs.iter().copied().filter(|cidr| Family::of(cidr.addr()) == self.family);
+        self.ruleset.service_cidrs = without_nested(own);
+        self.behind = true;
+    }
+
+    /// Brings the kernel up to what is wanted.
+    pub(super) fn bring(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let carried_out = self.carry_out(kernel, options, report);
+        if carried_out.is_err() {
+            self.distrust();
+        }
+        carried_out
+    }
+
+    fn carry_out(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let largest = kernel.capabilities().largest_batch;
+        let applied = match &mut self.applied {
+            Some(applied) => applied,
+            None => {
+                let table = read_table(kernel, self.family)?;
+                self.applied.insert(adopt(self.family, options, table.as_ref()))
+            }
+        };
+        let wanted = (&self.ruleset, options);
+        let mut plan = Plan::new(applied, wanted, std::mem::take(&mut self.changed));
+        plan.limit_to(largest);
+        while let Some(batch) = plan.next_batch() {
+            apply(kernel, batch, report)?;
+        }
+        if let Some(batch) = plan.idle_chains() {
+            // Old kernels may still count what let go of these chains: then the next time.
+            match apply(kernel, batch, report) {
+                Err(e) if e.kind == ErrorKind::Busy => {}
+                Err(e) => return Err(e),
+                Ok(()) => plan.forget_idle_chains(),
+            }
+        }
+        self.forget_clients |= plan.forgets_clients;
+        self.behind = false;
+        self.forget_clients(kernel, report)
+    }
+
+    /// Removes remembered clients whose endpoint is gone. An entry that times out between reading
+    /// and removing fails the whole transaction, so it is read again.
+    fn forget_clients(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let Some(applied) = self.applied.as_ref().filter(|_| self.forget_clients) else {
+            return Ok(());
+        };
+        let set = Set::Affinity.name().to_owned();
+        let query = Query::Elements(self.family, TABLE.to_owned(), set);
+        for tries_left in (0..FORGET_TRIES).rev() {
+            let entries = match kernel.read(&query)? {
+                Facts::Elements(entries) => entries,
+                other => super::unreachable_answer("elements", &other)?,
+            };
+            let Some(batch) = affinity::forget(applied, &entries) else { break };
+            let operations = batch.operations;
+            match apply(kernel, batch, report) {
+                Ok(()) => {
+                    report.forgotten += operations;
+                    break;
+                }
+                Err(e) if e.kind == ErrorKind::Absent && tries_left > 0 => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.forget_clients = false;
+        Ok(())
+    }
+}
+
+fn read_table(
+    kernel: &mut dyn Kernel,
+    family: Family,
+) -> Result<Option<crate::kernel::TableFact>, Error> {
+    match kernel.read(&Query::Table(family, TABLE.to_owned()))? {
+        Facts::Table(table) => Ok(table),
+        other => super::unreachable_answer("a table", &other),
+    }
+}
+
+fn apply(kernel: &mut dyn Kernel, batch: NftBatch, report: &mut Report) -> Result<(), Error> {
+    report.bytes += batch.bytes.len();
+    report.transactions += 1;
+    let receipt = kernel.apply(&Transaction::Nft(batch))?;
+    report.operations += receipt.operations;
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! When and in what order the kernel is brought up to what the cluster wants.
+//!
+//! `Proxy` is the whole of it for one node: events in, transactions out. It reads no clock and
+//! starts no thread; `run` does, around it. What is in the kernel is believed only after the
+//! kernel said so, and after an error it is read anew. Tests: `proptests`, `netlab`.
+
+pub mod conntrack;
+pub mod run;
+pub mod schedule;
+
+mod family;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::backend::nftables;
+use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
+use crate::model::{
+    Event, Family, LocalDetector, NamespacedName, NodePortAddresses, Notice, Protocol,
+};
+use crate::track::{Cluster, Tracker};
+use family::FamilySync;
+
+/// What the node's configuration says about programming.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// This node's name: endpoints with it are local.
+    pub node_name: Arc<str>,
+    /// The fwmark bit, 0 to 31, that says a packet is to be masqueraded.
+    pub masquerade_bit: u8,
+    /// Whether all traffic to cluster IPs is masqueraded.
+    pub masquerade_all: bool,
+    /// How local pods are told from the rest.
+    pub detector: LocalDetector,
+    /// Which of the node's addresses take node port traffic.
+    pub node_port_addresses: NodePortAddresses,
+    /// The families to program.
+    pub families: Vec<Family>,
+}
+
+impl Default for Options {
+    /// The reference's defaults, on a node without a name.
+    fn default() -> Self {
+        Options {
+            node_name: "".into(),
+            masquerade_bit: 14,
+            masquerade_all: false,
+            detector: LocalDetector::None,
+            node_port_addresses: NodePortAddresses::Primary,
+            families: Family::ALL.to_vec(),
+        }
+    }
+}
+
+/// What one sync did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Services looked at.
+    pub services: usize,
+    /// Transactions carried out.
+    pub transactions: usize,
+    /// Objects added, changed or removed in the kernel.
+    pub operations: usize,
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Conntrack entries and remembered clients that were forgotten.
+    pub forgotten: usize,
+}
+
+/// The service proxy of one node.
+pub struct Proxy {
+    kernel: Box<dyn Kernel + Send>,
+    options: Options,
+    tracker: Tracker,
+    families: Vec<FamilySync>,
+    stale_flows: bool,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Proxy {
+    /// A proxy that knows nothing yet and has done nothing.
+    pub fn new(kernel: Box<dyn Kernel + Send>, options: Options) -> Proxy {
+        Proxy {
+            kernel,
+            tracker: Tracker::new(options.node_name.clone()),
+            families: options.families.iter().map(|f| FamilySync::new(*f)).collect(),
+            options,
+            stale_flows: false,
+        }
+    }
+
+    /// Takes in one piece of news; nothing is programmed by it.
+    pub fn feed(&mut self, event: Event) {
+        self.tracker.feed(event);
+    }
+
+    /// Whether every kind of object has been listed once, so that programming may begin.
+    pub fn ready(&self) -> bool {
+        self.tracker.ready()
+    }
+
+    /// Whether something is known that was not programmed yet.
+    pub fn has_changes(&self) -> bool {
+        self.tracker.has_changes() || self.families.iter().any(FamilySync::is_behind)
+    }
+
+    /// What is known of the cluster.
+    pub fn cluster(&self) -> &Cluster {
+        self.tracker.cluster()
+    }
+
+    /// The tracker, for what only it knows (trigger times).
+    pub fn tracker(&mut self) -> &mut Tracker {
+        &mut self.tracker
+    }
+
+    /// The kernel.
+    pub fn kernel(&mut self) -> &mut dyn Kernel {
+        &mut *self.kernel
+    }
+
+    /// Everything that could not be done as asked, sorted.
+    pub fn notices(&self) -> Vec<Notice> {
+        let conflicts = self.families.iter().flat_map(|family| family.ruleset().conflicts());
+        let all: BTreeSet<Notice> = self.cluster().notices().cloned().chain(conflicts).collect();
+        all.into_iter().collect()
+    }
+
+    /// Changes the options; the next sync brings the rules up to them.
+    pub fn set_options(&mut self, options: Options) {
+        if options != self.options {
+            self.options = options;
+            self.families.iter_mut().for_each(FamilySync::mark_behind);
+        }
+    }
+
+    /// Makes the next sync read the kernel's state and put right what is not as it should be.
+    pub fn distrust_kernel(&mut self) {
+        self.families.iter_mut().for_each(FamilySync::distrust);
+    }
+
+    /// Brings the kernel up to what is known. Before everything was listed once it does nothing.
+    /// An error in one family does not stop the other; the first one is given back, and what was
+    /// not carried out is tried again by the next call.
+    pub fn sync(&mut self) -> Result<Report, Error> {
+        let mut report = Report::default();
+        if !self.ready() {
+            return Ok(report);
+        }
+        self.compile(&mut report);
+        let mut outcome = Ok(());
+        for family in &mut self.families {
+            let options = table_options(&self.options, self.tracker.cluster());
+            let brought = family.bring(&mut *self.kernel, &options, &mut report);
+            outcome = outcome.and(brought);
+        }
+        outcome?;
+        self.forget_stale_flows(&mut report)?;
+        Ok(report)
+    }
+
+    /// Takes the changes into what is wanted of each family.
+    fn compile(&mut self, report: &mut Report) {
+        let changes = self.tracker.take_changes();
+        let cluster = self.tracker.cluster();
+        let services: BTreeSet<NamespacedName> = if changes.everything || changes.node {
+            cluster.services().map(|s| s.name.clone()).chain(changes.services).collect()
+        } else {
+            changes.services
+        };
+        report.services = services.len();
+        for name in &services {
+            let service = cluster.service(name);
+            self.stale_flows |= service.is_some_and(conntrack::concerns);
+            for family in &mut self.families {
+                family.compile(cluster, name);
+            }
+        }
+        if changes.service_cidrs || changes.everything {
+            let cidrs: Vec<IpNet> = cluster.service_cidrs();
+            self.families.iter_mut().for_each(|family| family.set_service_cidrs(&cidrs));
+        }
+        if changes.node {
+            self.families.iter_mut().for_each(FamilySync::mark_behind);
+        }
+    }
+
+    /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
+    /// forgotten, after the rules are in.
+    fn forget_stale_flows(&mut self, report: &mut Report) -> Result<(), Error> {
+        if !self.stale_flows || !self.kernel.capabilities().has(Capability::Conntrack) {
+            return Ok(());
+        }
+        let addresses = match self.kernel.read(&Query::Addresses) {
+            Ok(Facts::Addresses(addresses)) => Some(addresses),
+            _ => None,
+        };
+        let frontends = conntrack::Frontends::of(
+            self.tracker.cluster(),
+            &self.options.families,
+            addresses.as_deref(),
+        );
+        for family in &self.options.families {
+            let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
+                Facts::Flows(flows) => flows,
+                other => unreachable_answer("flows", &other)?,
+            };
+            let stale = conntrack::stale(&frontends, &flows);
+            if !stale.is_empty() {
+                report.forgotten += stale.len();
+                self.kernel.apply(&Transaction::ForgetFlows(stale))?;
+            }
+        }
+        self.stale_flows = false;
+        Ok(())
+    }
+}
+
+/// A heart that answers another question than it was asked is broken; say so instead of panicking.
+fn unreachable_answer<T>(asked: &str, got: &Facts) -> Result<T, Error> {
+    let source = format!("asked for {asked}, got {got:?}");
+    Err(Error::new(crate::kernel::ErrorKind::Broken, "read from the kernel", source))
+}
+
+/// The options of the table, with what depends on the Node filled in.
+fn table_options(options: &Options, cluster: &Cluster) -> nftables::Options {
+    let cidrs = |family: Family| node_port_cidrs(options, cluster, family);
+    nftables::Options {
+        masquerade_bit: options.masquerade_bit,
+        masquerade_all: options.masquerade_all,
+        detector: options.detector.clone(),
+        node_port_addresses: Family::ALL.map(cidrs),
+    }
+}
+
+/// Which addresses take node port traffic; `None`: all of the node's. A family for which the
+/// setting names nothing takes all (`pkg/proxy/util/nodeport_addresses.go`).
+fn node_port_cidrs(options: &Options, cluster: &Cluster, family: Family) -> Option<Vec<IpNet>> {
+    let cidrs: Vec<IpNet> = match &options.node_port_addresses {
+        NodePortAddresses::Primary => {
+            let primary = cluster.node().and_then(|node| node.primary(family));
+            primary.into_iter().filter(|ip| !ip.is_loopback()).map(IpNet::from).collect()
+        }
+        NodePortAddresses::Cidrs(cidrs) => {
+            cidrs.iter().copied().filter(|cidr| Family::of(cidr.addr()) == family).collect()
+        }
+    };
+    let all = cidrs.is_empty() || cidrs.iter().any(|cidr| cidr.prefix_len() == 0);
+    (!all).then_some(cidrs)
+}
