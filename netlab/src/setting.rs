@@ -117,6 +117,17 @@ impl Setting {
         self.manifests.write(&self.folder)
     }
 
+    /// Shows the changed manifests to kube-proxy without starting any pods.
+    pub fn write(&mut self) -> Result<(), String> {
+        self.manifests.write(&self.folder)
+    }
+
+    /// Writes any file into the folder of manifests.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<(), String> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
     /// Changes one object and shows it.
     pub fn edit(
         &mut self,
