@@ -8,5 +8,8 @@
 pub mod cluster;
 pub mod differences;
 pub mod fate;
+pub mod lab;
 pub mod oracle;
+pub mod run;
 pub mod vectors;
+pub mod world;

@@ -2,8 +2,7 @@
 //! their health check node ports. Servers only read shared values (`Health`, `Metrics`,
 //! `HealthChecks`) that the sync loop feeds; they must never reach into the sync or the kernel.
 //!
-//! They are tasks of tokio. A runtime of their own thread keeps them answering while a long sync
-//! blocks. Tests: `tests.rs` beside this, over loopback.
+//! `run` is all of it, one future: on a runtime of its own thread it answers while a sync blocks. Tests: `tests.rs` beside this, over loopback.
 
 mod clock;
 mod health;
@@ -19,6 +18,7 @@ pub use health::{Answer, Health, Probe};
 pub use metrics::{LocalPolicy, Metrics, SyncKind};
 pub use node_ports::HealthChecks;
 
+use std::future::pending;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
@@ -41,6 +41,54 @@ pub enum OnBindFailure {
     Retry,
     /// It is an error that ends the process.
     Fail,
+}
+
+/// Where to listen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Of `/healthz` and `/livez`; `None` is off.
+    pub healthz: Option<SocketAddr>,
+    /// Of `/metrics`; `None` is off.
+    pub metrics: Option<SocketAddr>,
+    /// What becomes of those two if they cannot be bound.
+    pub on_bind_failure: OnBindFailure,
+}
+
+/// What is told.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// For the healthz port.
+    pub health: Health,
+    /// For the metrics port.
+    pub metrics: Metrics,
+    /// For health check node ports.
+    pub checks: HealthChecks,
+    /// The mode as `--proxy-mode` spells it.
+    pub proxy_mode: &'static str,
+}
+
+/// Serves everything for ever. Returns only if a port cannot be bound and that is to be an error.
+pub async fn run(ports: Ports, sources: Sources) -> io::Error {
+    let on_failure = ports.on_bind_failure;
+    let health_paths = healthz(sources.health, sources.metrics.clone());
+    let metrics_paths = metrics(sources.metrics, sources.proxy_mode);
+    tokio::select! {
+        error = serve_if("healthz", ports.healthz, on_failure, health_paths) => error,
+        error = serve_if("metrics", ports.metrics, on_failure, metrics_paths) => error,
+        () = sources.checks.run() => io::Error::other("health check node ports ended"),
+    }
+}
+
+async fn serve_if(
+    name: &str,
+    address: Option<SocketAddr>,
+    on_failure: OnBindFailure,
+    paths: Router,
+) -> io::Error {
+    match address {
+        Some(address) => serve(name, address, on_failure, paths).await,
+        None => pending().await,
+    }
 }
 
 /// The paths of the healthz port: `/healthz` and `/livez`.

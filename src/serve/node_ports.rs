@@ -32,6 +32,8 @@ struct Shared {
     state: Mutex<State>,
     /// Ports or addresses changed: listeners must be opened or closed.
     changed: Notify,
+    /// The failures changed: somebody should be told.
+    noticed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +77,8 @@ impl Check {
 impl HealthChecks {
     /// No ports yet. Answers are 503 while `health` is bad.
     pub fn new(health: Health) -> HealthChecks {
-        let (state, changed) = (Mutex::default(), Notify::new());
-        HealthChecks { shared: Arc::new(Shared { health, state, changed }) }
+        let (state, changed, noticed) = (Mutex::default(), Notify::new(), Notify::new());
+        HealthChecks { shared: Arc::new(Shared { health, state, changed, noticed }) }
     }
 
     /// Listens on these addresses of the node from now on; `0.0.0.0` and `::` are all of a family.
@@ -122,13 +124,21 @@ impl HealthChecks {
         state.failures.iter().map(notice).collect()
     }
 
+    /// Waits until `notices` says something else than when this last returned. For one waiter.
+    pub async fn notices_changed(&self) {
+        self.shared.noticed.notified().await;
+    }
+
     /// Serves for ever; dropping the future closes every port.
     pub async fn run(&self) {
         let mut listeners = Listeners::default();
         loop {
             let failures = listeners.become_like(&self.shared).await;
             let retry = !failures.is_empty();
-            self.shared.state().failures = failures;
+            let before = std::mem::replace(&mut self.shared.state().failures, failures.clone());
+            if before != failures {
+                self.shared.noticed.notify_one();
+            }
             let changed = self.shared.changed.notified();
             if retry {
                 let _ = tokio::time::timeout(RETRY, changed).await;
@@ -163,7 +173,7 @@ impl Shared {
         let healthy = self.health.is_healthy(Instant::now());
         let ok = count != 0 && healthy;
         let body = format!(
-            "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{}\",\n\t\t\"name\": \"{}\"\n\t}},\n\t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
+            "{{\n\t\"service\": {{\n\t\t\"namespace\": {:?},\n\t\t\"name\": {:?}\n\t}},\n\t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": {healthy}\n}}",
             name.namespace, name.name
         );
         let weight = HeaderName::from_static("x-load-balancing-endpoint-weight");

@@ -121,6 +121,29 @@ async fn an_unspecified_address_is_for_both_families() {
     server.abort();
 }
 
+#[tokio::test]
+async fn everything_runs_as_one_future() {
+    let (healthz, metrics) = (free(), free());
+    let health = Health::new(MINUTE);
+    let sources = Sources {
+        health: health.clone(),
+        metrics: Metrics::new(&Family::ALL),
+        checks: HealthChecks::new(health),
+        proxy_mode: "nftables",
+    };
+    let ports = Ports { healthz: Some(healthz), metrics: Some(metrics), ..Ports::default() };
+    let running = tokio::spawn(run(ports, sources.clone()));
+    get(healthz, "/livez").await;
+    assert!(
+        get(metrics, "/metrics").await.1.contains("kubeproxy_proxy_livez_total{code=\"200\"} 1")
+    );
+    running.abort();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let healthz = Some(taken.local_addr().unwrap());
+    let ports = Ports { healthz, metrics: None, on_bind_failure: OnBindFailure::Fail };
+    assert_eq!(run(ports, sources).await.kind(), io::ErrorKind::AddrInUse);
+}
+
 fn balanced(name: &str, port: u16) -> Event {
     Event::Service(Box::new(Service {
         name: NamespacedName::new("ns", name),
@@ -240,7 +263,7 @@ async fn a_port_in_use_is_a_notice_until_it_is_free() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     world.feed([balanced("web", address.port())]);
-    until("a notice", || world.checks.notices().len() == 1).await;
+    world.checks.notices_changed().await;
     let notice = world.checks.notices().remove(0);
     let expected = format!(
         "Service ns/web spec.healthCheckNodePort: cannot listen on {address} for health checks: "
@@ -249,6 +272,7 @@ async fn a_port_in_use_is_a_notice_until_it_is_free() {
     drop(taken);
     // Any change tries again; else it would be 5 seconds.
     world.feed([balanced("other", free().port())]);
-    until("no notice", || world.checks.notices().is_empty()).await;
+    world.checks.notices_changed().await;
+    assert_eq!(world.checks.notices(), []);
     assert!(get(address, "/").await.0.starts_with("http/1.1 503"));
 }

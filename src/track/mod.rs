@@ -52,8 +52,6 @@ pub struct Tracker {
     triggers: Triggers,
     /// Per kind, in the order of `Kind::ALL`.
     lists: [List; 4],
-    /// The object the last event said Notices of: its own event comes next.
-    noticed: Option<(Kind, NamespacedName)>,
 }
 
 /// Where the full lists of one kind stand.
@@ -73,7 +71,6 @@ impl Tracker {
             changes: Changes::default(),
             triggers: Triggers::default(),
             lists: Default::default(),
-            noticed: None,
         }
     }
 
@@ -85,7 +82,6 @@ impl Tracker {
 
     /// Takes in one event.
     pub fn feed(&mut self, event: Event) {
-        let noticed = self.noticed.take();
         match event {
             Event::Service(service) => {
                 let name = service.name.clone();
@@ -93,7 +89,7 @@ impl Tracker {
                 self.set_service(name, Some(service));
             }
             Event::ServiceGone(name) => {
-                self.gone(Kind::Service, &name, noticed);
+                self.told(Kind::Service, &name);
                 self.set_service(name, None);
             }
             Event::Slice(slice) => {
@@ -101,13 +97,13 @@ impl Tracker {
                 self.set_slice(*slice);
             }
             Event::SliceGone(name) => {
-                self.gone(Kind::EndpointSlice, &name, noticed);
+                self.told(Kind::EndpointSlice, &name);
                 self.remove_slice(&name);
             }
             Event::Node(node) => self.set_node(*node),
             Event::NodeGone => {
                 let name = node_key(self.cluster.node_name());
-                self.gone(Kind::Node, &name, noticed);
+                self.told(Kind::Node, &name);
                 self.cluster.set_node_gone();
             }
             Event::ServiceCidr(name, cidrs) => {
@@ -115,7 +111,7 @@ impl Tracker {
                 self.changes.service_cidrs |= self.cluster.set_cidrs(&name, cidrs);
             }
             Event::ServiceCidrGone(name) => {
-                self.gone(Kind::ServiceCidr, &name, noticed);
+                self.told(Kind::ServiceCidr, &name);
                 self.changes.service_cidrs |= self.cluster.set_cidrs(&name, Vec::new());
             }
             Event::Notices(kind, name, notices) => self.set_notices(kind, name, notices),
@@ -167,15 +163,6 @@ impl Tracker {
     fn told(&mut self, kind: Kind, name: &NamespacedName) {
         if let Some(untold) = &mut self.list(kind).untold {
             untold.remove(name);
-        }
-    }
-
-    /// An object is gone, and its notices with it; but not those that came with this very news,
-    /// which say why a malformed object counts as gone.
-    fn gone(&mut self, kind: Kind, name: &NamespacedName, noticed: Option<(Kind, NamespacedName)>) {
-        self.told(kind, name);
-        if !noticed.is_some_and(|(k, n)| k == kind && n == *name) {
-            self.changes.notices |= self.cluster.set_notices(kind, name, Vec::new());
         }
     }
 
@@ -244,7 +231,6 @@ impl Tracker {
     fn set_notices(&mut self, kind: Kind, name: NamespacedName, notices: Vec<Notice>) {
         self.told(kind, &name);
         self.changes.notices |= self.cluster.set_notices(kind, &name, notices);
-        self.noticed = Some((kind, name));
     }
 
     /// A list begins, or begins again after one that was broken off.
@@ -257,13 +243,18 @@ impl Tracker {
         self.list(kind).ended_once = true;
         let untold = self.list(kind).untold.take().unwrap_or_default();
         for name in untold {
-            self.feed(match kind {
-                Kind::Service => Event::ServiceGone(name),
-                Kind::EndpointSlice => Event::SliceGone(name),
-                Kind::ServiceCidr => Event::ServiceCidrGone(name),
-                Kind::Node if *name.name == *self.cluster.node_name() => Event::NodeGone,
-                Kind::Node => Event::Notices(kind, name, Vec::new()),
-            });
+            self.set_notices(kind, name.clone(), Vec::new());
+            match kind {
+                Kind::Service => self.set_service(name, None),
+                Kind::EndpointSlice => self.remove_slice(&name),
+                Kind::ServiceCidr => {
+                    self.changes.service_cidrs |= self.cluster.set_cidrs(&name, Vec::new());
+                }
+                Kind::Node if *name.name == *self.cluster.node_name() => {
+                    self.cluster.set_node_gone();
+                }
+                Kind::Node => {}
+            }
         }
         if kind == Kind::Node && self.cluster.node().is_none() {
             self.cluster.set_node_gone();
