@@ -122,11 +122,13 @@ impl Script {
             if let Some(name) = file.strip_suffix(".txt") {
                 let text =
                     std::fs::read_to_string(entry.path()).map_err(|e| format!("{file}: {e}"))?;
-                scripts.push(Script::parse(name, &text)?);
+                // A number before the name is the place in the demo's table.
+                let bare = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+                scripts.push((file.clone(), Script::parse(bare, &text)?));
             }
         }
-        scripts.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(scripts)
+        scripts.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(scripts.into_iter().map(|(_, script)| script).collect())
     }
 }
 
