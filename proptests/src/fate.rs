@@ -108,8 +108,8 @@ impl fmt::Display for Promise {
 /// What became of one packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It reached this endpoint; `masquerade` is `None` where the kernel has nothing to rewrite
-    /// (an endpoint on the node itself never passes postrouting from outside).
+    /// It reached this endpoint; `masquerade` is `None` for an endpoint on the node itself:
+    /// from outside it never passes postrouting, and from the node the source is its own anyway.
     Dnat {
         /// The endpoint.
         endpoint: Socket,

@@ -6,10 +6,13 @@
 //! `generate` for clusters nobody thought of.
 
 pub mod cluster;
+pub mod coverage;
 pub mod differences;
 pub mod fate;
+pub mod generate;
 pub mod lab;
 pub mod oracle;
+pub mod packets;
 pub mod run;
 pub mod vectors;
 pub mod world;

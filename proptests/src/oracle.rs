@@ -264,6 +264,11 @@ impl<'a> Question<'a> {
         Choice { cluster, local, any }
     }
 
+    /// How many endpoints of a Service port are ready, wherever they are.
+    pub fn ready(&self, claim: &Claim) -> usize {
+        self.endpoints(claim).values().filter(|e| e.ready).count()
+    }
+
     /// Endpoints of the port by socket. Of two alike, the first stays unless the other one is not
     /// terminating (#13).
     fn endpoints(&self, claim: &Claim) -> BTreeMap<Socket, &'a Endpoint> {
