@@ -10,7 +10,10 @@
 
 pub mod api;
 pub mod backend;
+pub mod cli;
+pub mod config;
 pub mod kernel;
+pub mod logging;
 pub mod model;
 pub mod netlink;
 pub mod serve;

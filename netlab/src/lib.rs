@@ -5,6 +5,7 @@
 //! answers; `apiserver` is an API server small enough to be broken on purpose. `demo` and
 //! `scenario` use them all. Nothing here knows rules or maps: all is judged from outside, by packets.
 
+pub mod apiserver;
 pub mod client;
 pub mod demo;
 pub mod echo;

@@ -16,7 +16,8 @@ pub const BINARY_VARIABLE: &str = "NETLAB_KUBE_PROXY";
 
 /// The workspace's root, as it was when this was compiled.
 pub fn workspace() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("the package is a folder of the workspace")
 }
 
 /// Finds the binary. Under `cargo run` it is brought up to date first, so that a stale one is

@@ -51,6 +51,7 @@ const ELEMENT: u16 = 1;
 const NAME: u16 = 1;
 const DATA: u16 = 2;
 
+const META_PRIORITY: u32 = 2;
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_L4PROTO: u32 = 16;
@@ -116,7 +117,7 @@ impl Rule {
             Field::Address => self.payload(1, (source + address_len, address_len), word),
             Field::Port => self.payload(2, (2, 2), word),
             Field::Protocol => self.meta(META_L4PROTO, word),
-            Field::Mark => self.meta(META_MARK, word),
+            Field::Number => self.meta(META_PRIORITY, word),
             Field::OriginalAddress => match family {
                 Family::V4 => self.ct_original(CT_DST_IP, word),
                 Family::V6 => self.ct_original(CT_DST_IP6, word),
@@ -261,18 +262,22 @@ impl Rule {
 
     /// `meta mark set meta mark | bit`.
     pub fn set_mark(self, bit: u32) -> Rule {
-        self.meta(META_MARK, 0).bitwise(&(!bit).to_ne_bytes(), &bit.to_ne_bytes()).store_mark()
+        self.meta(META_MARK, 0)
+            .bitwise(&(!bit).to_ne_bytes(), &bit.to_ne_bytes())
+            .store(META_MARK, 0)
     }
 
     /// `meta mark set meta mark ^ bit`: takes a bit that is known to be set away.
     pub fn flip_mark(self, bit: u32) -> Rule {
-        self.meta(META_MARK, 0).bitwise(&u32::MAX.to_ne_bytes(), &bit.to_ne_bytes()).store_mark()
+        self.meta(META_MARK, 0)
+            .bitwise(&u32::MAX.to_ne_bytes(), &bit.to_ne_bytes())
+            .store(META_MARK, 0)
     }
 
-    fn store_mark(self) -> Rule {
+    fn store(self, key: u32, word: usize) -> Rule {
         self.expression("meta", |w| {
-            w.be32(2, META_MARK);
-            w.be32(3, register(0));
+            w.be32(2, key);
+            w.be32(3, register(word));
         })
     }
 
@@ -306,8 +311,24 @@ impl Rule {
         })
     }
 
+    /// Does what `verdicts` says for the number that `numbers` has for the key at word 0; goes on
+    /// to the next rule, with nothing changed, if it has none.
+    ///
+    /// The number passes through the packet's priority, which is put back before the rule ends:
+    /// the kernel needs no such detour, but nft 1.0.6 aborts (`netlink_parse_concat_expr`) when it
+    /// lists a look-up of what another look-up found.
+    pub fn dispatch(self, numbers: &str, verdicts: &str) -> Rule {
+        const SAVED: usize = 15;
+        self.meta(META_PRIORITY, SAVED)
+            .map(numbers)
+            .store(META_PRIORITY, 0)
+            .meta(META_PRIORITY, 0)
+            .store(META_PRIORITY, SAVED)
+            .verdict_map(verdicts)
+    }
+
     /// Does what the verdict map says for the key at word 0.
-    pub fn verdict_map(self, map: &str) -> Rule {
+    fn verdict_map(self, map: &str) -> Rule {
         self.expression("lookup", |w| {
             w.text(1, map);
             w.be32(2, register(0));

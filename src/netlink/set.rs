@@ -20,8 +20,8 @@ pub enum Field {
     Port,
     /// A random number below the rule's modulus.
     Index,
-    /// A 32-bit number, shown as nft shows packet marks.
-    Mark,
+    /// A 32-bit number, shown as nft shows packet priorities: two numbers of 16 bits.
+    Number,
     /// Destination address the client asked for, from conntrack.
     OriginalAddress,
     /// Destination port the client asked for, from conntrack.
@@ -30,6 +30,14 @@ pub enum Field {
 
 impl Field {
     /// nft's number of the field's type.
+    /// Length of a key or value: only fields of a concatenation are padded.
+    fn bytes_of(fields: &[Field], family: Family) -> u32 {
+        match fields {
+            [one] => one.lone_len(family) as u32,
+            several => several.iter().map(|f| f.padded_len(family) as u32).sum(),
+        }
+    }
+
     fn type_number(self, family: Family) -> u32 {
         match (self, family) {
             (Field::SourceAddress | Field::Address | Field::OriginalAddress, Family::V4) => 7,
@@ -37,7 +45,7 @@ impl Field {
             (Field::Protocol, _) => 12,
             (Field::Port | Field::OriginalPort, _) => 13,
             (Field::Index, _) => 4,
-            (Field::Mark, _) => 19,
+            (Field::Number, _) => 23,
         }
     }
 
@@ -49,9 +57,18 @@ impl Field {
         }
     }
 
+    /// Bytes it takes where it stands alone.
+    pub fn lone_len(self, family: Family) -> usize {
+        match self {
+            Field::Protocol => 1,
+            Field::Port | Field::OriginalPort => 2,
+            other => other.padded_len(family),
+        }
+    }
+
     /// Whether nft keeps it in the byte order of the host.
     fn host_order(self) -> bool {
-        matches!(self, Field::Index | Field::Mark)
+        matches!(self, Field::Index | Field::Number)
     }
 
     /// The expression's user data: nft's number of the expression and its own attributes.
@@ -68,7 +85,7 @@ impl Field {
             (Field::Protocol, _) => (META, vec![(0, 16)]),
             (Field::Port, _) => (PAYLOAD, vec![(0, 11), (1, 2)]),
             (Field::Index, _) => (NUMGEN, vec![(0, 1), (1, 65535), (2, 0)]),
-            (Field::Mark, _) => (META, vec![(0, 3)]),
+            (Field::Number, _) => (META, vec![(0, 2)]),
             (Field::OriginalAddress | Field::OriginalPort, _) => (CT, vec![(0, 8), (1, 0)]),
         }
     }
@@ -140,13 +157,13 @@ impl SetSpec {
 
     /// Length of a key in bytes.
     pub fn key_len(&self, family: Family) -> u32 {
-        self.key.iter().map(|f| f.padded_len(family) as u32).sum()
+        bytes_of(self.key, family)
     }
 
     /// Length of a value in bytes; 0 for sets and for maps of verdicts.
     pub fn data_len(&self, family: Family) -> u32 {
         match self.value {
-            Value::Fields(fields) => fields.iter().map(|f| f.padded_len(family) as u32).sum(),
+            Value::Fields(fields) => bytes_of(fields, family),
             _ => 0,
         }
     }
@@ -192,13 +209,8 @@ impl SetSpec {
             w.nest(attribute, |w| {
                 w.nest(CONCAT, |w| {
                     for field in self.key {
-                        let len = match field {
-                            Field::Protocol => 1,
-                            Field::Port | Field::OriginalPort => 2,
-                            other => other.padded_len(family) as u32,
-                        };
                         // NFTA_LIST_ELEM { NFTA_SET_FIELD_LEN }
-                        w.nest(1, |w| w.be32(1, len));
+                        w.nest(1, |w| w.be32(1, field.lone_len(family) as u32));
                     }
                 });
             });
@@ -224,6 +236,14 @@ impl SetSpec {
             }
         }
         out
+    }
+}
+
+/// Length of a key or value: only fields of a concatenation are padded.
+fn bytes_of(fields: &[Field], family: Family) -> u32 {
+    match fields {
+        [one] => one.lone_len(family) as u32,
+        several => several.iter().map(|f| f.padded_len(family) as u32).sum(),
     }
 }
 

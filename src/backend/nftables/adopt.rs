@@ -32,10 +32,13 @@ fn ours(family: Family, options: &Options, table: &TableFact) -> Option<Applied>
         return None;
     }
     let elements_in = |set: Set| sets.get(&set).map_or(&[][..], |s| &s.elements);
-    let treatments: BTreeSet<Treatment> = dispatched(elements_in(Set::Treatments), |n| {
-        let treatment = Treatment::from_number(n)?;
-        Some((treatment, treatment.chain()))
-    })?;
+    let mut treatments = BTreeSet::new();
+    for map in [Set::Treatments, Set::TreatmentsWithin] {
+        treatments.extend(dispatched(elements_in(map), |n| {
+            let treatment = Treatment::from_number(n).filter(|t| t.map() == map)?;
+            Some((treatment, treatment.chain()))
+        })?);
+    }
     let timeouts: BTreeSet<u32> =
         dispatched(elements_in(Set::StickyTimeouts), |n| Some((n, timeout_chain(n))))?;
     // A chain that nothing leads to, or a number that leads nowhere: not as we left it.
@@ -133,6 +136,7 @@ fn keep(applied: &mut Applied, set: Set, fact: &SetFact) -> Option<()> {
             | Set::NodePortAddresses
             | Set::Affinity
             | Set::Treatments
+            | Set::TreatmentsWithin
             | Set::StickyTimeouts => {}
             Set::Hairpin | Set::ClusterIps | Set::HealthCheckPorts => {
                 applied.shared.idle.insert((set, key));

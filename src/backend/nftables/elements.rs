@@ -35,7 +35,8 @@ impl Key {
         if bytes.len() > LONGEST_KEY {
             return None;
         }
-        Some(Key::empty().raw(bytes))
+        let padded = Key::empty().raw(bytes);
+        Some(Key { len: bytes.len() as u8, ..padded })
     }
 
     /// No field yet.
@@ -66,6 +67,11 @@ impl Key {
     /// With a port behind.
     pub fn port(self, port: u16) -> Key {
         self.raw(&port.to_be_bytes())
+    }
+
+    /// A port alone, which is not padded.
+    pub fn lone_port(port: u16) -> Key {
+        Key { len: 2, ..Key::empty().port(port) }
     }
 
     /// With a number in the order of the host behind.

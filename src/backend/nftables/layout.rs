@@ -18,7 +18,7 @@ pub fn table_comment() -> String {
     format!("Kubernetes Services; kube-proxy (Rust), layout {LAYOUT}")
 }
 
-use Field::{Address, Index, Mark, OriginalAddress, OriginalPort, Port, Protocol, SourceAddress};
+use Field::{Address, Index, Number, OriginalAddress, OriginalPort, Port, Protocol, SourceAddress};
 
 /// Address, protocol and port that clients ask for.
 pub const FRONTEND: &[Field] = &[Address, Protocol, Port];
@@ -39,7 +39,7 @@ pub const ORIGINAL_NODE_PORT: &[Field] = &[Protocol, OriginalPort];
 /// Where a packet is sent.
 pub const ENDPOINT: &[Field] = &[Address, Port];
 
-const NUMBER: Value = Value::Fields(&[Mark]);
+const NUMBER: Value = Value::Fields(&[Number]);
 const TARGET: Value = Value::Fields(ENDPOINT);
 /// Clients that are remembered, at most, for session affinity (all Services together).
 const AFFINITY_SIZE: u32 = 1 << 20;
@@ -95,13 +95,16 @@ pub enum Set {
     NodePortAddresses,
     /// How to treat → the chain that does it.
     Treatments,
+    /// The same for what pods and the node itself look up from within a treatment's chain: a map
+    /// may not lead to a chain that looks into the same map.
+    TreatmentsWithin,
     /// Seconds of affinity → the chain that remembers a client that long.
     StickyTimeouts,
 }
 
 impl Set {
     /// All of them, in the order in which they are made.
-    pub const ALL: [Set; 24] = [
+    pub const ALL: [Set; 25] = [
         Set::Services,
         Set::NodePorts,
         Set::ServicesWithin,
@@ -125,6 +128,7 @@ impl Set {
         Set::HealthCheckPorts,
         Set::NodePortAddresses,
         Set::Treatments,
+        Set::TreatmentsWithin,
         Set::StickyTimeouts,
     ];
 
@@ -169,8 +173,9 @@ impl Set {
                 interval: true,
                 ..plain("node-port-addresses", &[Address], Value::Nothing)
             },
-            Set::Treatments => plain("treatments", &[Mark], Value::Verdict),
-            Set::StickyTimeouts => plain("sticky-timeouts", &[Mark], Value::Verdict),
+            Set::Treatments => plain("treatments", &[Number], Value::Verdict),
+            Set::TreatmentsWithin => plain("treatments-within", &[Number], Value::Verdict),
+            Set::StickyTimeouts => plain("sticky-timeouts", &[Number], Value::Verdict),
         }
     }
 
@@ -237,8 +242,8 @@ pub struct Treatment {
 }
 
 impl Treatment {
-    /// The number that stands for it in the maps: `0xPSKKCCCC`-like, readable in a listing: node
-    /// port, sticky, kind, count.
+    /// The number that stands for it in the maps. nft shows it in two halves: node port, sticky
+    /// and kind, a hexadecimal digit each, and the count, in hexadecimal as well.
     pub fn number(self) -> u32 {
         u32::from(self.node_port) << 24
             | u32::from(self.sticky) << 20
@@ -262,6 +267,14 @@ impl Treatment {
             count: number as u16,
         };
         (treatment.number() == number).then_some(treatment)
+    }
+
+    /// The map in which its number is looked up.
+    pub fn map(self) -> Set {
+        match self.kind {
+            Kind::Pick => Set::TreatmentsWithin,
+            Kind::Internal | Kind::External | Kind::Local => Set::Treatments,
+        }
     }
 
     /// The name of its chain, such as `node-port-external-sticky-3`.

@@ -294,7 +294,7 @@ impl<'a> Plan<'a> {
         if wanted == self.applied.health_check_ports {
             return;
         }
-        let key = |port: &u16| (Set::HealthCheckPorts, Key::empty().port(*port));
+        let key = |port: &u16| (Set::HealthCheckPorts, Key::lone_port(*port));
         for port in wanted.difference(&self.applied.health_check_ports) {
             if self.applied.shared.need(key(port)) {
                 let (set, key) = key(port);
@@ -418,7 +418,7 @@ impl<'a> Plan<'a> {
 
 fn treatment_element(treatment: Treatment) -> Element {
     let key = Key::empty().number(treatment.number());
-    Element::new(Set::Treatments, key, Gives::Treatment(treatment))
+    Element::new(treatment.map(), key, Gives::Treatment(treatment))
 }
 
 fn timeout_element(seconds: u32) -> Element {

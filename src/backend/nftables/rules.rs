@@ -101,16 +101,22 @@ pub fn fixed_chains(family: Family, options: &Options) -> Vec<FixedChain> {
 /// Which connections are ours, and how each is treated.
 fn service_rules(family: Family, options: &Options) -> Vec<Rule> {
     vec![
-        dispatch(Rule::new(), family, (FRONTEND, Set::Services)),
-        dispatch(node_port_address(family, options), family, (NODE_PORT, Set::NodePorts)),
+        dispatch(Rule::new().key(family, FRONTEND), Set::Services, Set::Treatments)
+            .comment("where @treatments says for the number in @services"),
+        dispatch(
+            node_port_address(family, options).key(family, NODE_PORT),
+            Set::NodePorts,
+            Set::Treatments,
+        )
+        .comment("where @treatments says for the number in @node-ports"),
     ]
 }
 
 /// Looks a key up and goes where the number found says. Two steps, because a map of verdicts with
 /// an element a Service makes the kernel walk all of it at every change (`nft_lookup_validate`):
 /// 13 ms at 50,000 Services against 0.05 ms for numbers.
-fn dispatch(rule: Rule, family: Family, (key, set): (&[Field], Set)) -> Rule {
-    rule.key(family, key).map(set.name()).verdict_map(Set::Treatments.name())
+fn dispatch(key: Rule, numbers: Set, treatments: Set) -> Rule {
+    key.dispatch(numbers.name(), treatments.name())
 }
 
 /// Matches packets to an address of the node that takes node port traffic.
@@ -198,9 +204,8 @@ fn cluster_ip_rules(family: Family) -> Vec<Rule> {
 
 /// Session affinity is written where the chosen endpoint is known.
 fn remember_rules(family: Family) -> Vec<Rule> {
-    let remember = |key: &[Field], set: Set| {
-        Rule::new().key(family, key).map(set.name()).verdict_map(Set::StickyTimeouts.name())
-    };
+    let remember =
+        |key: &[Field], set: Set| dispatch(Rule::new().key(family, key), set, Set::StickyTimeouts);
     vec![
         remember(ORIGINAL_FRONTEND, Set::Sticky),
         remember(ORIGINAL_NODE_PORT, Set::StickyNodePorts),
@@ -211,15 +216,13 @@ fn remember_rules(family: Family) -> Vec<Rule> {
 pub fn timeout_rules(family: Family, seconds: u32) -> Vec<Rule> {
     const KEY: &[Field] =
         &[Field::SourceAddress, Field::OriginalAddress, Field::Protocol, Field::OriginalPort];
-    let words = |fields: &[Field]| fields.iter().map(|f| f.padded_len(family) / 4).sum::<usize>();
-    let port_at = words(KEY).next_multiple_of(4);
-    // The value begins at a 16-byte register, as nft itself would lay it out.
-    let rule = Rule::new().key(family, KEY).load(family, ENDPOINT[0], port_at).load(
+    let value_at: usize = KEY.iter().map(|f| f.padded_len(family) / 4).sum();
+    let rule = Rule::new().key(family, KEY).load(family, ENDPOINT[0], value_at).load(
         family,
         ENDPOINT[1],
-        port_at + family.address_len() / 4,
+        value_at + family.address_len() / 4,
     );
-    vec![rule.update(Set::Affinity.name(), port_at, seconds)]
+    vec![rule.update(Set::Affinity.name(), value_at, seconds)]
 }
 
 fn masquerade_rules(family: Family, options: &Options) -> Vec<Rule> {
@@ -288,18 +291,21 @@ fn detected(family: Family, options: &Options, how: Compare) -> Option<Rule> {
 }
 
 fn local_rules(family: Family, options: &Options, treatment: Treatment) -> Vec<Rule> {
-    let within = if treatment.node_port {
-        (NODE_PORT, Set::NodePortsWithin)
-    } else {
-        (FRONTEND, Set::ServicesWithin)
+    let within = |rule: Rule| {
+        let (key, set) = if treatment.node_port {
+            (NODE_PORT, Set::NodePortsWithin)
+        } else {
+            (FRONTEND, Set::ServicesWithin)
+        };
+        dispatch(rule.key(family, key), set, Set::TreatmentsWithin)
     };
     let mut rules = Vec::new();
     if let Some(pods) = detected(family, options, Compare::Equal) {
-        rules.push(dispatch(pods, family, within).comment("from a pod: every endpoint"));
+        rules.push(within(pods).comment("from a pod: every endpoint"));
     }
     let own =
         Rule::new().address_is_local(Field::SourceAddress).set_mark(options.masquerade_mark());
-    rules.push(dispatch(own, family, within).comment("from this node: every endpoint"));
+    rules.push(within(own).comment("from this node: every endpoint"));
     if treatment.count == 0 {
         return rules;
     }

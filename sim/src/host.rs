@@ -1,0 +1,209 @@
+//! One kernel in memory: links, routes, tables, connections, a clock that is set from outside, and chance from a seed.
+//! The verbs of the crate are its methods. It must never read a clock or the world. Tests: tests/.
+
+use crate::chance::{Chance, Probability, Script};
+use crate::conntrack::{Connection, Tracker};
+use crate::hash::FastMap;
+use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
+use crate::net::{Link, Net, Sysctls};
+use crate::nft::{self, NftError, Store, read::Nft};
+use crate::packet::{Entry, Packet};
+use crate::path::Path;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The most branches exhaustive mode walks before it gives up.
+const MOST_BRANCHES: usize = 1 << 20;
+
+/// A Linux host.
+pub struct Host {
+    net: Net,
+    store: Store,
+    tracker: Tracker,
+    chance: Chance,
+    now: u64,
+}
+
+impl Host {
+    /// A host with a loopback link and nothing else. The same seed gives the same run.
+    pub fn new(seed: u64) -> Self {
+        Host { net: Net::new(), store: Store::default(), tracker: Tracker::default(), chance: Chance::Seeded(seed), now: 1 }
+    }
+
+    /// Adds a link and returns its index.
+    pub fn add_link(&mut self, name: &str) -> u32 {
+        self.net.add_link(name)
+    }
+
+    /// Adds an address with its prefix to a link, with the route to its network. An unknown link changes nothing.
+    pub fn add_address(&mut self, link: u32, address: IpAddr, prefix: u8) {
+        self.net.add_address(link, address, prefix);
+    }
+
+    /// Removes an address from a link, with the route it brought.
+    pub fn remove_address(&mut self, link: u32, address: IpAddr) {
+        self.net.remove_address(link, address);
+    }
+
+    /// Adds a route to a network, over a gateway or directly.
+    pub fn add_route(&mut self, network: (IpAddr, u8), gateway: Option<IpAddr>, link: u32) {
+        self.net.add_route(network, gateway, link);
+    }
+
+    /// Links, by index.
+    pub fn links(&self) -> &[Link] {
+        self.net.links()
+    }
+
+    /// The link of a name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.net.link_named(name)
+    }
+
+    /// Is this one of the host's own addresses?
+    pub fn is_local(&self, address: IpAddr) -> bool {
+        self.net.is_local(address)
+    }
+
+    /// Settings, to read.
+    pub fn sysctls(&self) -> &Sysctls {
+        &self.net.sysctls
+    }
+
+    /// Settings, to change.
+    pub fn sysctls_mut(&mut self) -> &mut Sysctls {
+        &mut self.net.sysctls
+    }
+
+    /// The clock: time since the host began.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.now - 1)
+    }
+
+    /// Moves the clock on; what expires meanwhile is forgotten.
+    pub fn advance(&mut self, by: Duration) {
+        self.set_now(self.now().saturating_add(by));
+    }
+
+    /// Sets the clock. It never goes back.
+    pub fn set_now(&mut self, now: Duration) {
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
+        self.now = self.now.max(nanos + 1);
+        self.tracker.sweep(self.now);
+    }
+
+    /// Applies an nf_tables batch: the bytes a program sends to its netlink socket. All of it, or nothing.
+    pub fn nft_batch(&mut self, bytes: &[u8]) -> Result<(), NftError> {
+        nft::apply(&mut self.store, bytes, self.now)
+    }
+
+    /// The tables, to read.
+    pub fn nft(&self) -> Nft<'_> {
+        Nft::new(&self.store, self.now)
+    }
+
+    /// Moves with each batch that changed something.
+    pub fn nft_generation(&self) -> u32 {
+        self.store.generation
+    }
+
+    /// A packet arrives on a link.
+    pub fn receive(&mut self, packet: &Packet, link: u32) -> Outcome {
+        self.fate(&packet.clone().arriving(link))
+    }
+
+    /// A process of this host sends a packet.
+    pub fn emit(&mut self, packet: &Packet) -> Outcome {
+        self.fate(&packet.clone().sent_here())
+    }
+
+    /// What becomes of a packet, without a record of the way.
+    pub fn fate(&mut self, packet: &Packet) -> Outcome {
+        self.travel(packet, &mut Silent)
+    }
+
+    /// What becomes of a packet, with every step.
+    pub fn send(&mut self, packet: &Packet) -> Journey {
+        let mut steps = Vec::new();
+        let outcome = self.travel(packet, &mut steps);
+        Journey { packet: packet.clone(), steps, outcome }
+    }
+
+    /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.
+    /// Source ports that masquerading draws are no branches.
+    pub fn outcomes(&mut self, packet: &Packet) -> Outcomes {
+        let seeded = std::mem::replace(&mut self.chance, Chance::Scripted(Script::default()));
+        let mut found: FastMap<Outcome, Probability> = FastMap::default();
+        let mut left = 1.0;
+        for branch in 0.. {
+            let outcome = self.dry(packet);
+            let Chance::Scripted(script) = &self.chance else { break };
+            let probability = script.probability();
+            left -= probability.as_f64();
+            let known = found.entry(outcome).or_insert(Probability::ZERO);
+            *known = known.plus(probability);
+            match script.clone().advance() {
+                Some(_) if branch == MOST_BRANCHES => {
+                    let rest = Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
+                    found.insert(unexplored(packet), rest);
+                    break;
+                }
+                Some(next) => self.chance = Chance::Scripted(next),
+                None => break,
+            }
+        }
+        self.chance = seeded;
+        let mut outcomes: Outcomes = found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
+        outcomes.sort_by(|one, two| two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1)));
+        outcomes
+    }
+
+    /// One branch, taken back at once.
+    fn dry(&mut self, packet: &Packet) -> Outcome {
+        self.tracker.begin_dry();
+        self.store.begin_dry();
+        let mut path = Path {
+            store: &mut self.store,
+            net: &self.net,
+            tracker: &mut self.tracker,
+            chance: &mut self.chance,
+            sink: &mut Silent,
+            now: self.now,
+            dry: true,
+        };
+        let outcome = path.travel(packet);
+        self.tracker.end_dry();
+        self.store.end_dry();
+        outcome
+    }
+
+    fn travel<S: Sink>(&mut self, packet: &Packet, sink: &mut S) -> Outcome {
+        let mut path = Path {
+            store: &mut self.store,
+            net: &self.net,
+            tracker: &mut self.tracker,
+            chance: &mut self.chance,
+            sink,
+            now: self.now,
+            dry: false,
+        };
+        path.travel(packet)
+    }
+
+    /// Every connection, by its original direction.
+    pub fn connections(&self) -> Vec<Connection> {
+        self.tracker.all(self.now)
+    }
+
+    /// Forgets the connections a filter names; how many went.
+    pub fn forget_connections(&mut self, unwanted: impl Fn(&Connection) -> bool) -> usize {
+        let now = self.now;
+        self.tracker.remove_where(|conn| unwanted(&conn.view(now)))
+    }
+}
+
+/// Where did it enter, and nothing more is known.
+fn unexplored(packet: &Packet) -> Outcome {
+    let packet = Packet { entry: Entry::Local, ..packet.clone() };
+    Outcome { fate: Fate::Unexplored, packet, dnat: None, snat: None, before: None, after: None, accepted: false }
+}

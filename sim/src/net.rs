@@ -1,0 +1,264 @@
+//! Links, addresses, routes and sysctls of one host, and the questions the packet path asks of them.
+//! Facts from net/ipv4/fib_frontend.c, devinet.c (inet_select_addr) and net/ipv6/addrconf.c.
+//! It must never know packets' transports, rules or connections. Tests: tests/routing.rs.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// Index of the loopback link, as on Linux.
+pub const LOOPBACK: u32 = 1;
+
+/// A network interface.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name.
+    pub name: Arc<str>,
+    /// Addresses with their prefix lengths, the primary first.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Hop {
+    /// Outgoing link.
+    pub link: u32,
+    /// The neighbour the packet is handed to: the gateway, or the destination itself.
+    pub next: IpAddr,
+}
+
+/// What the host does with a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Local,
+    Broadcast,
+    Multicast,
+    Via(Hop),
+    Unreachable,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Route {
+    network: IpAddr,
+    prefix: u8,
+    gateway: Option<IpAddr>,
+    link: u32,
+    source: Option<IpAddr>,
+}
+
+/// The sysctls the packet path looks at.
+#[derive(Clone, Debug)]
+pub struct Sysctls {
+    /// `net.ipv4.ip_forward`
+    pub ip_forward: bool,
+    /// `net.ipv6.conf.all.forwarding`
+    pub ipv6_forwarding: bool,
+    /// `net.ipv4.conf.all.route_localnet`
+    pub route_localnet: bool,
+    /// `net.ipv4.conf.all.rp_filter`: 0 off, 1 strict, 2 loose.
+    pub rp_filter: u8,
+    /// `net.netfilter.nf_conntrack_max`
+    pub nf_conntrack_max: usize,
+    /// `net.netfilter.nf_conntrack_tcp_loose`: connections already under way are picked up.
+    pub nf_conntrack_tcp_loose: bool,
+}
+
+impl Default for Sysctls {
+    /// A node's settings: forwarding on, the rest as Linux starts.
+    fn default() -> Self {
+        Sysctls {
+            ip_forward: true,
+            ipv6_forwarding: true,
+            route_localnet: false,
+            rp_filter: 0,
+            nf_conntrack_max: 262_144,
+            nf_conntrack_tcp_loose: true,
+        }
+    }
+}
+
+/// Links and routes of one host.
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    pub(crate) sysctls: Sysctls,
+}
+
+impl Net {
+    pub(crate) fn new() -> Self {
+        let lo = Link {
+            index: LOOPBACK,
+            name: "lo".into(),
+            addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)],
+        };
+        Net { links: vec![lo], routes: Vec::new(), sysctls: Sysctls::default() }
+    }
+
+    pub(crate) fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    pub(crate) fn link(&self, index: u32) -> Option<&Link> {
+        self.links.get(index.checked_sub(1)? as usize)
+    }
+
+    pub(crate) fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| &*link.name == name)
+    }
+
+    pub(crate) fn add_link(&mut self, name: &str) -> u32 {
+        let index = self.links.len() as u32 + 1;
+        self.links.push(Link { index, name: name.into(), addresses: Vec::new() });
+        index
+    }
+
+    pub(crate) fn add_address(&mut self, link: u32, address: IpAddr, prefix: u8) {
+        let prefix = prefix.min(width(address));
+        let found = link.checked_sub(1).and_then(|slot| self.links.get_mut(slot as usize));
+        let Some(found) = found else { return };
+        found.addresses.push((address, prefix));
+        if prefix < width(address) {
+            self.insert_route(Route { network: masked(address, prefix), prefix, gateway: None, link, source: Some(address) });
+        }
+    }
+
+    pub(crate) fn remove_address(&mut self, link: u32, address: IpAddr) {
+        let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else { return };
+        found.addresses.retain(|(known, _)| *known != address);
+        self.routes.retain(|route| !(route.link == link && route.gateway.is_none() && route.source == Some(address)));
+    }
+
+    pub(crate) fn add_route(&mut self, network: (IpAddr, u8), gateway: Option<IpAddr>, link: u32) {
+        let (address, prefix) = (network.0, network.1.min(width(network.0)));
+        self.insert_route(Route { network: masked(address, prefix), prefix, gateway, link, source: None });
+    }
+
+    /// Longest prefix first; among equals the older first.
+    fn insert_route(&mut self, route: Route) {
+        let place = self.routes.partition_point(|known| known.prefix >= route.prefix);
+        self.routes.insert(place, route);
+    }
+
+    #[inline]
+    pub(crate) fn is_local(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) if v4.is_loopback() => true,
+            _ => self.links.iter().any(|link| link.addresses.iter().any(|(known, _)| *known == address)),
+        }
+    }
+
+    fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(v4) = address else { return false };
+        let last_of = |(known, prefix): &(IpAddr, u8)| match known {
+            IpAddr::V4(known) if *prefix < 31 => u32::from(*known) | (u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0)) == u32::from(v4),
+            _ => false,
+        };
+        v4.is_broadcast() || self.links.iter().any(|link| link.addresses.iter().any(last_of))
+    }
+
+    /// The routing decision for a destination (local table, then main, longest prefix).
+    pub(crate) fn route(&self, destination: IpAddr) -> Decision {
+        if self.is_local(destination) {
+            Decision::Local
+        } else if destination.is_multicast() {
+            Decision::Multicast
+        } else if self.is_broadcast(destination) {
+            Decision::Broadcast
+        } else {
+            match self.matching(destination) {
+                Some(route) => Decision::Via(Hop { link: route.link, next: route.gateway.unwrap_or(destination) }),
+                None => Decision::Unreachable,
+            }
+        }
+    }
+
+    fn matching(&self, destination: IpAddr) -> Option<&Route> {
+        self.routes.iter().find(|route| {
+            route.network.is_ipv4() == destination.is_ipv4() && masked(destination, route.prefix) == route.network
+        })
+    }
+
+    /// The source address a local process gets when it names none.
+    pub(crate) fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        if self.is_local(destination) {
+            return Some(destination);
+        }
+        let route = self.matching(destination)?;
+        route.source.or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
+    }
+
+    /// The address a packet leaving by `link` towards `next` is given: the first address of the link whose network holds
+    /// the next hop, else the link's first, else the first of another link. Addresses of the loopback network never.
+    pub(crate) fn address_towards(&self, link: u32, next: IpAddr) -> Option<IpAddr> {
+        let usable = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address);
+        let on_link = self.link(link)?.addresses.iter().filter(usable);
+        let near = on_link.clone().find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
+        let first = || on_link.clone().next();
+        let elsewhere = || self.links.iter().flat_map(|other| other.addresses.iter()).find(usable);
+        near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
+    }
+
+    /// Would Linux take a packet with this source from this link? (fib_validate_source)
+    pub(crate) fn accepts_source(&self, source: IpAddr, link: u32) -> bool {
+        if link == LOOPBACK {
+            return true;
+        }
+        if source.is_ipv6() {
+            return !source.is_loopback() && !source.is_multicast();
+        }
+        if self.is_local(source) && !(source.is_loopback() && self.sysctls.route_localnet) {
+            return false;
+        }
+        if source.is_multicast() || self.is_broadcast(source) {
+            return false;
+        }
+        match self.sysctls.rp_filter {
+            0 => true,
+            mode => match self.matching(source) {
+                Some(route) => mode == 2 || route.link == link,
+                None => false,
+            },
+        }
+    }
+
+    /// The type of an address as `fib … type` reports it (RTN_* of linux/rtnetlink.h).
+    #[inline]
+    pub(crate) fn address_type(&self, address: IpAddr, link: Option<u32>) -> u32 {
+        let on_link = |wanted: u32| self.link(wanted).is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address));
+        match (self.route(address), link) {
+            (Decision::Local, Some(link)) if !on_link(link) => 1,
+            (Decision::Local, _) => 2,
+            (Decision::Broadcast, _) => 3,
+            (Decision::Multicast, _) => 5,
+            (Decision::Via(_), _) => 1,
+            (Decision::Unreachable, _) if address.is_ipv6() => 7,
+            // IPv4 asks the local table only, so what is not there is unicast (__inet_dev_addr_type).
+            (Decision::Unreachable, _) => 1,
+        }
+    }
+}
+
+/// Loopback addresses have host scope: never chosen as a source towards others.
+fn is_host_scope(address: IpAddr) -> bool {
+    address.is_loopback()
+}
+
+fn width(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+/// The address with the bits after the prefix cleared.
+pub(crate) fn masked(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+            Ipv4Addr::from(u32::from(v4) & mask).into()
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
+            Ipv6Addr::from(u128::from(v6) & mask).into()
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Feature gates: the names Kubernetes v1.36 knows, and which of them are locked.
+//! Clusters give one list of gates to all components, so gates of others are accepted and have no
+//! effect here; nor has any gate of the proxy's own that is not locked. Source of the names:
+//! `test/compatibility_lifecycle/reference/feature_list.md` of Kubernetes, as it was early in the
+//! v1.36 cycle: gates added late in it are missing. Tests: below.
+
+/// Gates that concern a node's proxy; told when an unknown one is given. `AllAlpha` and `AllBeta`
+/// stand for groups.
+const OF_THE_PROXY: [&str; 14] = [
+    "AllAlpha",
+    "AllBeta",
+    "ComponentFlagz",
+    "ComponentStatusz",
+    "ContextualLogging",
+    "DisableNodeKubeProxyVersion",
+    "InformerResourceVersion",
+    "LoggingAlphaOptions",
+    "LoggingBetaOptions",
+    "MultiCIDRServiceAllocator",
+    "NFTablesProxyMode",
+    "PreferSameTrafficDistribution",
+    "WatchList",
+    "WatchListClient",
+];
+
+/// Gates that are on and can't be turned off any more.
+const LOCKED_ON: &str = "
+APIServerTracing AggregatedDiscoveryRemoveBetaType AllowOverwriteTerminationGracePeriodSeconds
+AnonymousAuthConfigurableEndpoints AnyVolumeDataSource AuthorizeNodeWithSelectors
+AuthorizeWithSelectors BtreeWatchCache CPUManagerPolicyOptions CRDValidationRatcheting
+CSIServiceAccountTokenSecrets ConsistentListFromCache CustomResourceFieldSelectors
+DisableAllocatorDualWrite DynamicResourceAllocation ExecProbeTimeout HonorPVReclaimPolicy
+ImageMaximumGCAge InPlacePodVerticalScaling JobBackoffLimitPerIndex JobManagedBy
+JobPodReplacementPolicy JobSuccessPolicy KubeletCgroupDriverFromCRI KubeletFineGrainedAuthz
+KubeletTracing LogarithmicScaleDown MatchLabelKeysInPodAffinity MultiCIDRServiceAllocator
+NFTablesProxyMode NodeInclusionPolicyInPodTopologySpread NodeSwap OrderedNamespaceDeletion
+PodLifecycleSleepAction PodLifecycleSleepActionAllowZero PodObservedGenerationTracking
+PodSchedulingReadiness PreferSameTrafficDistribution RecoverVolumeExpansionFailure
+RecursiveReadOnlyMounts RelaxedDNSSearchValidation RelaxedEnvironmentVariableValidation
+ResilientWatchCacheInitialization RetryGenerateName SchedulerQueueingHints
+SeparateTaintEvictionController ServiceAccountTokenJTI ServiceAccountTokenNodeBinding
+ServiceAccountTokenNodeBindingValidation ServiceAccountTokenPodNodeInfo SidecarContainers
+StreamingCollectionEncodingToJSON StreamingCollectionEncodingToProtobuf
+StructuredAuthenticationConfiguration SupplementalGroupsPolicy SystemdWatchdog
+TopologyManagerPolicyOptions VolumeAttributesClass WinDSR WinOverlay
+";
+
+/// Gates that can be turned either way.
+const FREE: &str = "
+APIResponseCompression APIServerIdentity APIServingWithRoutine AllowDNSOnlyNodeCSR
+AllowInsecureKubeletCertificateSigningRequests AllowParsingUserUIDFromCertAuth
+AllowUnsafeMalformedObjectDeletion AtomicFIFO AuthorizePodWebsocketUpgradeCreatePermission
+CBORServingAndStorage CPUManagerPolicyAlphaOptions CPUManagerPolicyBetaOptions
+CRDObservedGenerationTracking CSIVolumeHealth ChangeContainerStatusOnKubeletRestart
+ClearingNominatedNodeNameAfterBinding ClientsAllowCBOR ClientsPreferCBOR
+CloudControllerManagerWatchBasedRoutesReconciliation CloudControllerManagerWebhook
+ClusterTrustBundle ClusterTrustBundleProjection ConcurrentWatchObjectDecode
+ConstrainedImpersonation ContainerCheckpoint ContainerRestartRules ContainerStopSignals
+CoordinatedLeaderElection CrossNamespaceVolumeDataSource CustomCPUCFSQuotaPeriod DRAAdminAccess
+DRAConsumableCapacity DRADeviceBindingConditions DRADeviceTaintRules DRADeviceTaints
+DRAExtendedResource DRAPartitionableDevices DRAPrioritizedList DRAResourceClaimDeviceStatus
+DRASchedulerFilterTimeout DeclarativeValidation DeclarativeValidationTakeover
+DeploymentReplicaSetTerminatingReplicas DetectCacheInconsistency DisableCPUQuotaWithExclusiveCPUs
+EnvFiles EventedPLEG ExternalServiceAccountTokenSigner GangScheduling GenericWorkload
+GitRepoVolumeDriver GracefulNodeShutdown GracefulNodeShutdownBasedOnPodPriority
+HPAConfigurableTolerance HPAScaleToZero HostnameOverride ImageVolume ImageVolumeWithDigest
+InOrderInformers InOrderInformersBatchProcess InPlacePodLevelResourcesVerticalScaling
+InPlacePodVerticalScalingAllocatedStatus InPlacePodVerticalScalingExclusiveCPUs
+InPlacePodVerticalScalingExclusiveMemory KMSv1 KubeletCrashLoopBackOffMax
+KubeletEnsureSecretPulledImages KubeletInUserNamespace KubeletPSI
+KubeletPodResourcesDynamicResources KubeletPodResourcesGet KubeletPodResourcesListUseActivePods
+KubeletRegistrationGetOnExistsOnly KubeletSeparateDiskGC
+KubeletServiceAccountTokenForCredentialProviders ListFromCacheSnapshot
+LocalStorageCapacityIsolationFSQuotaMonitoring MatchLabelKeysInPodTopologySpread
+MatchLabelKeysInPodTopologySpreadSelectorMerge MaxUnavailableStatefulSet MemoryQoS
+MutableCSINodeAllocatableCount MutablePVNodeAffinity MutablePodResourcesForSuspendedJobs
+MutableSchedulingDirectivesForSuspendedJobs MutatingAdmissionPolicy NodeDeclaredFeatures
+NodeLogQuery NominatedNodeNameForExpectation OpenAPIEnums OpportunisticBatching
+PodAndContainerStatsFromCRI PodCertificateRequest PodDeletionCost PodLevelResources
+PodLogsQuerySplitStreams PodReadyToStartContainersCondition PodTopologyLabelsAdmission
+PortForwardWebsockets PreventStaticPodAPIReferences ProcMountType QOSReserved
+ReduceDefaultCrashLoopBackOffDecay RelaxedServiceNameValidation ReloadKubeletServerCertificateFile
+RemoteRequestHeaderUID ResourceHealthStatus ResourceHealthStatusMessage
+RestartAllContainersOnContainerExits RotateKubeletServerCertificate RuntimeClassInImageCriApi
+SELinuxChangePolicy SELinuxMount SELinuxMountReadWriteOncePod SchedulerAsyncAPICalls
+SchedulerAsyncPreemption SchedulerPopFromBackoffQ SeparateCacheWatchRPC
+ServiceAccountNodeAudienceRestriction SizeBasedListCostEstimate
+StatefulSetSemanticRevisionComparison StorageCapacityScoring StorageNamespaceIndex
+StorageVersionAPI StorageVersionHash StorageVersionMigrator StrictIPCIDRValidation
+StructuredAuthenticationConfigurationEgressSelector StructuredAuthenticationConfigurationJWKSMetrics
+TaintTolerationComparisonOperators TokenRequestServiceAccountUIDValidation
+TopologyManagerPolicyAlphaOptions TopologyManagerPolicyBetaOptions
+TranslateStreamCloseWebsocketRequests UnauthenticatedHTTP2DOSMitigation
+UnknownVersionInteroperabilityProxy UnlockWhileProcessingFIFO UserNamespacesHostNetworkSupport
+UserNamespacesSupport VolumeLimitScaling WatchCacheInitializationPostStartHook
+WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork
+";
+
+/// Whether a gate may be turned this way; an error is a sentence.
+pub(super) fn check(name: &str, on: bool) -> Result<(), String> {
+    let among = |names: &str| names.split_ascii_whitespace().any(|known| known == name);
+    if among(LOCKED_ON) {
+        return if on { Ok(()) } else { Err("the gate is locked to true".into()) };
+    }
+    if OF_THE_PROXY.contains(&name) || among(FREE) {
+        return Ok(());
+    }
+    let known = OF_THE_PROXY.join(", ");
+    Err(format!("unknown gate; known are {known}, and those of the other components"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_are_known_free_or_locked() {
+        assert_eq!(check("WatchListClient", false), Ok(()));
+        assert_eq!(check("AllAlpha", true), Ok(()));
+        assert_eq!(check("SidecarContainers", true), Ok(()));
+        assert!(check("NFTablesProxyMode", false).is_err_and(|e| e.contains("locked to true")));
+        assert!(check("Nonsense", true).is_err_and(|e| e.contains("known are AllAlpha")));
+        assert!(check("", true).is_err());
+    }
+
+    #[test]
+    fn no_name_stands_twice() {
+        let mut names: Vec<&str> =
+            LOCKED_ON.split_ascii_whitespace().chain(FREE.split_ascii_whitespace()).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
