@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod coverage;
 pub mod differences;
+pub mod explore;
 pub mod fate;
 pub mod generate;
 pub mod lab;

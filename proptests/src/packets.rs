@@ -42,9 +42,10 @@ pub fn all(setup: &Setup, cluster: &Cluster) -> Vec<Packet> {
         for source in SOURCES.iter().filter_map(|s| s.parse::<IpAddr>().ok()) {
             let own = setup.is_own(source);
             let same_family = Family::of(source) == Family::of(dest);
-            // What comes from or goes to a loopback address stays on the node.
-            let loop_back = source.is_loopback() || dest.is_loopback();
-            let lost = loop_back && !(own && setup.is_own(dest));
+            // Linux sends nothing from a loopback address to another host, not even after DNAT
+            // (EINVAL), and takes nothing for one from a link.
+            let lost =
+                (source.is_loopback() && !dest.is_loopback()) || (dest.is_loopback() && !own);
             if !same_family || lost {
                 continue;
             }

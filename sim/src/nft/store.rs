@@ -64,7 +64,8 @@ pub enum Hook {
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    pub const ALL: [Hook; 5] =
+        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
 
     /// The word nft uses.
     pub fn name(self) -> &'static str {
@@ -206,7 +207,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn find(&self, family: Family, name: &str) -> Option<u32> {
-        self.tables.iter().find(|(_, table)| table.family == family && &*table.name == name).map(|(slot, _)| slot)
+        self.tables
+            .iter()
+            .find(|(_, table)| table.family == family && &*table.name == name)
+            .map(|(slot, _)| slot)
     }
 
     #[inline]
@@ -224,12 +228,23 @@ impl Store {
     pub(crate) fn attach(&mut self) {
         for ipv6 in [false, true] {
             let mut hooks: [HookChains; 5] = Default::default();
-            for (table, held) in self.tables.iter().filter(|(_, table)| table.family.sees(ipv6) && !table.dormant) {
+            for (table, held) in
+                self.tables.iter().filter(|(_, table)| table.family.sees(ipv6) && !table.dormant)
+            {
                 for (chain, known) in held.chains.iter() {
                     let Some(base) = known.base else { continue };
-                    let here = Attached { priority: base.priority, attached: known.attached, table, chain };
+                    let here = Attached {
+                        priority: base.priority,
+                        attached: known.attached,
+                        table,
+                        chain,
+                    };
                     let chains = &mut hooks[base.hook as usize];
-                    if base.chain_type == ChainType::Nat { chains.nat.push(here) } else { chains.filter.push(here) }
+                    if base.chain_type == ChainType::Nat {
+                        chains.nat.push(here)
+                    } else {
+                        chains.filter.push(here)
+                    }
                 }
             }
             for chains in &mut hooks {
