@@ -124,6 +124,8 @@ pub enum Outcome {
     Accept,
     /// It went where it was addressed.
     Untouched,
+    /// It went nowhere, and not by a rule: no route, a martian, no room in conntrack.
+    Lost(String),
 }
 
 impl fmt::Display for Outcome {
@@ -141,6 +143,7 @@ impl fmt::Display for Outcome {
             Outcome::Drop => f.write_str("drop"),
             Outcome::Accept => f.write_str("accept"),
             Outcome::Untouched => f.write_str("untouched"),
+            Outcome::Lost(why) => write!(f, "lost: {why}"),
         }
     }
 }

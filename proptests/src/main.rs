@@ -10,6 +10,7 @@ use proptests::cluster::Mode;
 use proptests::explore::numbered;
 use proptests::lab::RealHeart;
 use proptests::run::{Heart, Tally, judge, run};
+use proptests::sim_heart::SimHeart;
 use proptests::vectors::read;
 
 /// Things true of every cluster.
@@ -88,7 +89,7 @@ fn main() -> ExitCode {
 /// The kernel of a word, or why it cannot be asked here.
 fn heart(kernel: KernelWord) -> Result<Box<dyn Heart>, String> {
     match kernel {
-        KernelWord::Sim => Ok(Box::new(RealHeart)),
+        KernelWord::Sim => Ok(Box::new(SimHeart)),
         KernelWord::Real => match RealHeart::obstacle() {
             None => Ok(Box::new(RealHeart)),
             Some(why) => Err(format!("the real kernel cannot be asked: {why}")),
