@@ -17,7 +17,6 @@ pub mod oracle;
 pub mod packets;
 pub mod run;
 pub mod sim_heart;
-pub mod simulated;
 pub mod stage;
 pub mod vectors;
 pub mod world;

@@ -2,15 +2,15 @@
 //! scheduled, exchanges are recorded, and every state between two transactions can be looked at.
 //! Tests: the properties.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube_proxy::kernel::fault::Fault;
 use kube_proxy::kernel::record::Record;
+use kube_proxy::kernel::simulated::Simulated;
 use kube_proxy::kernel::{Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction};
 
 use crate::cluster::Setup;
 use crate::host::node;
-use crate::simulated::Simulated;
 
 /// Looks at a host between two transactions.
 type Watcher = Box<dyn FnMut(&mut sim::Host) + Send>;
@@ -25,7 +25,7 @@ impl Kernel for Watched {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
         let outcome = self.inner.apply(transaction);
         if let Some(watcher) = &mut self.watcher {
-            watcher(self.inner.host_mut());
+            watcher(&mut self.inner.host());
         }
         outcome
     }
@@ -40,36 +40,37 @@ impl Kernel for Watched {
 }
 
 /// The layers of the stage, the outermost first.
-type Layers = Fault<Record<Watched>>;
+pub type Layers = Fault<Record<Watched>>;
 
 /// A kernel that a test and a proxy share.
 #[derive(Clone)]
 pub struct Stage {
     layers: Arc<Mutex<Layers>>,
-    capabilities: Capabilities,
+    kernel: Simulated,
 }
 
 impl Stage {
     /// An empty node of a setup; one transaction may have `largest` bytes.
     pub fn new(setup: &Setup, largest: usize) -> Stage {
-        let inner = Simulated::new(node(setup, 1)).limited_to(largest);
-        let capabilities = inner.capabilities().clone();
-        let layers = Fault::new(Record::new(Watched { inner, watcher: None }));
-        Stage { layers: Arc::new(Mutex::new(layers)), capabilities }
+        let capabilities = Capabilities { largest_batch: largest, ..Capabilities::default() };
+        let kernel = Simulated::new(node(setup, 1)).with_capabilities(capabilities);
+        let watched = Watched { inner: kernel.clone(), watcher: None };
+        let layers = Arc::new(Mutex::new(Fault::new(Record::new(watched))));
+        Stage { layers, kernel }
     }
 
     fn lock(&self) -> MutexGuard<'_, Layers> {
-        self.layers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does something with the layers: schedule faults, take what was recorded.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Fault<Record<Watched>>) -> T) -> T {
+    pub fn with<T>(&self, work: impl FnOnce(&mut Layers) -> T) -> T {
         work(&mut self.lock())
     }
 
     /// Does something with the host.
     pub fn host<T>(&self, work: impl FnOnce(&mut sim::Host) -> T) -> T {
-        work(self.lock().inner().inner().inner.host_mut())
+        work(&mut self.kernel.host())
     }
 
     /// Looks at the host after each transaction from now on.
@@ -93,6 +94,6 @@ impl Kernel for Stage {
     }
 
     fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+        self.kernel.capabilities()
     }
 }

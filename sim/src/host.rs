@@ -27,13 +27,7 @@ pub struct Host {
 impl Host {
     /// A host with a loopback link and nothing else. The same seed gives the same run.
     pub fn new(seed: u64) -> Self {
-        Host {
-            net: Net::new(),
-            store: Store::default(),
-            tracker: Tracker::default(),
-            chance: Chance::Seeded(seed),
-            now: 1,
-        }
+        Host { net: Net::new(), store: Store::default(), tracker: Tracker::default(), chance: Chance::Seeded(seed), now: 1 }
     }
 
     /// Adds a link and returns its index.
@@ -150,8 +144,7 @@ impl Host {
             *known = known.plus(probability);
             match script.clone().advance() {
                 Some(_) if branch == MOST_BRANCHES => {
-                    let rest =
-                        Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
+                    let rest = Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
                     found.insert(unexplored(packet), rest);
                     break;
                 }
@@ -160,11 +153,8 @@ impl Host {
             }
         }
         self.chance = seeded;
-        let mut outcomes: Outcomes =
-            found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
-        outcomes.sort_by(|one, two| {
-            two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1))
-        });
+        let mut outcomes: Outcomes = found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
+        outcomes.sort_by(|one, two| two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1)));
         outcomes
     }
 
@@ -215,13 +205,5 @@ impl Host {
 /// Where did it enter, and nothing more is known.
 fn unexplored(packet: &Packet) -> Outcome {
     let packet = Packet { entry: Entry::Local, ..packet.clone() };
-    Outcome {
-        fate: Fate::Unexplored,
-        packet,
-        dnat: None,
-        snat: None,
-        before: None,
-        after: None,
-        accepted: false,
-    }
+    Outcome { fate: Fate::Unexplored, packet, dnat: None, snat: None, before: None, after: None, accepted: false }
 }

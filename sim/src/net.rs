@@ -120,35 +120,19 @@ impl Net {
         let Some(found) = found else { return };
         found.addresses.push((address, prefix));
         if prefix < width(address) {
-            self.insert_route(Route {
-                network: masked(address, prefix),
-                prefix,
-                gateway: None,
-                link,
-                source: Some(address),
-            });
+            self.insert_route(Route { network: masked(address, prefix), prefix, gateway: None, link, source: Some(address) });
         }
     }
 
     pub(crate) fn remove_address(&mut self, link: u32, address: IpAddr) {
-        let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else {
-            return;
-        };
+        let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else { return };
         found.addresses.retain(|(known, _)| *known != address);
-        self.routes.retain(|route| {
-            !(route.link == link && route.gateway.is_none() && route.source == Some(address))
-        });
+        self.routes.retain(|route| !(route.link == link && route.gateway.is_none() && route.source == Some(address)));
     }
 
     pub(crate) fn add_route(&mut self, network: (IpAddr, u8), gateway: Option<IpAddr>, link: u32) {
         let (address, prefix) = (network.0, network.1.min(width(network.0)));
-        self.insert_route(Route {
-            network: masked(address, prefix),
-            prefix,
-            gateway,
-            link,
-            source: None,
-        });
+        self.insert_route(Route { network: masked(address, prefix), prefix, gateway, link, source: None });
     }
 
     /// Longest prefix first; among equals the older first.
@@ -161,20 +145,14 @@ impl Net {
     pub(crate) fn is_local(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) if v4.is_loopback() => true,
-            _ => self
-                .links
-                .iter()
-                .any(|link| link.addresses.iter().any(|(known, _)| *known == address)),
+            _ => self.links.iter().any(|link| link.addresses.iter().any(|(known, _)| *known == address)),
         }
     }
 
     fn is_broadcast(&self, address: IpAddr) -> bool {
         let IpAddr::V4(v4) = address else { return false };
         let last_of = |(known, prefix): &(IpAddr, u8)| match known {
-            IpAddr::V4(known) if *prefix < 31 => {
-                u32::from(*known) | (u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0))
-                    == u32::from(v4)
-            }
+            IpAddr::V4(known) if *prefix < 31 => u32::from(*known) | (u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0)) == u32::from(v4),
             _ => false,
         };
         v4.is_broadcast() || self.links.iter().any(|link| link.addresses.iter().any(last_of))
@@ -190,10 +168,7 @@ impl Net {
             Decision::Broadcast
         } else {
             match self.matching(destination) {
-                Some(route) => Decision::Via(Hop {
-                    link: route.link,
-                    next: route.gateway.unwrap_or(destination),
-                }),
+                Some(route) => Decision::Via(Hop { link: route.link, next: route.gateway.unwrap_or(destination) }),
                 None => Decision::Unreachable,
             }
         }
@@ -201,8 +176,7 @@ impl Net {
 
     fn matching(&self, destination: IpAddr) -> Option<&Route> {
         self.routes.iter().find(|route| {
-            route.network.is_ipv4() == destination.is_ipv4()
-                && masked(destination, route.prefix) == route.network
+            route.network.is_ipv4() == destination.is_ipv4() && masked(destination, route.prefix) == route.network
         })
     }
 
@@ -212,21 +186,15 @@ impl Net {
             return Some(destination);
         }
         let route = self.matching(destination)?;
-        route
-            .source
-            .or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
+        route.source.or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
     }
 
     /// The address a packet leaving by `link` towards `next` is given: the first address of the link whose network holds
     /// the next hop, else the link's first, else the first of another link. Addresses of the loopback network never.
     pub(crate) fn address_towards(&self, link: u32, next: IpAddr) -> Option<IpAddr> {
-        let usable = |(address, _): &&(IpAddr, u8)| {
-            address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address)
-        };
+        let usable = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address);
         let on_link = self.link(link)?.addresses.iter().filter(usable);
-        let near = on_link
-            .clone()
-            .find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
+        let near = on_link.clone().find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
         let first = || on_link.clone().next();
         let elsewhere = || self.links.iter().flat_map(|other| other.addresses.iter()).find(usable);
         near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
@@ -258,10 +226,7 @@ impl Net {
     /// The type of an address as `fib … type` reports it (RTN_* of linux/rtnetlink.h).
     #[inline]
     pub(crate) fn address_type(&self, address: IpAddr, link: Option<u32>) -> u32 {
-        let on_link = |wanted: u32| {
-            self.link(wanted)
-                .is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
-        };
+        let on_link = |wanted: u32| self.link(wanted).is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address));
         match (self.route(address), link) {
             (Decision::Local, Some(link)) if !on_link(link) => 1,
             (Decision::Local, _) => 2,

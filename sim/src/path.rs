@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Facts from net/ipv4/ip_{input,forward,output}.c, nf_nat_core.c (nf_nat_inet_fn) and nf_nat_proto.c.
-//! It must never know what rules say. Tests: tests/hooks.rs, tests/nat.rs, tests/routing.rs.
+//! It must never know what rules say. Tests: tests/hooks.rs, tests/conntrack.rs, tests/routing.rs.
 
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
@@ -46,37 +46,19 @@ impl<S: Sink> Path<'_, S> {
     /// Takes a packet from where it enters to its end.
     pub(crate) fn travel(&mut self, packet: &Packet) -> Outcome {
         let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
-        let mut skb = Skb {
-            packet: packet.clone(),
-            headers: packet.headers(),
-            ct: None,
-            in_link: None,
-            out: None,
-            accepted: false,
-        };
+        let mut skb = Skb { packet: packet.clone(), headers: packet.headers(), ct: None, in_link: None, out: None, accepted: false };
         let fate = match (packet.src, packet.dst, packet.entry) {
-            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => {
-                Err(Fate::Unmodelled("a packet of two families"))
-            }
-            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => {
-                Err(Fate::Unmodelled("a link that is not there"))
-            }
+            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => Err(Fate::Unmodelled("a packet of two families")),
+            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => Err(Fate::Unmodelled("a link that is not there")),
             (_, _, Entry::Link(link)) => self.arrive(&mut skb, link),
             (_, _, Entry::Local) => self.depart(&mut skb),
         };
         self.outcome(fate.unwrap_or_else(|fate| fate), skb, before)
     }
 
-    fn outcome(
-        &mut self,
-        fate: Fate,
-        skb: Skb,
-        before: Option<crate::conntrack::Connection>,
-    ) -> Outcome {
+    fn outcome(&mut self, fate: Fate, skb: Skb, before: Option<crate::conntrack::Connection>) -> Outcome {
         let conn = skb.ct.and_then(|ct| self.tracker.get(ct.id));
-        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| {
-            conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply))
-        };
+        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply));
         let outcome = Outcome {
             fate,
             dnat: translated(status::DST_NAT, |reply| (reply.src, reply.sport)),
@@ -96,9 +78,7 @@ impl<S: Sink> Path<'_, S> {
         skb.in_link = Some(link);
         self.hook(Hook::Prerouting, skb)?;
         let packet = &skb.packet;
-        let foreign_loopback = packet.dst.is_loopback()
-            && link != LOOPBACK
-            && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
+        let foreign_loopback = packet.dst.is_loopback() && link != LOOPBACK && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
         if !self.net.accepts_source(packet.src, link) || foreign_loopback {
             return Err(Fate::Martian);
         }
@@ -120,8 +100,7 @@ impl<S: Sink> Path<'_, S> {
 
     fn through(&mut self, skb: &mut Skb, hop: Hop) -> Result<Fate, Fate> {
         let sysctls = &self.net.sysctls;
-        let forwarding =
-            if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
+        let forwarding = if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
         if !forwarding {
             return Err(Fate::NotForwarded);
         }
@@ -168,9 +147,7 @@ impl<S: Sink> Path<'_, S> {
         match decision {
             Decision::Local => Ok(Hop { link: LOOPBACK, next: skb.packet.dst }),
             Decision::Via(hop) => Ok(hop),
-            Decision::Broadcast | Decision::Multicast => {
-                Err(Fate::Unmodelled("broadcast and multicast"))
-            }
+            Decision::Broadcast | Decision::Multicast => Err(Fate::Unmodelled("broadcast and multicast")),
             Decision::Unreachable => Err(Fate::NoRoute),
         }
     }
@@ -181,9 +158,11 @@ impl<S: Sink> Path<'_, S> {
         let ipv6 = skb.packet.dst.is_ipv6();
         let since = self.store.nat_since(ipv6);
         let nat = |priority: i32| since.map(|since| (priority, since, Core::Nat));
+        let tracked = self.store.tracked_since(ipv6);
+        let tracking = |priority: i32, step: Core| tracked.map(|since| (priority, since, step));
         let core = match hook {
-            Hook::Prerouting | Hook::Output => [Some((-200, 0, Core::Conntrack)), nat(-100)],
-            Hook::Input | Hook::Postrouting => [nat(100), Some((i32::MAX, 0, Core::Confirm))],
+            Hook::Prerouting | Hook::Output => [tracking(-200, Core::Conntrack), nat(-100)],
+            Hook::Input | Hook::Postrouting => [nat(100), tracking(i32::MAX, Core::Confirm)],
             Hook::Forward => [None, None],
         };
         let mut core = core.into_iter().flatten().peekable();
@@ -191,9 +170,7 @@ impl<S: Sink> Path<'_, S> {
         loop {
             let chain = self.store.hook(ipv6, hook).filter.get(next).copied();
             match (chain, core.peek()) {
-                (Some(chain), Some((priority, since, _))) if before(chain, *priority, *since) => {
-                    self.chain(hook, chain, skb)?
-                }
+                (Some(chain), Some((priority, since, _))) if before(chain, *priority, *since) => self.chain(hook, chain, skb)?,
                 (Some(chain), None) => self.chain(hook, chain, skb)?,
                 (_, Some((.., step))) => {
                     let step = *step;
@@ -210,25 +187,11 @@ impl<S: Sink> Path<'_, S> {
     fn chain(&mut self, hook: Hook, chain: Attached, skb: &mut Skb) -> Stopped {
         self.sink.note(|| {
             let table = self.store.tables.get(chain.table);
-            let name = table
-                .and_then(|table| table.chains.get(chain.chain))
-                .map(|chain| chain.name.to_string());
+            let name = table.and_then(|table| table.chains.get(chain.chain)).map(|chain| chain.name.to_string());
             let table = table.map(|table| format!("{} {}", table.family.name(), table.name));
-            Step::Chain {
-                table: table.unwrap_or_default(),
-                chain: name.unwrap_or_default(),
-                priority: chain.priority,
-            }
+            Step::Chain { table: table.unwrap_or_default(), chain: name.unwrap_or_default(), priority: chain.priority }
         });
-        let mut env = Env {
-            net: self.net,
-            tracker: self.tracker,
-            chance: self.chance,
-            sink: self.sink,
-            now: self.now,
-            hook,
-            dry: self.dry,
-        };
+        let mut env = Env { net: self.net, tracker: self.tracker, chance: self.chance, sink: self.sink, now: self.now, hook, dry: self.dry };
         match run(self.store, &mut env, skb, chain) {
             End::Accept => Ok(()),
             End::Drop(place) => Err(Fate::Dropped(place)),
@@ -240,30 +203,14 @@ impl<S: Sink> Path<'_, S> {
         match step {
             Core::Conntrack => {
                 if skb.ct.is_none() {
-                    skb.ct = self.tracker.admit(
-                        &skb.packet,
-                        self.now,
-                        self.net.sysctls.nf_conntrack_tcp_loose,
-                    );
-                    self.sink.note(|| {
-                        Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| {
-                            format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" })
-                        }))
-                    });
+                    skb.ct = self.tracker.admit(&skb.packet, self.now, self.net.sysctls.nf_conntrack_tcp_loose);
+                    self.sink.note(|| Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" }))));
                 }
                 Ok(())
             }
             Core::Nat => self.nat(hook, skb),
             Core::Confirm => match skb.ct {
-                Some(ct)
-                    if !self.tracker.confirm(
-                        ct.id,
-                        self.now,
-                        self.net.sysctls.nf_conntrack_max,
-                    ) =>
-                {
-                    Err(Fate::Unconfirmed(hook))
-                }
+                Some(ct) if !self.tracker.confirm(ct.id, self.now, self.net.sysctls.nf_conntrack_max) => Err(Fate::Unconfirmed(hook)),
                 _ => Ok(()),
             },
         }
@@ -292,12 +239,7 @@ impl<S: Sink> Path<'_, S> {
             }
         } else if self.left_by_another_link(hook, skb) {
             self.tracker.kill(ct.id);
-            return Err(Fate::Dropped(crate::nft::eval::Place {
-                hook,
-                table: "".into(),
-                chain: "masquerade: the outgoing link changed".into(),
-                rule: None,
-            }));
+            return Err(Fate::Dropped(crate::nft::eval::Place { hook, table: "".into(), chain: "masquerade: the outgoing link changed".into(), rule: None }));
         }
         let Some(conn) = self.tracker.get(ct.id) else { return Ok(()) };
         if translate(&mut skb.packet, conn, ct.reply, manip) {
@@ -309,9 +251,7 @@ impl<S: Sink> Path<'_, S> {
 
     /// A masqueraded connection whose packets now leave elsewhere is over (nf_nat_oif_changed).
     fn left_by_another_link(&self, hook: Hook, skb: &Skb) -> bool {
-        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else {
-            return false;
-        };
+        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else { return false };
         let link = self.tracker.get(ct.id).and_then(|conn| conn.masquerade_link);
         matches!((link, skb.out), (Some(link), Some(out)) if link != out.link)
     }

@@ -1,5 +1,5 @@
 //! Errors of nf_tables batches: the kernel's errno, and what a person needs to find the byte that caused it.
-//! It must never know the rules it complains about. Tests: tests/batch_errors.rs.
+//! It must never know the rules it complains about. Tests: tests/batch.rs.
 
 use std::fmt;
 
@@ -41,11 +41,7 @@ pub struct NftError {
 
 impl fmt::Display for NftError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "{:?} ({}) from {} seq {} at byte {}: {}",
-            self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail
-        )
+        write!(out, "{:?} ({}) from {} seq {} at byte {}: {}", self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs a base chain over a packet: rules in order, jumps and returns, up to a verdict.
 //! Facts from nft_do_chain (net/netfilter/nf_tables_core.c). It must never know the order of hooks; that is `path`.
-//! Tests: tests/expressions.rs, tests/hooks.rs.
+//! Tests: tests/six.rs, tests/nft_files.rs, tests/hooks.rs.
 
 use super::dynset::Update;
 use super::expr::{Expr, RejectWith};
@@ -82,21 +82,8 @@ struct Run {
 }
 
 /// Runs one base chain.
-pub(crate) fn run<S: Sink>(
-    store: &mut Store,
-    env: &mut Env<'_, S>,
-    skb: &mut Skb,
-    base: Attached,
-) -> End {
-    let mut run = Run {
-        table: base.table,
-        chain: base.chain,
-        index: 0,
-        expr: 0,
-        stack: [(0, 0); STACK],
-        depth: 0,
-        registers: [0; 64],
-    };
+pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Skb, base: Attached) -> End {
+    let mut run = Run { table: base.table, chain: base.chain, index: 0, expr: 0, stack: [(0, 0); STACK], depth: 0, registers: [0; 64] };
     loop {
         let Some(table) = store.tables.get(run.table) else { return End::Accept };
         let Some(chain) = table.chains.get(run.chain) else { return End::Accept };
@@ -107,12 +94,7 @@ pub(crate) fn run<S: Sink>(
             continue;
         };
         let flow = step(&mut run, table, rule, (env, skb));
-        let here = |rule: &Rule| Place {
-            hook: env.hook,
-            table: table.name.clone(),
-            chain: chain.name.clone(),
-            rule: Some(rule.handle),
-        };
+        let here = |rule: &Rule| Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: Some(rule.handle) };
         match flow {
             Flow::Next | Flow::Break => run.next_rule(),
             Flow::Reject(with) => return End::Reject(with, here(rule)),
@@ -123,9 +105,7 @@ pub(crate) fn run<S: Sink>(
                     return End::Drop(here(rule));
                 }
             }
-            Flow::Verdict(Verdict::Goto(target)) => {
-                (run.chain, run.index, run.expr) = (target, 0, 0)
-            }
+            Flow::Verdict(Verdict::Goto(target)) => (run.chain, run.index, run.expr) = (target, 0, 0),
             Flow::Verdict(Verdict::Return) => {
                 if !run.back() {
                     return policy(table, base.chain, env);
@@ -174,29 +154,15 @@ fn policy<S: Sink>(table: &Table, chain: u32, env: &mut Env<'_, S>) -> End {
     if accepts {
         return End::Accept;
     }
-    End::Drop(Place {
-        hook: env.hook,
-        table: table.name.clone(),
-        chain: chain.name.clone(),
-        rule: None,
-    })
+    End::Drop(Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: None })
 }
 
 /// Runs a rule from the expression it stands at.
-fn step<S: Sink>(
-    run: &mut Run,
-    table: &Table,
-    rule: &Rule,
-    with: (&mut Env<'_, S>, &mut Skb),
-) -> Flow {
+fn step<S: Sink>(run: &mut Run, table: &Table, rule: &Rule, with: (&mut Env<'_, S>, &mut Skb)) -> Flow {
     let (env, skb) = with;
     if run.expr == 0 {
         env.sink.note(|| Step::Rule {
-            chain: table
-                .chains
-                .get(run.chain)
-                .map(|chain| chain.name.to_string())
-                .unwrap_or_default(),
+            chain: table.chains.get(run.chain).map(|chain| chain.name.to_string()).unwrap_or_default(),
             handle: rule.handle,
             comment: print::comment(rule.userdata.as_deref(), 0),
         });
@@ -229,12 +195,7 @@ fn step<S: Sink>(
 }
 
 #[inline]
-fn evaluate<S: Sink>(
-    expr: &Expr,
-    at: (&Table, &mut [u8; 64]),
-    env: &mut Env<'_, S>,
-    skb: &mut Skb,
-) -> Flow {
+fn evaluate<S: Sink>(expr: &Expr, at: (&Table, &mut [u8; 64]), env: &mut Env<'_, S>, skb: &mut Skb) -> Flow {
     let (table, registers) = at;
     match expr {
         Expr::Lookup(lookup) => super::matching::lookup(lookup, (table, registers), env),
@@ -245,9 +206,7 @@ fn evaluate<S: Sink>(
             Some(update) => Flow::Update(update, dynset.inverted),
             None => Flow::Break,
         },
-        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => {
-            super::matching::count(expr, env, skb)
-        }
+        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => super::matching::count(expr, env, skb),
         _ => super::matching::load(expr, registers, env, skb),
     }
 }

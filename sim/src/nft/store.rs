@@ -64,8 +64,7 @@ pub enum Hook {
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Hook; 5] =
-        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    pub const ALL: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
 
     /// The word nft uses.
     pub fn name(self) -> &'static str {
@@ -129,6 +128,8 @@ pub(crate) struct Table {
     pub(crate) chain_names: FastMap<Arc<str>, u32>,
     pub(crate) set_names: FastMap<Arc<str>, u32>,
     pub(crate) last_handle: u64,
+    /// How many expressions of its rules need connection tracking.
+    pub(crate) trackers: u32,
 }
 
 /// Values with lasting numbers.
@@ -201,16 +202,15 @@ pub(crate) struct Store {
     hooks: [[HookChains; 5]; 2],
     /// When the NAT core was attached, for each family.
     nat_since: [Option<u64>; 2],
+    /// When connection tracking was attached, for each family: rules that need it attach it (nf_ct_netns_get).
+    tracked_since: [Option<u64>; 2],
     /// In a dry run, how to take back what rules did to sets.
     pub(crate) journal: Option<Vec<Undo>>,
 }
 
 impl Store {
     pub(crate) fn find(&self, family: Family, name: &str) -> Option<u32> {
-        self.tables
-            .iter()
-            .find(|(_, table)| table.family == family && &*table.name == name)
-            .map(|(slot, _)| slot)
+        self.tables.iter().find(|(_, table)| table.family == family && &*table.name == name).map(|(slot, _)| slot)
     }
 
     #[inline]
@@ -224,27 +224,36 @@ impl Store {
         self.nat_since[usize::from(ipv6)]
     }
 
+    /// Is there connection tracking for the family, and since when?
+    #[inline]
+    pub(crate) fn tracked_since(&self, ipv6: bool) -> Option<u64> {
+        self.tracked_since[usize::from(ipv6)]
+    }
+
+    /// Attaches or detaches connection tracking, after a batch.
+    pub(crate) fn attach_tracking(&mut self) {
+        for ipv6 in [false, true] {
+            let wanted = self.tables.iter().any(|(_, table)| table.family.sees(ipv6) && table.trackers > 0);
+            let slot = &mut self.tracked_since[usize::from(ipv6)];
+            if wanted && slot.is_none() {
+                self.last_attached += 1;
+                *slot = Some(self.last_attached);
+            } else if !wanted {
+                *slot = None;
+            }
+        }
+    }
+
     /// Orders the base chains anew, after a batch that added or removed some.
     pub(crate) fn attach(&mut self) {
         for ipv6 in [false, true] {
             let mut hooks: [HookChains; 5] = Default::default();
-            for (table, held) in
-                self.tables.iter().filter(|(_, table)| table.family.sees(ipv6) && !table.dormant)
-            {
+            for (table, held) in self.tables.iter().filter(|(_, table)| table.family.sees(ipv6) && !table.dormant) {
                 for (chain, known) in held.chains.iter() {
                     let Some(base) = known.base else { continue };
-                    let here = Attached {
-                        priority: base.priority,
-                        attached: known.attached,
-                        table,
-                        chain,
-                    };
+                    let here = Attached { priority: base.priority, attached: known.attached, table, chain };
                     let chains = &mut hooks[base.hook as usize];
-                    if base.chain_type == ChainType::Nat {
-                        chains.nat.push(here)
-                    } else {
-                        chains.filter.push(here)
-                    }
+                    if base.chain_type == ChainType::Nat { chains.nat.push(here) } else { chains.filter.push(here) }
                 }
             }
             for chains in &mut hooks {

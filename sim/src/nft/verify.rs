@@ -1,6 +1,6 @@
 //! What the kernel checks at the end of a batch: jumps that go too deep or in circles, expressions in the wrong chains.
 //! Facts from nft_chain_validate (nf_tables_api.c) and the validate functions of nft_nat.c, nft_masq.c, nft_redir.c,
-//! nft_reject.c, nft_fib.c. It must never change anything. Tests: tests/batch_errors.rs.
+//! nft_reject.c, nft_fib.c. It must never change anything. Tests: tests/batch.rs.
 
 use super::error::Errno;
 use super::expr::{Expr, FibResult, Nat, NatKind, fib_flags};
@@ -31,29 +31,14 @@ impl Walk<'_> {
     fn chain(&mut self, slot: u32, level: usize) -> Result<(), (Errno, String)> {
         let Some(chain) = self.table.chains.get(slot) else { return Ok(()) };
         if level == DEEPEST {
-            return Err((
-                Errno::EMLINK,
-                format!(
-                    "chain \"{}\" is reached after {DEEPEST} jumps (or jumps in a circle)",
-                    chain.name
-                ),
-            ));
+            return Err((Errno::EMLINK, format!("chain \"{}\" is reached after {DEEPEST} jumps (or jumps in a circle)", chain.name)));
         }
         if self.seen.get(&slot).is_some_and(|known| *known >= level) {
             return Ok(());
         }
         self.seen.insert(slot, level);
         for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
-            self.place(expr).map_err(|detail| {
-                (
-                    Errno::EOPNOTSUPP,
-                    format!(
-                        "{detail}, reached from {} chain in {}",
-                        self.type_name(),
-                        self.base.hook.name()
-                    ),
-                )
-            })?;
+            self.place(expr).map_err(|detail| (Errno::EOPNOTSUPP, format!("{detail}, reached from {} chain in {}", self.type_name(), self.base.hook.name())))?;
             if let Some(target) = expr.target() {
                 self.chain(target, level + 1)?;
             }
@@ -91,9 +76,7 @@ impl Walk<'_> {
             }
             Expr::Reject(_) => ("reject", &[Input, Forward, Output, Prerouting]),
             Expr::Fib(fib) => match (fib.result, fib.flags) {
-                (FibResult::AddressType, flags) if flags & fib_flags::OIF != 0 => {
-                    ("fib … oif", &[Output, Postrouting, Forward])
-                }
+                (FibResult::AddressType, flags) if flags & fib_flags::OIF != 0 => ("fib … oif", &[Output, Postrouting, Forward]),
                 (FibResult::AddressType, flags) if flags & fib_flags::IIF == 0 => return Ok(()),
                 _ => ("fib … iif", &[Prerouting, Input, Forward]),
             },
