@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sim::nft::read::{ElementValue, SetView, TableView};
+use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
@@ -15,11 +15,17 @@ use crate::model::{Family, Protocol};
 
 /// A simulated host as a kernel. Clones share the host, so that a test can send packets through
 /// the host that a proxy programs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Simulated {
     host: Arc<Mutex<sim::Host>>,
     sysctls: BTreeMap<String, String>,
     capabilities: Capabilities,
+}
+
+impl std::fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulated").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
 }
 
 impl Simulated {
@@ -160,12 +166,10 @@ fn elements(set: &SetView<'_>) -> Vec<ElementFact> {
         .map(|element| ElementFact {
             key: element.key().to_vec(),
             key_end: element.key_end().map(<[u8]>::to_vec),
-            data: match element.value() {
-                Some(ElementValue::Data(bytes)) => bytes.to_vec(),
-                Some(ElementValue::Verdict { chain, .. }) => {
-                    chain.unwrap_or_default().as_bytes().to_vec()
-                }
-                None => Vec::new(),
+            data: match element.data() {
+                Data::Value(bytes) => bytes.to_vec(),
+                Data::Verdict { chain, .. } => chain.unwrap_or_default().as_bytes().to_vec(),
+                Data::None => Vec::new(),
             },
             comment: element.comment().unwrap_or_default(),
             expires: element.expires().map(|left| {
