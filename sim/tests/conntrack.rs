@@ -66,3 +66,17 @@ fn a_full_table_takes_no_more() {
     assert!(matches!(node.host.fate(&send(2)).fate, Fate::Unconfirmed(_)));
     assert_eq!(node.host.connections().len(), 1);
 }
+
+#[test]
+fn a_masqueraded_port_that_is_taken_is_exchanged() {
+    let mut node = services();
+    let mut ports = std::collections::BTreeSet::new();
+    for client in 1..=200 {
+        let outcome = node.host.fate(&tcp(&format!("192.168.1.{client}:40000"), "10.96.0.1:443").arriving(node.eth0));
+        if client != 10 {
+            let (address, port) = outcome.snat.expect("the mark asks for it");
+            assert_eq!(address, ip("10.1.0.1"));
+            assert!(port >= 1024 && ports.insert((outcome.packet.dst, port)), "port {port} twice");
+        }
+    }
+}

@@ -24,3 +24,14 @@ fn packets_go_where_routes_lead() {
     node.host.sysctls_mut().ip_forward = false;
     assert_eq!(node.host.fate(&udp("10.1.0.5:1", "8.8.8.8:53").arriving(cni0)).fate, Fate::NotForwarded);
 }
+
+#[test]
+fn an_address_that_goes_is_no_longer_local() {
+    let mut node = node();
+    let vip = udp("192.168.1.7:1", "192.168.1.99:53").arriving(node.eth0);
+    node.host.add_address(node.eth0, ip("192.168.1.99"), 32);
+    assert_eq!(node.host.fate(&vip).fate, Fate::Delivered);
+    node.host.remove_address(node.eth0, ip("192.168.1.99"));
+    assert!(matches!(node.host.fate(&vip).fate, Fate::Forwarded(_)));
+    assert_eq!(node.host.fate(&udp("192.168.1.7:1", "192.168.1.255:53").arriving(node.eth0)).fate, Fate::Delivered, "broadcast");
+}

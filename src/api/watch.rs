@@ -74,13 +74,23 @@ impl Position {
         &self.ask
     }
 
-    /// A watch told of this version: the next one goes on from there.
+    /// A watch told of this version: the next one goes on from there, never from further back.
     pub(crate) fn reached(&mut self, version: &str) {
-        if let Ask::Watch { version: known } = &mut self.ask
-            && !version.is_empty()
-        {
+        if version.is_empty() || self.is_ahead_of(version) {
+            return;
+        }
+        if let Ask::Watch { version: known } = &mut self.ask {
             *known = version.into();
         }
+    }
+
+    /// Whether a version is older than what was reached already. A server that says so in a
+    /// bookmark was set back, from a backup for one, and its watches would tell nothing for long.
+    pub(crate) fn is_ahead_of(&self, version: &str) -> bool {
+        let Ask::Watch { version: known } = &self.ask else { return false };
+        // Versions of one kind are numbers that can be compared (KEP-5504).
+        let (known, version) = (known.parse::<u64>(), version.parse::<u64>());
+        matches!((known, version), (Ok(known), Ok(version)) if version < known)
     }
 
     /// Takes in what became of the last request; how long to wait before the next. `chance` is
@@ -193,8 +203,17 @@ mod tests {
         assert_eq!(*position.ask(), watch("7"));
         position.reached("9");
         position.reached("");
+        position.reached("8");
         assert_eq!(position.advance(Outcome::WatchEnded, 0.5), Duration::ZERO);
         assert_eq!(*position.ask(), watch("9"));
+    }
+
+    #[test]
+    fn a_server_set_back_is_noticed() {
+        let mut position = watching();
+        position.reached("10");
+        assert!(position.is_ahead_of("9") && !position.is_ahead_of("10"));
+        assert!(!position.is_ahead_of("x") && !start().is_ahead_of("1"));
     }
 
     #[test]

@@ -24,7 +24,9 @@ pub struct Simulated {
 
 impl std::fmt::Debug for Simulated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulated").field("capabilities", &self.capabilities).finish_non_exhaustive()
+        f.debug_struct("Simulated")
+            .field("capabilities", &self.capabilities)
+            .finish_non_exhaustive()
     }
 }
 

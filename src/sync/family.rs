@@ -53,6 +53,26 @@ impl FamilySync {
         self.behind || self.applied.is_none() || self.forget_clients
     }
 
+    pub(super) fn is_unknown(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    /// Sees whether the table is still there.
+    pub(super) fn check_table(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        let ours = match kernel.read(&Query::Table(self.family, TABLE.to_owned(), Depth::Head))? {
+            Facts::Table(table) => table.is_some_and(|table| table.comment == table_comment()),
+            other => super::unreachable_answer("a table", &other)?,
+        };
+        if !ours && self.applied.is_some() {
+            tracing::warn!(
+                "the {} table is gone or not ours any more; it is made anew",
+                self.family
+            );
+            self.distrust();
+        }
+        Ok(())
+    }
+
     pub(super) fn mark_behind(&mut self) {
         self.behind = true;
     }

@@ -231,8 +231,13 @@ impl Follower {
         }
         .map_err(no_json)?;
         self.tell(told.events, events).await;
+        let version = told.version.as_deref().unwrap_or_default();
+        if frame.change == "BOOKMARK" && self.position.is_ahead_of(version) {
+            let why = format!("the API server was set back to version {version}; listing anew");
+            return Err((Outcome::Expired, why));
+        }
         // Only now: what was not passed on is asked for again.
-        self.position.reached(told.version.as_deref().unwrap_or_default());
+        self.position.reached(version);
         Ok(())
     }
 

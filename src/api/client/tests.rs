@@ -230,6 +230,18 @@ async fn what_expired_is_listed_anew_and_what_vanished_is_gone() {
 }
 
 #[tokio::test]
+async fn a_server_set_back_is_listed_anew() {
+    let mut live = Live::start(|n, _| match n {
+        0 => Reply::text(list(50, "", &[service("a", "10.0.0.1", 49)])),
+        1 => standing(vec![bookmark(7)]),
+        2 => Reply::text(list(7, "", &[service("b", "10.0.0.2", 6)])),
+        _ => standing(vec![]),
+    })
+    .await;
+    live.services("b=10.0.0.2 ").await;
+}
+
+#[tokio::test]
 async fn a_watch_broken_off_goes_on_where_it_was() {
     let mut live = Live::start(|n, _| match n {
         0 => Reply::text(list(5, "", &[])),
