@@ -1,2 +1,22 @@
-//! The kube-proxy binary.
-fn main() {}
+//! The kube-proxy binary: a command line becomes an action, an action an exit code.
+
+use std::process::ExitCode;
+
+use kube_proxy::{cli, daemon};
+
+fn main() -> ExitCode {
+    let action = match cli::parse(std::env::args_os()) {
+        Ok(action) => action,
+        Err(usage) => {
+            eprintln!("{usage}");
+            return ExitCode::from(cli::Usage::EXIT_CODE);
+        }
+    };
+    match daemon::act(action) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("kube-proxy: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -57,7 +57,8 @@ pub fn run(wish: &Wish) -> ExitCode {
 
 fn show(wish: &Wish) -> Result<bool, String> {
     let scripts = Script::read_all(&proxy::workspace().join("netlab/scenarios"))?;
-    let scripts: Vec<Script> = scripts.into_iter().filter(|s| s.manifests == "examples").collect();
+    let mut scripts = scripts;
+    scripts.retain(|s| s.manifests == "examples" && s.flags.is_empty());
     if wish.kernel == Kernel::Simulated {
         return on_simulated(wish, &scripts);
     }

@@ -106,13 +106,18 @@ impl Lab {
         Ok(())
     }
 
-    /// Starts the pods that are not running yet.
+    /// Starts the pods that are not running yet; running ones get the ports they lack.
     pub fn start_pods(&mut self, specs: &BTreeMap<String, PodSpec>) -> Result<(), String> {
         for spec in specs.values() {
-            match self.pods.get(&spec.name) {
-                Some(pod) if pod.spec == *spec => {}
-                Some(_) => return Err(format!("pod {} runs with other ports", spec.name)),
-                None => self.start_pod(spec)?,
+            let Some(pod) = self.pods.get(&spec.name).cloned() else {
+                self.start_pod(spec)?;
+                continue;
+            };
+            let ports = spec.ports.difference(&pod.spec.ports).copied().collect();
+            let more = PodSpec { ports, ..pod.spec.clone() };
+            self.serve(&more, &pod.namespace)?;
+            if let Some(pod) = self.pods.get_mut(&spec.name) {
+                pod.spec.ports.extend(more.ports);
             }
         }
         Ok(())

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
@@ -82,7 +83,13 @@ pub fn address(
     prefix: u8,
 ) -> Result<(), String> {
     ask(namespace, &format!("address {address}/{prefix} on {link}"), async move |handle| {
-        handle.address().add(index(link)?, address, prefix).execute().await
+        let mut request = handle.address().add(index(link)?, address, prefix);
+        if address.is_ipv6() {
+            // Without duplicate detection it can be bound at once.
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
+        }
+        request.execute().await
     })
 }
 

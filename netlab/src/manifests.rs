@@ -96,6 +96,12 @@ impl Manifests {
         self.files.insert(file, vec![object]);
     }
 
+    /// Adds an object that is known to be new to a file, without looking for an older one.
+    pub fn put_new(&mut self, object: Value, file: &str) {
+        self.changed.insert(file.to_owned());
+        self.files.entry(file.to_owned()).or_default().push(object);
+    }
+
     /// Takes an object away; says whether it was there.
     pub fn remove(&mut self, kind: &str, name: &str) -> bool {
         let mut found = false;
@@ -136,12 +142,17 @@ impl Manifests {
 
     /// The pods behind all slices, by name.
     pub fn pods(&self) -> BTreeMap<String, PodSpec> {
-        let mut pods = BTreeMap::new();
-        for slice in self.objects().filter(|o| text(o, "/kind") == "EndpointSlice") {
-            add_pods(slice, &mut pods);
-        }
-        pods
+        pods_of(self.objects())
     }
+}
+
+/// The pods behind all slices among the objects, by name.
+pub fn pods_of<'a>(objects: impl IntoIterator<Item = &'a Value>) -> BTreeMap<String, PodSpec> {
+    let mut pods = BTreeMap::new();
+    for slice in objects.into_iter().filter(|o| text(o, "/kind") == "EndpointSlice") {
+        add_pods(slice, &mut pods);
+    }
+    pods
 }
 
 /// Writes a file by way of a hidden one beside it.

@@ -5,6 +5,7 @@
 //! ```text
 //! # why this is asked
 //! manifests examples                 folder of manifests, from the workspace's root
+//! flags --masquerade-all             further flags of kube-proxy
 //! NodePort, policy Local:            a title; its probes are indented
 //!     tcp from outside to 172.18.1.2:30081 reaches web-1 web-2 as itself
 //!     udp from web-1 to 10.96.0.53:53 reaches one of dns-1 dns-2 as any
@@ -71,8 +72,17 @@ pub struct Script {
     pub name: String,
     /// Folder of its manifests, from the workspace's root.
     pub manifests: String,
+    /// Further flags of kube-proxy.
+    pub flags: Vec<String>,
     /// Its probes.
     pub probes: Vec<Probe>,
+}
+
+impl Probe {
+    /// Reads one probe as it stands in a script.
+    pub fn parse(line: &str) -> Result<Probe, String> {
+        probe("", line).map_err(|why| format!("{why}: {line:?}"))
+    }
 }
 
 impl Script {
@@ -90,10 +100,14 @@ impl Script {
                 script.probes.push(probe(&title, bare).map_err(|why| wrong(&why))?);
             } else if let Some(folder) = bare.strip_prefix("manifests ") {
                 script.manifests = folder.trim().to_owned();
+            } else if let Some(flags) = bare.strip_prefix("flags ") {
+                script.flags = flags.split_whitespace().map(str::to_owned).collect();
             } else if let Some(words) = bare.strip_suffix(':') {
                 title = words.to_owned();
             } else {
-                return Err(wrong("neither a title, nor `manifests DIR`, nor an indented probe"));
+                return Err(wrong(
+                    "neither a title, nor `manifests DIR`, `flags …`, nor an indented probe",
+                ));
             }
         }
         Ok(script)
@@ -108,11 +122,13 @@ impl Script {
             if let Some(name) = file.strip_suffix(".txt") {
                 let text =
                     std::fs::read_to_string(entry.path()).map_err(|e| format!("{file}: {e}"))?;
-                scripts.push(Script::parse(name, &text)?);
+                // A number before the name is the place in the demo's table.
+                let bare = name.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+                scripts.push((file.clone(), Script::parse(bare, &text)?));
             }
         }
-        scripts.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(scripts)
+        scripts.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(scripts.into_iter().map(|(_, script)| script).collect())
     }
 }
 

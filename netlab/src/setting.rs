@@ -117,6 +117,17 @@ impl Setting {
         self.manifests.write(&self.folder)
     }
 
+    /// Shows the changed manifests to kube-proxy without starting any pods.
+    pub fn write(&mut self) -> Result<(), String> {
+        self.manifests.write(&self.folder)
+    }
+
+    /// Writes any file into the folder of manifests.
+    pub fn write_file(&self, name: &str, text: &str) -> Result<(), String> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
     /// Changes one object and shows it.
     pub fn edit(
         &mut self,
@@ -136,9 +147,13 @@ impl Setting {
         let Some(place) = self.lab.place(&probe.who) else {
             return Outcome::Broken(format!("nobody is called {}", probe.who));
         };
-        let stranger = plan::STRANGER.map(plan::ip);
-        let source = stranger.into_iter().find(|a| a.is_ipv4() == probe.to.is_ipv4());
-        let source = source.filter(|_| probe.who == "stranger");
+        // The client outside has two addresses a family: which one it is must not be left to chance.
+        let own = match probe.who.as_str() {
+            "outside" => plan::OUTSIDE_NET.own.map(plan::ip).to_vec(),
+            "stranger" => plan::STRANGER.map(plan::ip).to_vec(),
+            _ => Vec::new(),
+        };
+        let source = own.into_iter().find(|a| a.is_ipv4() == probe.to.is_ipv4());
         let patience = if probe.expected == Expected::Lost { SILENCE } else { PATIENCE };
         place.run(|| match probe.transport {
             Transport::Tcp => ask_tcp(source, probe.to, patience),

@@ -108,8 +108,8 @@ impl fmt::Display for Promise {
 /// What became of one packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It reached this endpoint; `masquerade` is `None` where the kernel has nothing to rewrite
-    /// (an endpoint on the node itself never passes postrouting from outside).
+    /// It reached this endpoint; `masquerade` is `None` for an endpoint on the node itself:
+    /// from outside it never passes postrouting, and from the node the source is its own anyway.
     Dnat {
         /// The endpoint.
         endpoint: Socket,
@@ -124,6 +124,8 @@ pub enum Outcome {
     Accept,
     /// It went where it was addressed.
     Untouched,
+    /// It went nowhere, and not by a rule: no route, a martian, no room in conntrack.
+    Lost(String),
 }
 
 impl fmt::Display for Outcome {
@@ -141,6 +143,7 @@ impl fmt::Display for Outcome {
             Outcome::Drop => f.write_str("drop"),
             Outcome::Accept => f.write_str("accept"),
             Outcome::Untouched => f.write_str("untouched"),
+            Outcome::Lost(why) => write!(f, "lost: {why}"),
         }
     }
 }

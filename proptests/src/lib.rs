@@ -6,10 +6,17 @@
 //! `generate` for clusters nobody thought of.
 
 pub mod cluster;
+pub mod coverage;
 pub mod differences;
+pub mod explore;
 pub mod fate;
+pub mod generate;
+pub mod host;
 pub mod lab;
 pub mod oracle;
+pub mod packets;
 pub mod run;
+pub mod sim_heart;
+pub mod stage;
 pub mod vectors;
 pub mod world;

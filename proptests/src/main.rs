@@ -7,8 +7,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use proptests::cluster::Mode;
+use proptests::explore::numbered;
 use proptests::lab::RealHeart;
-use proptests::run::{Heart, Tally, run};
+use proptests::run::{Heart, Tally, judge, run};
+use proptests::sim_heart::SimHeart;
 use proptests::vectors::read;
 
 /// Things true of every cluster.
@@ -32,6 +34,24 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Makes clusters and packets from a seed and holds their fates against the oracle.
+    Explore {
+        /// The kernel that is asked.
+        #[arg(long, value_enum, default_value = "sim")]
+        kernel: KernelWord,
+        /// Where chance begins.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// The first case.
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+        /// How many cases.
+        #[arg(long, default_value_t = 100)]
+        cases: u64,
+        /// Packets sent into each case, at most.
+        #[arg(long, default_value_t = 200)]
+        packets: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -46,11 +66,15 @@ enum KernelWord {
 }
 
 fn main() -> ExitCode {
-    let Command::Vectors { mode, kernel, files } = Arguments::parse().command;
-    let mode = match mode {
-        ModeWord::Nftables => Mode::Nftables,
+    let outcome = match Arguments::parse().command {
+        Command::Vectors { mode: ModeWord::Nftables, kernel, files } => {
+            vectors(Mode::Nftables, kernel, &files)
+        }
+        Command::Explore { kernel, seed, first, cases, packets } => {
+            explore(kernel, seed, first..first.saturating_add(cases), packets)
+        }
     };
-    match vectors(mode, kernel, &files) {
+    match outcome {
         Ok(tally) => {
             println!("{tally}");
             if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -62,6 +86,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// The kernel of a word, or why it cannot be asked here.
+fn heart(kernel: KernelWord) -> Result<Box<dyn Heart>, String> {
+    match kernel {
+        KernelWord::Sim => Ok(Box::new(SimHeart)),
+        KernelWord::Real => match RealHeart::obstacle() {
+            None => Ok(Box::new(RealHeart)),
+            Some(why) => Err(format!("the real kernel cannot be asked: {why}")),
+        },
+    }
+}
+
 fn vectors(mode: Mode, kernel: KernelWord, files: &[PathBuf]) -> Result<Tally, String> {
     let mut states = Vec::new();
     for file in files {
@@ -69,23 +104,44 @@ fn vectors(mode: Mode, kernel: KernelWord, files: &[PathBuf]) -> Result<Tally, S
         let content = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
         states.extend(read(&name, &content, mode).map_err(|e| e.to_string())?);
     }
-    let mut heart: Box<dyn Heart> = match kernel {
-        KernelWord::Real => Box::new(RealHeart),
-        KernelWord::Sim => Box::new(RealHeart),
-    };
-    if let Some(why) = RealHeart::obstacle().filter(|_| kernel == KernelWord::Real) {
-        if std::env::var("NETLAB").is_ok_and(|v| v == "required") {
-            return Err(format!("the real kernel cannot be asked: {why}"));
+    let mut heart = match heart(kernel) {
+        Ok(heart) => heart,
+        Err(why) if std::env::var("NETLAB").as_deref() == Ok("required") => return Err(why),
+        Err(why) => {
+            println!("skipped: {why}");
+            let skipped = states.iter().map(|s| s.flows.len()).sum();
+            return Ok(Tally { skipped, ..Tally::default() });
         }
-        println!("skipped: the real kernel cannot be asked: {why}");
-        let skipped = states.iter().map(|s| s.flows.len()).sum();
-        return Ok(Tally { skipped, ..Tally::default() });
-    }
+    };
     let mut tally = Tally::default();
     for state in &states {
         let mut said = String::new();
         tally += run(state, heart.as_mut(), &mut said);
         print!("{said}");
+    }
+    Ok(tally)
+}
+
+fn explore(
+    kernel: KernelWord,
+    seed: u64,
+    numbers: std::ops::Range<u64>,
+    most: usize,
+) -> Result<Tally, String> {
+    let mut heart = heart(kernel)?;
+    let mut tally = Tally::default();
+    for number in numbers {
+        let (case, packets) = numbered(seed, number, most)?;
+        let mut said = String::new();
+        let outcome = judge(&case.setup, &case.objects, &packets, heart.as_mut(), &mut said);
+        if outcome.failed > 0 {
+            println!("FAILED case {number} of seed {seed}\n{said}");
+            println!(
+                "  replay: cargo run --release -p proptests -- explore --kernel {} --seed {seed} --first {number} --cases 1 --packets {most}",
+                heart.name()
+            );
+        }
+        tally += outcome;
     }
     Ok(tally)
 }

@@ -264,8 +264,14 @@ impl<'a> Question<'a> {
         Choice { cluster, local, any }
     }
 
-    /// Endpoints of the port by socket. Of two alike, the first stays unless the other one is not
-    /// terminating (#13).
+    /// How many endpoints of a Service port are ready, wherever they are.
+    pub fn ready(&self, claim: &Claim) -> usize {
+        self.endpoints(claim).values().filter(|e| e.ready).count()
+    }
+
+    /// Endpoints of the port by socket. Of several mentions of one the most hopeful counts: not
+    /// terminating, then ready, then serving; else the first by its slice's name (#13 leaves this
+    /// to a hash map).
     fn endpoints(&self, claim: &Claim) -> BTreeMap<Socket, &'a Endpoint> {
         let (_, namespace, name) = &claim.service.seniority;
         let mut found: BTreeMap<Socket, &'a Endpoint> = BTreeMap::new();
@@ -279,7 +285,8 @@ impl<'a> Question<'a> {
                     continue;
                 }
                 let socket = Socket { address: endpoint.address, port: *port };
-                if !found.contains_key(&socket) || !endpoint.terminating {
+                let worth = |e: &Endpoint| (!e.terminating, e.ready, e.serving);
+                if found.get(&socket).is_none_or(|known| worth(endpoint) > worth(known)) {
                     found.insert(socket, endpoint);
                 }
             }

@@ -1,15 +1,16 @@
-//! Runs vectors: each state is brought into a kernel, each flow's fate is held against what is
-//! expected, and the oracle against both. Says in full what failed. Knows no kernel itself.
-//! Tests: `tests/vectors.rs`.
+//! Puts states and packets to a kernel and holds their fates against what is expected: vectors with
+//! their named differences, generated cases with the oracle. Says in full what failed. Knows no
+//! kernel itself. Tests: `tests/vectors.rs`.
 
 use std::fmt;
 use std::fmt::Write as _;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Setup};
 use crate::differences::{Difference, Situation, applying};
-use crate::fate::{Promise, Seen};
+use crate::fate::{Packet, Promise, Seen};
 use crate::oracle::promise;
 use crate::vectors::{Flow, State};
+use crate::world::Objects;
 
 /// How many flows came out how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
-/// What a flow must come to in the mode that is run.
+/// What a vector's flow must come to in the mode that is run.
 #[derive(Clone, Debug)]
 pub struct Expected<'a> {
     /// The flow.
@@ -50,7 +51,7 @@ pub struct Expected<'a> {
 /// What a kernel made of a state.
 #[derive(Clone, Debug)]
 pub struct Answers {
-    /// One for each flow, in order.
+    /// One for each packet, in order.
     pub seen: Vec<Seen>,
     /// The rules that were in the kernel.
     pub ruleset: String,
@@ -60,8 +61,14 @@ pub struct Answers {
 pub trait Heart {
     /// Its name on the command line.
     fn name(&self) -> &'static str;
-    /// Brings the state in and sends the packets.
-    fn answers(&mut self, state: &State, expected: &[Expected]) -> Result<Answers, String>;
+    /// Brings the objects in with a proxy and sends the packets. The promises only say what is
+    /// worth asking a second time.
+    fn answers(
+        &mut self,
+        setup: &Setup,
+        objects: &Objects,
+        asked: &[(&Packet, &Promise)],
+    ) -> Result<Answers, String>;
 }
 
 /// What the flows of a state must come to.
@@ -81,11 +88,13 @@ pub fn expected<'a>(state: &'a State, cluster: &Cluster) -> Vec<Expected<'a>> {
         .collect()
 }
 
-/// Runs one state and writes what there is to say about it.
+/// Runs one state of a file and writes what there is to say about it.
 pub fn run(state: &State, heart: &mut dyn Heart, out: &mut String) -> Tally {
-    let cluster = state.cluster();
+    let objects = state.objects();
+    let cluster = objects.cluster();
     let expected = expected(state, &cluster);
-    let answers = match heart.answers(state, &expected) {
+    let asked: Vec<_> = expected.iter().map(|e| (&e.flow.packet, &e.promise)).collect();
+    let answers = match heart.answers(&state.setup, &objects, &asked) {
         Ok(answers) => answers,
         Err(why) => {
             let _ = writeln!(out, "FAILED {} {}: {why}", state.place, state.name);
@@ -94,55 +103,88 @@ pub fn run(state: &State, heart: &mut dyn Heart, out: &mut String) -> Tally {
     };
     let mut tally = Tally::default();
     for (expected, seen) in expected.iter().zip(&answers.seen) {
-        if let Some(difference) = expected.difference {
-            let (flow, name, why) = (&expected.flow.name, difference.name, difference.reason);
-            let promise = &expected.promise;
-            let _ = writeln!(
-                out,
-                "differs {} {}: {flow}: {promise} [{name}: {why}]",
-                state.place, state.name
-            );
-        }
+        say_difference(state, expected, out);
         let says = promise(&cluster, &state.setup, &expected.flow.packet);
         let kept = if says == expected.promise {
             seen.keeps(&says)
         } else {
             Err(format!("expected: {}; the oracle says: {says}", expected.promise))
         };
-        match kept {
-            Ok(()) => tally.passed += 1,
-            Err(why) => {
-                tally.failed += 1;
-                failure(state, expected, seen, &why, out);
-            }
-        }
+        let Err(why) = kept else {
+            tally.passed += 1;
+            continue;
+        };
+        tally.failed += 1;
+        let (place, name, flow) = (&state.place, &state.name, expected.flow);
+        let _ = writeln!(out, "FAILED {place} {name}: {}", flow.name);
+        let _ = writeln!(out, "  the vector says: {}", flow.claimed);
+        failure(&flow.packet, seen, &why, out);
     }
     if tally.failed > 0 {
-        world(state, heart.name(), &answers.ruleset, out);
+        world(&state.setup, &objects, &answers.ruleset, out);
+        let file = state.place.rsplit_once(':').map_or("FILE", |(file, _)| file);
+        let kernel = heart.name();
+        let _ = writeln!(
+            out,
+            "  replay: cargo run --release -p proptests -- vectors --mode nftables --kernel {kernel} {file}"
+        );
     }
     tally
 }
 
-fn failure(state: &State, expected: &Expected, seen: &Seen, why: &str, out: &mut String) {
-    let flow = expected.flow;
-    let _ =
-        writeln!(out, "FAILED {} {}: {}\n  {}", state.place, state.name, flow.name, flow.packet);
-    let _ = writeln!(out, "  {why}\n  the vector says: {}", flow.claimed);
+fn say_difference(state: &State, expected: &Expected, out: &mut String) {
+    let Some(Difference { name, reason, .. }) = expected.difference else { return };
+    let _ = writeln!(
+        out,
+        "differs {} {}: {}: {} [{name}: {reason}]",
+        state.place, state.name, expected.flow.name, expected.promise
+    );
+}
+
+/// Holds packets' fates against the oracle and writes what there is to say about them.
+pub fn judge(
+    setup: &Setup,
+    objects: &Objects,
+    packets: &[Packet],
+    heart: &mut dyn Heart,
+    out: &mut String,
+) -> Tally {
+    let cluster = objects.cluster();
+    let promises: Vec<Promise> = packets.iter().map(|p| promise(&cluster, setup, p)).collect();
+    let asked: Vec<_> = packets.iter().zip(&promises).collect();
+    let answers = match heart.answers(setup, objects, &asked) {
+        Ok(answers) => answers,
+        Err(why) => {
+            let _ = writeln!(out, "FAILED: {why}");
+            world(setup, objects, "(none)", out);
+            return Tally { failed: packets.len(), ..Tally::default() };
+        }
+    };
+    let mut tally = Tally::default();
+    for ((packet, promise), seen) in asked.iter().zip(&answers.seen) {
+        match seen.keeps(promise) {
+            Ok(()) => tally.passed += 1,
+            Err(why) => {
+                tally.failed += 1;
+                failure(packet, seen, &why, out);
+            }
+        }
+    }
+    if tally.failed > 0 {
+        world(setup, objects, &answers.ruleset, out);
+    }
+    tally
+}
+
+fn failure(packet: &Packet, seen: &Seen, why: &str, out: &mut String) {
+    let _ = writeln!(out, "  {packet}\n  {why}");
     for (outcome, probability) in &seen.outcomes {
         let _ = writeln!(out, "  seen with probability {probability:.4}: {outcome}");
     }
     let _ = writeln!(out, "  journey:\n{}", seen.journey);
 }
 
-fn world(state: &State, kernel: &str, ruleset: &str, out: &mut String) {
-    let _ = writeln!(out, "  world of {} {}: {:?}", state.place, state.name, state.setup);
-    for object in state.services.iter().chain(&state.slices) {
-        let _ = writeln!(out, "  {object}");
-    }
-    let file = state.place.rsplit_once(':').map_or("FILE", |(file, _)| file);
+fn world(setup: &Setup, objects: &Objects, ruleset: &str, out: &mut String) {
+    let _ = writeln!(out, "  world: {setup:?}\n{objects}");
     let _ = writeln!(out, "  rules:\n{ruleset}");
-    let _ = writeln!(
-        out,
-        "  replay: cargo run --release -p proptests -- vectors --mode nftables --kernel {kernel} {file}"
-    );
 }

@@ -14,6 +14,7 @@ use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
 use crate::cluster::{Cluster, Mode, Setup};
 use crate::fate::{Entry, Masquerade, Packet, Promise};
+use crate::world::Objects;
 
 /// Name of the interface on which vectors' packets arrive: they name none.
 pub const ARRIVAL: &str = "src0";
@@ -62,6 +63,12 @@ impl fmt::Display for Unreadable {
 impl std::error::Error for Unreadable {}
 
 impl State {
+    /// The objects.
+    pub fn objects(&self) -> Objects {
+        let (services, slices) = (self.services.clone(), self.slices.clone());
+        Objects { services, slices, service_cidrs: Vec::new() }
+    }
+
     /// The objects as the oracle reads them.
     pub fn cluster(&self) -> Cluster {
         Cluster::read(&self.services, &self.slices, &[])

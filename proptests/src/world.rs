@@ -98,3 +98,10 @@ pub fn synced(
     proxy.sync().map_err(|e| format!("sync: {e}"))?;
     Ok(proxy)
 }
+
+impl std::fmt::Display for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut all = self.services.iter().chain(&self.slices).chain(&self.service_cidrs);
+        all.try_for_each(|object| writeln!(f, "  {object}"))
+    }
+}

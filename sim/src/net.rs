@@ -2,6 +2,7 @@
 //! Facts from net/ipv4/fib_frontend.c, devinet.c (inet_select_addr) and net/ipv6/addrconf.c.
 //! It must never know packets' transports, rules or connections. Tests: tests/routing.rs.
 
+use crate::hash::FastMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -83,6 +84,9 @@ impl Default for Sysctls {
 pub(crate) struct Net {
     links: Vec<Link>,
     routes: Vec<Route>,
+    /// The local table: each address of a link, and each network's broadcast address, with how often it is there.
+    locals: FastMap<IpAddr, u32>,
+    broadcasts: FastMap<IpAddr, u32>,
     pub(crate) sysctls: Sysctls,
 }
 
@@ -93,7 +97,8 @@ impl Net {
             name: "lo".into(),
             addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)],
         };
-        Net { links: vec![lo], routes: Vec::new(), sysctls: Sysctls::default() }
+        let locals = lo.addresses.iter().map(|(address, _)| (*address, 1)).collect();
+        Net { links: vec![lo], routes: Vec::new(), locals, broadcasts: FastMap::default(), sysctls: Sysctls::default() }
     }
 
     pub(crate) fn links(&self) -> &[Link] {
@@ -119,6 +124,10 @@ impl Net {
         let found = link.checked_sub(1).and_then(|slot| self.links.get_mut(slot as usize));
         let Some(found) = found else { return };
         found.addresses.push((address, prefix));
+        *self.locals.entry(address).or_default() += 1;
+        if let Some(last) = broadcast(address, prefix) {
+            *self.broadcasts.entry(last).or_default() += 1;
+        }
         if prefix < width(address) {
             self.insert_route(Route { network: masked(address, prefix), prefix, gateway: None, link, source: Some(address) });
         }
@@ -126,7 +135,12 @@ impl Net {
 
     pub(crate) fn remove_address(&mut self, link: u32, address: IpAddr) {
         let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else { return };
-        found.addresses.retain(|(known, _)| *known != address);
+        let (gone, kept): (Vec<_>, Vec<_>) = found.addresses.drain(..).partition(|(known, _)| *known == address);
+        found.addresses = kept;
+        for (address, prefix) in gone {
+            forget(&mut self.locals, address);
+            broadcast(address, prefix).into_iter().for_each(|last| forget(&mut self.broadcasts, last));
+        }
         self.routes.retain(|route| !(route.link == link && route.gateway.is_none() && route.source == Some(address)));
     }
 
@@ -145,17 +159,12 @@ impl Net {
     pub(crate) fn is_local(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) if v4.is_loopback() => true,
-            _ => self.links.iter().any(|link| link.addresses.iter().any(|(known, _)| *known == address)),
+            _ => self.locals.contains_key(&address),
         }
     }
 
     fn is_broadcast(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(v4) = address else { return false };
-        let last_of = |(known, prefix): &(IpAddr, u8)| match known {
-            IpAddr::V4(known) if *prefix < 31 => u32::from(*known) | (u32::MAX.checked_shr(u32::from(*prefix)).unwrap_or(0)) == u32::from(v4),
-            _ => false,
-        };
-        v4.is_broadcast() || self.links.iter().any(|link| link.addresses.iter().any(last_of))
+        self.broadcasts.contains_key(&address) || matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
     }
 
     /// The routing decision for a destination (local table, then main, longest prefix).
@@ -236,6 +245,23 @@ impl Net {
             (Decision::Unreachable, _) if address.is_ipv6() => 7,
             // IPv4 asks the local table only, so what is not there is unicast (__inet_dev_addr_type).
             (Decision::Unreachable, _) => 1,
+        }
+    }
+}
+
+/// The last address of a network of IPv4, where it is a broadcast address.
+fn broadcast(address: IpAddr, prefix: u8) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) if prefix < 31 => Some(Ipv4Addr::from(u32::from(v4) | (u32::MAX >> prefix)).into()),
+        _ => None,
+    }
+}
+
+fn forget(counts: &mut FastMap<IpAddr, u32>, address: IpAddr) {
+    if let Some(count) = counts.get_mut(&address) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&address);
         }
     }
 }

@@ -307,7 +307,7 @@ impl Packet {
                 bytes[12] = 5 << 4;
                 bytes[13] = flags;
             }
-            Transport::Udp { .. } => bytes[4..6].copy_from_slice(&(8 + self.payload).to_be_bytes()),
+            Transport::Udp { .. } => bytes[4..6].copy_from_slice(&self.payload.saturating_add(8).to_be_bytes()),
             Transport::Sctp { chunk, .. } => bytes[12] = chunk,
             Transport::Icmp { kind, code, id, .. } => {
                 bytes[0] = kind;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Facts from net/ipv4/ip_{input,forward,output}.c, nf_nat_core.c (nf_nat_inet_fn) and nf_nat_proto.c.
-//! It must never know what rules say. Tests: tests/hooks.rs, tests/nat.rs, tests/routing.rs.
+//! It must never know what rules say. Tests: tests/hooks.rs, tests/conntrack.rs, tests/routing.rs.
 
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
@@ -158,9 +158,11 @@ impl<S: Sink> Path<'_, S> {
         let ipv6 = skb.packet.dst.is_ipv6();
         let since = self.store.nat_since(ipv6);
         let nat = |priority: i32| since.map(|since| (priority, since, Core::Nat));
+        let tracked = self.store.tracked_since(ipv6);
+        let tracking = |priority: i32, step: Core| tracked.map(|since| (priority, since, step));
         let core = match hook {
-            Hook::Prerouting | Hook::Output => [Some((-200, 0, Core::Conntrack)), nat(-100)],
-            Hook::Input | Hook::Postrouting => [nat(100), Some((i32::MAX, 0, Core::Confirm))],
+            Hook::Prerouting | Hook::Output => [tracking(-200, Core::Conntrack), nat(-100)],
+            Hook::Input | Hook::Postrouting => [nat(100), tracking(i32::MAX, Core::Confirm)],
             Hook::Forward => [None, None],
         };
         let mut core = core.into_iter().flatten().peekable();

@@ -20,6 +20,32 @@ fn the_service_table_is_read_back() {
     assert_eq!(table.chain("pre").expect("it was made").base().expect("a base chain").priority, -100);
 }
 
+/// tests/fixtures/services.list is what `nft -a list ruleset` printed after the same batch.
+#[test]
+fn handles_are_the_kernels() {
+    let node = services();
+    let table = node.host.nft().table(Family::Inet, "simfix").expect("the table was made");
+    let mut named = Vec::new();
+    let mut rules = Vec::new();
+    for line in include_str!("fixtures/services.list").lines() {
+        let Some((text, handle)) = line.split_once("# handle ") else { continue };
+        let handle: u64 = handle.parse().expect("a number");
+        match text.split_whitespace().collect::<Vec<_>>()[..] {
+            ["table", ..] => assert_eq!(table.handle(), handle),
+            ["chain" | "map" | "set", name, "{"] => named.push((name, handle)),
+            _ => rules.push(handle),
+        }
+    }
+    let chains = table.chains().into_iter().map(|chain| (chain.name(), chain.handle()));
+    let sets = table.sets().into_iter().filter(|set| !set.name().starts_with("__")).map(|set| (set.name(), set.handle()));
+    let mut ours: Vec<_> = chains.chain(sets).collect();
+    ours.sort();
+    named.sort();
+    assert_eq!(ours, named);
+    let ours: Vec<u64> = table.chains().iter().flat_map(|chain| chain.rules().into_iter().map(|rule| rule.handle()).collect::<Vec<_>>()).collect();
+    assert_eq!(ours, rules);
+}
+
 #[test]
 fn a_cluster_ip_reaches_each_of_three_endpoints_with_one_third() {
     let mut node = services();

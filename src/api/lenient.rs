@@ -240,6 +240,7 @@ macro_rules! lenient_object {
         #[derive(Clone, Debug, Default)]
         pub(crate) struct $name {
             $(pub(crate) $field: $type,)*
+            #[allow(dead_code, reason = "not every place where it stands is worth a complaint")]
             pub(crate) wrong: Option<&'static str>,
         }
 

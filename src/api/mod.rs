@@ -5,12 +5,22 @@
 //! It must never know the kernel, a ruleset or what becomes of an Event.
 //! Tests: in each file, and `client_tests` for the whole way from a server's bytes to Events.
 
+#[cfg(feature = "api-server")]
+pub mod client;
 pub mod decode;
+#[cfg(test)]
+mod hostile_tests;
 mod lenient;
 pub mod manifests;
 mod objects;
 mod parse;
+#[cfg(feature = "api-server")]
+pub mod report;
+#[cfg(feature = "api-server")]
+mod split;
 pub mod text;
+#[cfg(feature = "api-server")]
+mod watch;
 
 pub use decode::{Decoder, decode_json};
 pub use text::{decode_text, read_text};

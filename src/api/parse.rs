@@ -74,6 +74,37 @@ pub(crate) fn timestamp_nanos(text: &str) -> Option<i64> {
     seconds.checked_mul(1_000_000_000)?.checked_add(i64::from(nanos))
 }
 
+/// A time since 1970 as the API's MicroTime.
+#[cfg(feature = "api-server")]
+pub(crate) fn rfc3339_micros(since_1970: std::time::Duration) -> String {
+    let (seconds, micros) = (since_1970.as_secs(), since_1970.subsec_micros());
+    let (mut days, second) = (seconds / 86_400, seconds % 86_400);
+    let mut year = 1970;
+    while days >= days_in_year(year) {
+        days -= days_in_year(year);
+        year += 1;
+    }
+    let mut month = 0;
+    let lengths = month_lengths(year);
+    while days >= u64::from(lengths[month]) {
+        days -= u64::from(lengths[month]);
+        month += 1;
+    }
+    let (month, day) = (month + 1, days + 1);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+#[cfg(feature = "api-server")]
+fn days_in_year(year: u32) -> u64 {
+    month_lengths(year).iter().map(|days| u64::from(*days)).sum()
+}
+
+fn month_lengths(year: u32) -> [u32; 12] {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
+}
+
 fn numbers<const N: usize>(text: &str, separator: char) -> Option<[u32; N]> {
     let mut out = [0; N];
     let mut parts = text.split(separator);
@@ -86,9 +117,7 @@ fn numbers<const N: usize>(text: &str, separator: char) -> Option<[u32; N]> {
 /// Days from 1970-01-01 to `YYYY-MM-DD`, in the Gregorian calendar.
 fn day_number(date: &str) -> Option<i64> {
     let [year, month, day] = numbers::<3>(date, '-')?;
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let february = if leap { 29 } else { 28 };
-    let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let lengths = month_lengths(year);
     let month_index = usize::try_from(month).ok()?.checked_sub(1)?;
     let in_month = *lengths.get(month_index)?;
     if day == 0 || day > in_month {
@@ -198,6 +227,17 @@ mod tests {
         ];
         for text in bad.into_iter().chain(worse) {
             assert_eq!(timestamp(text), None, "{text:?}");
+        }
+    }
+
+    #[cfg(feature = "api-server")]
+    #[test]
+    fn times_are_printed_as_they_are_read() {
+        for seconds in
+            [0, 951_782_400, 1_709_210_096, 1_795_378_346, 4_102_444_799, 253_402_300_799]
+        {
+            let text = rfc3339_micros(std::time::Duration::new(seconds, 120_000));
+            assert_eq!(timestamp(&text), Some((seconds as i64, 120_000)), "{text}");
         }
     }
 

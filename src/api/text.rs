@@ -3,9 +3,11 @@
 //! Documents are cut apart first, so that one broken document does not cost the others.
 //! It must never know directories. Tests: below.
 
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::decode::{Decoder, kind_of, told};
+use super::decode::{Decoder, Head, kind_of, plain, told};
 use crate::model::{Event, Kind, NamespacedName, Notice, Reason};
 
 /// `Notice::kind` of what is wrong with a text itself.
@@ -66,7 +68,7 @@ pub(crate) struct Text {
 }
 
 pub(crate) fn read(name: &str, text: &str, decoder: &mut Decoder) -> Text {
-    let mut reader = Reader { name, decoder, text: Text::default() };
+    let mut reader = Reader { name, decoder, text: Text::default(), place: (0, 0) };
     // A byte order mark is no content.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.trim_start().starts_with('{') && reader.read_json(text).is_ok() {
@@ -91,17 +93,35 @@ struct Reader<'a> {
     name: &'a str,
     decoder: &'a mut Decoder,
     text: Text,
+    /// Line and column of the document that is being read; 0 is unknown.
+    place: (u64, u64),
 }
 
 impl Reader<'_> {
-    /// All of the text as JSON values one after the other, or nothing of it.
+    /// All of the text as JSON values one after the other, or nothing of it. Each is decoded where
+    /// it stands: a list of a whole cluster is never held a second time.
     fn read_json(&mut self, text: &str) -> Result<(), serde_json::Error> {
-        let values: Result<Vec<Value>, _> =
+        let values: Result<Vec<&RawValue>, _> =
             serde_json::Deserializer::from_str(text).into_iter().collect();
         for value in values? {
-            self.read_value(&value, "", (0, 0));
+            self.read_raw(value, "");
         }
         Ok(())
+    }
+
+    fn read_raw(&mut self, value: &RawValue, implied: &str) {
+        let json = value.get();
+        let Ok(head) = serde_json::from_str::<Head>(json) else { return };
+        match self.meant(&head, implied) {
+            Meant::Object(kind) => {
+                self.read_object(kind, &mut serde_json::Deserializer::from_str(json));
+            }
+            Meant::List(implied) => {
+                let list = serde_json::from_str::<RawList>(json).unwrap_or_default();
+                list.items.into_iter().for_each(|item| self.read_raw(item, &implied));
+            }
+            Meant::Nothing => {}
+        }
     }
 
     fn read_yaml(&mut self, first_line: u64, document: &str) {
@@ -121,25 +141,36 @@ impl Reader<'_> {
         }
     }
 
-    /// One object or list of objects; `implied` is the kind of items that name none themselves.
     fn read_value(&mut self, value: &Value, implied: &str, place: (u64, u64)) {
-        let word = |key| value.get(key).and_then(Value::as_str).unwrap_or_default();
-        let kind = Some(word("kind")).filter(|kind| !kind.is_empty()).unwrap_or(implied);
-        if kind.is_empty() {
-            let message = "no object with a kind; the document is left out";
-            self.text.notices.push(text_notice(self.name, place, message));
-        } else if let Some(kind) = kind_of(kind, word("apiVersion")) {
-            self.read_object(kind, value);
-        } else if let Some(implied) = kind.strip_suffix("List") {
-            let items = value.get("items").and_then(Value::as_array);
-            for item in items.into_iter().flatten() {
-                self.read_value(item, implied, place);
+        let Ok(head) = Head::deserialize(value) else { return };
+        self.place = place;
+        match self.meant(&head, implied) {
+            Meant::Object(kind) => self.read_object(kind, value),
+            Meant::List(implied) => {
+                let items = value.get("items").and_then(Value::as_array);
+                items.into_iter().flatten().for_each(|item| self.read_value(item, &implied, place));
             }
+            Meant::Nothing => {}
         }
     }
 
-    fn read_object(&mut self, kind: Kind, value: &Value) {
-        let Ok(told) = told(kind, value, self.decoder) else { return };
+    /// What a value is meant to be; `implied` is the kind of items that name none themselves.
+    fn meant(&mut self, head: &Head, implied: &str) -> Meant {
+        let said = plain(&head.kind);
+        let kind = if said.is_empty() { implied } else { said };
+        if kind.is_empty() {
+            let message = "no object with a kind; the document is left out";
+            self.text.notices.push(text_notice(self.name, self.place, message));
+            return Meant::Nothing;
+        }
+        if let Some(kind) = kind_of(kind, plain(&head.api_version)) {
+            return Meant::Object(kind);
+        }
+        kind.strip_suffix("List").map_or(Meant::Nothing, |implied| Meant::List(implied.to_owned()))
+    }
+
+    fn read_object<'de, D: Deserializer<'de>>(&mut self, kind: Kind, object: D) {
+        let Ok(told) = told(kind, object, self.decoder) else { return };
         let mut found = (None, None, Vec::new());
         for event in told.events {
             match event {
@@ -153,6 +184,24 @@ impl Reader<'_> {
             self.text.objects.push(Object { kind, name, event, notices });
         }
     }
+}
+
+/// What a value of a text is.
+enum Meant {
+    /// An object that is read.
+    Object(Kind),
+    /// A list, of this kind if its items name none.
+    List(String),
+    /// Nothing that is read.
+    Nothing,
+}
+
+/// A list of JSON objects as they stand.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawList<'a> {
+    #[serde(borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 fn event_name(event: &Event) -> Option<NamespacedName> {

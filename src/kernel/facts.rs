@@ -21,7 +21,7 @@ pub enum Facts {
     Addresses(Vec<IpAddr>),
 }
 
-/// A table as it is in the kernel.
+/// A table as it is in the kernel; asked for its head, without chains and sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableFact {
     /// The table's comment, empty if none.
@@ -67,6 +67,8 @@ pub struct ElementFact {
     pub data: Vec<u8>,
     /// The comment, empty if none.
     pub comment: String,
+    /// In sets with timeouts, milliseconds after which it goes, and how many are left of them.
+    pub expires: Option<(u64, u64)>,
 }
 
 /// A conntrack entry. One that was not destination-NATed has its destination as its endpoint.

@@ -10,6 +10,7 @@ mod facts;
 pub mod fault;
 pub mod real;
 pub mod record;
+pub mod simulated;
 
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};
@@ -77,11 +78,20 @@ pub struct Receipt {
     pub operations: usize,
 }
 
+/// How much of a table is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Whether it is there, and its comment.
+    Head,
+    /// All of it. The time grows with the square of a set's size.
+    Whole,
+}
+
 /// A question to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// A table of nf_tables with its chains, sets and elements; answered by `Facts::Table`.
-    Table(Family, String),
+    /// A table of nf_tables; answered by `Facts::Table`.
+    Table(Family, String, Depth),
     /// The elements of one set; answered by `Facts::Elements`.
     Elements(Family, String, String),
     /// Conntrack entries of one family and protocol, destination-NATed or not;

@@ -43,8 +43,8 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// `nodeName`.
     pub node: Option<Arc<str>>,
-    /// Topology hints, if any.
-    pub hints: Option<Box<Hints>>,
+    /// Topology hints, if any; shared, since whole zones of endpoints have the same.
+    pub hints: Option<Arc<Hints>>,
 }
 
 /// An endpoint's conditions, with nil read as the API says: ready, serving, not terminating.
@@ -65,7 +65,7 @@ impl Default for Conditions {
 }
 
 /// `endpoints[].hints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hints {
     /// `forZones[].name`.
     pub zones: Vec<Arc<str>>,

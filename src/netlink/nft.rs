@@ -81,6 +81,8 @@ pub struct Element<'a> {
     pub value: ElementValue<'a>,
     /// The comment, empty for none.
     pub comment: &'a str,
+    /// In sets with timeouts, milliseconds after which it goes, and how many are left of them.
+    pub expires: Option<(u64, u64)>,
 }
 
 /// What an element of a map gives.
@@ -313,6 +315,8 @@ fn write_element(w: &mut Writer, element: &Element<'_>) {
     const KEY: u16 = 1;
     const VALUE: u16 = 2;
     const FLAGS: u16 = 3;
+    const TIMEOUT: u16 = 4;
+    const EXPIRATION: u16 = 5;
     const USERDATA: u16 = 6;
     const KEY_END: u16 = 10;
     const INTERVAL_END: u32 = 1;
@@ -328,6 +332,10 @@ fn write_element(w: &mut Writer, element: &Element<'_>) {
         ElementValue::Bytes(bytes) => w.nest(VALUE, |w| w.bytes(1, bytes)),
         ElementValue::Verdict(verdict) => w.nest(VALUE, |w| write_verdict(w, verdict)),
         ElementValue::Nothing | ElementValue::IntervalEnd => {}
+    }
+    if let Some((timeout, left)) = element.expires {
+        w.be64(TIMEOUT, timeout);
+        w.be64(EXPIRATION, left);
     }
     if !element.comment.is_empty() {
         w.bytes(USERDATA, &comment_data(element.comment));
@@ -345,8 +353,13 @@ mod tests {
         let mut batch = Batch::new(Family::V4, "t");
         for i in 0..10_000u32 {
             let key = i.to_be_bytes();
-            let element =
-                Element { key: &key, key_end: None, value: ElementValue::Nothing, comment: "" };
+            let element = Element {
+                key: &key,
+                key_end: None,
+                value: ElementValue::Nothing,
+                comment: "",
+                expires: None,
+            };
             batch.add_element("s", &element);
         }
         let batch = batch.finish();

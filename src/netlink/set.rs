@@ -30,14 +30,6 @@ pub enum Field {
 
 impl Field {
     /// nft's number of the field's type.
-    /// Length of a key or value: only fields of a concatenation are padded.
-    fn bytes_of(fields: &[Field], family: Family) -> u32 {
-        match fields {
-            [one] => one.lone_len(family) as u32,
-            several => several.iter().map(|f| f.padded_len(family) as u32).sum(),
-        }
-    }
-
     fn type_number(self, family: Family) -> u32 {
         match (self, family) {
             (Field::SourceAddress | Field::Address | Field::OriginalAddress, Family::V4) => 7,

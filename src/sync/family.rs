@@ -7,13 +7,14 @@ use ipnet::IpNet;
 
 use super::Report;
 use crate::backend::nftables::Options;
-use crate::backend::nftables::adopt::adopt;
 use crate::backend::nftables::affinity;
-use crate::backend::nftables::layout::{Set, TABLE};
-use crate::backend::nftables::plan::{Applied, Plan};
+use crate::backend::nftables::layout::{Set, TABLE, table_comment};
+use crate::backend::nftables::plan::{Applied, Plan, Start};
 use crate::backend::nftables::program::{Frontend, compile, without_nested};
 use crate::backend::nftables::ruleset::Ruleset;
-use crate::kernel::{Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction};
+use crate::kernel::{
+    Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
+};
 use crate::model::{Family, NamespacedName};
 use crate::track::Cluster;
 
@@ -50,6 +51,26 @@ impl FamilySync {
 
     pub(super) fn is_behind(&self) -> bool {
         self.behind || self.applied.is_none() || self.forget_clients
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    /// Sees whether the table is still there.
+    pub(super) fn check_table(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        let ours = match kernel.read(&Query::Table(self.family, TABLE.to_owned(), Depth::Head))? {
+            Facts::Table(table) => table.is_some_and(|table| table.comment == table_comment()),
+            other => super::unreachable_answer("a table", &other)?,
+        };
+        if !ours && self.applied.is_some() {
+            tracing::warn!(
+                "the {} table is gone or not ours any more; it is made anew",
+                self.family
+            );
+            self.distrust();
+        }
+        Ok(())
     }
 
     pub(super) fn mark_behind(&mut self) {
@@ -102,30 +123,47 @@ impl FamilySync {
         report: &mut Report,
     ) -> Result<(), Error> {
         let largest = kernel.capabilities().largest_batch;
+        let mut remembered = Vec::new();
         let applied = match &mut self.applied {
             Some(applied) => applied,
             None => {
-                let table = read_table(kernel, self.family)?;
-                self.applied.insert(adopt(self.family, options, table.as_ref()))
+                let start;
+                (start, remembered) = read_start(kernel, self.family)?;
+                self.applied.insert(Applied::new(self.family, start))
             }
         };
         let wanted = (&self.ruleset, options);
         let mut plan = Plan::new(applied, wanted, std::mem::take(&mut self.changed));
         plan.limit_to(largest);
+        plan.carry_over(remembered);
         while let Some(batch) = plan.next_batch() {
             apply(kernel, batch, report)?;
-        }
-        if let Some(batch) = plan.idle_chains() {
-            // Old kernels may still count what let go of these chains: then the next time.
-            match apply(kernel, batch, report) {
-                Err(e) if e.kind == ErrorKind::Busy => {}
-                Err(e) => return Err(e),
-                Ok(()) => plan.forget_idle_chains(),
-            }
         }
         self.forget_clients |= plan.forgets_clients;
         self.behind = false;
         self.forget_clients(kernel, report)
+    }
+
+    /// Removes chains that nobody needs any more; for when there is nothing else to do.
+    pub(super) fn tidy(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let Some(applied) = &mut self.applied else { return Ok(()) };
+        let Some(batch) = applied.idle_chains() else { return Ok(()) };
+        match apply(kernel, batch, report) {
+            // Old kernels may still count what let go of these chains: then the next time.
+            Err(e) if e.kind == ErrorKind::Busy => Ok(()),
+            Err(e) => {
+                self.distrust();
+                Err(e)
+            }
+            Ok(()) => {
+                applied.forget_idle_chains();
+                Ok(())
+            }
+        }
     }
 
     /// Removes remembered clients whose endpoint is gone. An entry that times out between reading
@@ -161,13 +199,23 @@ impl FamilySync {
     }
 }
 
-fn read_table(
-    kernel: &mut dyn Kernel,
-    family: Family,
-) -> Result<Option<crate::kernel::TableFact>, Error> {
-    match kernel.read(&Query::Table(family, TABLE.to_owned()))? {
-        Facts::Table(table) => Ok(table),
-        other => super::unreachable_answer("a table", &other),
+/// What stands in the table's place, and the clients it remembers if it is one of ours.
+fn read_start(kernel: &mut dyn Kernel, family: Family) -> Result<(Start, Vec<ElementFact>), Error> {
+    let comment = match kernel.read(&Query::Table(family, TABLE.to_owned(), Depth::Head))? {
+        Facts::Table(Some(table)) => table.comment,
+        Facts::Table(None) => return Ok((Start::Absent, Vec::new())),
+        other => return super::unreachable_answer("a table", &other),
+    };
+    if comment != table_comment() {
+        return Ok((Start::Replace, Vec::new()));
+    }
+    let set = Set::Affinity.name().to_owned();
+    match kernel.read(&Query::Elements(family, TABLE.to_owned(), set)) {
+        Ok(Facts::Elements(remembered)) => Ok((Start::Replace, remembered)),
+        // Somebody removed the set from our table: nothing is remembered.
+        Err(e) if e.kind == ErrorKind::Absent => Ok((Start::Replace, Vec::new())),
+        Err(e) => Err(e),
+        Ok(other) => super::unreachable_answer("elements", &other),
     }
 }
 

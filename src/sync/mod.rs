@@ -4,6 +4,7 @@
 //! starts no thread; `run` does, around it. What is in the kernel is believed only after the
 //! kernel said so, and after an error it is read anew. Tests: `proptests`, `netlab`.
 
+pub mod cleanup;
 pub mod conntrack;
 pub mod run;
 pub mod schedule;
@@ -11,16 +12,15 @@ pub mod schedule;
 mod family;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use crate::backend::nftables;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
-use crate::model::{
-    Event, Family, LocalDetector, NamespacedName, NodePortAddresses, Notice, Protocol,
-};
-use crate::track::{Cluster, Tracker};
+use crate::model::{Event, Family, LocalDetector, NodePortAddresses, Notice, Protocol};
+use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
 
 /// What the node's configuration says about programming.
@@ -76,6 +76,7 @@ pub struct Proxy {
     tracker: Tracker,
     families: Vec<FamilySync>,
     stale_flows: bool,
+    last_changes: Changes,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -93,6 +94,7 @@ impl Proxy {
             families: options.families.iter().map(|f| FamilySync::new(*f)).collect(),
             options,
             stale_flows: false,
+            last_changes: Changes::default(),
         }
     }
 
@@ -133,6 +135,24 @@ impl Proxy {
         all.into_iter().collect()
     }
 
+    /// What the last sync took in.
+    pub fn last_changes(&self) -> &Changes {
+        &self.last_changes
+    }
+
+    /// Whether the next sync programs everything and not only what changed.
+    pub fn is_unsynced(&self) -> bool {
+        self.families.iter().any(FamilySync::is_unknown)
+    }
+
+    /// Looks whether the tables are still there; one that is not is made anew by the next sync.
+    pub fn check_tables(&mut self) -> Result<(), Error> {
+        for family in &mut self.families {
+            family.check_table(&mut *self.kernel)?;
+        }
+        Ok(())
+    }
+
     /// Changes the options; the next sync brings the rules up to them.
     pub fn set_options(&mut self, options: Options) {
         if options != self.options {
@@ -166,19 +186,26 @@ impl Proxy {
         Ok(report)
     }
 
+    /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
+    pub fn tidy(&mut self) -> Result<Report, Error> {
+        let mut report = Report::default();
+        for family in &mut self.families {
+            family.tidy(&mut *self.kernel, &mut report)?;
+        }
+        Ok(report)
+    }
+
     /// Takes the changes into what is wanted of each family.
     fn compile(&mut self, report: &mut Report) {
-        let changes = self.tracker.take_changes();
+        let mut changes = self.tracker.take_changes();
         let cluster = self.tracker.cluster();
-        let services: BTreeSet<NamespacedName> = if changes.everything || changes.node {
-            cluster.services().map(|s| s.name.clone()).chain(changes.services).collect()
-        } else {
-            changes.services
-        };
-        report.services = services.len();
-        for name in &services {
-            let service = cluster.service(name);
-            self.stale_flows |= service.is_some_and(conntrack::concerns);
+        if changes.everything || changes.node {
+            changes.services.extend(cluster.services().map(|s| s.name.clone()));
+        }
+        report.services = changes.services.len();
+        for name in &changes.services {
+            // Of one that is gone it is not known any more whether it had UDP ports.
+            self.stale_flows |= cluster.service(name).is_none_or(conntrack::concerns);
             for family in &mut self.families {
                 family.compile(cluster, name);
             }
@@ -190,6 +217,17 @@ impl Proxy {
         if changes.node {
             self.families.iter_mut().for_each(FamilySync::mark_behind);
         }
+        self.last_changes = changes;
+    }
+
+    /// Those of the node's addresses that take node port traffic.
+    fn node_port_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
+        let options = table_options(&self.options, self.tracker.cluster());
+        let takes = |ip: &IpAddr| {
+            let cidrs = options.node_port_cidrs(Family::of(*ip));
+            !ip.is_loopback() && cidrs.is_none_or(|list| list.iter().any(|cidr| cidr.contains(ip)))
+        };
+        all.iter().copied().filter(takes).collect()
     }
 
     /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
@@ -199,7 +237,7 @@ impl Proxy {
             return Ok(());
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
-            Ok(Facts::Addresses(addresses)) => Some(addresses),
+            Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
             _ => None,
         };
         let frontends = conntrack::Frontends::of(

@@ -1,1 +1,197 @@
+//! The loop around a `Proxy`: takes events, syncs when the schedule says so, keeps house.
+//!
+//! It reads the clock and waits; what it sees it tells an `Observer`, and it decides nothing that
+//! `schedule` or `Proxy` could. Runs on a thread of its own, since the kernel's answers are waited
+//! for. Tests: `schedule` (when), `proptests` (what), `netlab` (all of it).
 
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::schedule::Schedule;
+use super::{Options, Proxy, Report};
+use crate::kernel::Error;
+use crate::model::{Event, Node};
+
+/// Events taken in before a sync that is due begins.
+const DRAIN: usize = 16_384;
+
+/// Who is told what the loop does.
+pub trait Observer {
+    /// An event came in, and is about to be fed.
+    fn event(&mut self, event: &Event);
+    /// Something waits to be programmed.
+    fn queued(&mut self);
+    /// A sync begins.
+    fn begun(&mut self);
+    /// A sync has ended.
+    fn ended(&mut self, proxy: &mut Proxy, sync: &Ended);
+}
+
+/// A sync that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it did, or why it failed.
+    pub outcome: Result<Report, Error>,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether everything was programmed, not only what had changed.
+    pub full: bool,
+}
+
+/// How the loop is to behave.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Shortest gap between syncs after changes.
+    pub min_sync_period: Duration,
+    /// How often house is kept, and the longest wait for a retry.
+    pub sync_period: Duration,
+    /// How long to wait for this node's own object; `None`: go on without it.
+    pub wait_for_node: Option<Duration>,
+}
+
+/// Why the loop ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It was told to.
+    Stopped,
+    /// Nobody sends events any more.
+    NoSource,
+    /// There is no object of this node.
+    NoNode,
+}
+
+/// The loop.
+pub struct Loop<O> {
+    proxy: Proxy,
+    events: mpsc::Receiver<Event>,
+    observer: O,
+    options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+    pace: Pace,
+    schedule: Schedule,
+    start: Instant,
+    synced_once: bool,
+}
+
+impl<O> std::fmt::Debug for Loop<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loop").field("pace", &self.pace).finish_non_exhaustive()
+    }
+}
+
+impl<O: Observer> Loop<O> {
+    /// A loop around `proxy`, whose options may depend on this node's object.
+    pub fn new(
+        proxy: Proxy,
+        (events, observer): (mpsc::Receiver<Event>, O),
+        options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+        pace: Pace,
+    ) -> Loop<O> {
+        Loop {
+            proxy,
+            events,
+            observer,
+            options,
+            schedule: Schedule::new(pace.min_sync_period, pace.sync_period),
+            pace,
+            start: Instant::now(),
+            synced_once: false,
+        }
+    }
+
+    /// Runs until told to stop. What is in the kernel stays there.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Gone {
+        let mut house = tokio::time::interval(self.pace.sync_period.max(Duration::from_secs(1)));
+        house.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::new();
+        loop {
+            let due = self.schedule.due().map(|due| self.start + due);
+            let wait = tokio::time::sleep_until(due.unwrap_or_else(far).into());
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Gone::Stopped,
+                () = wait, if due.is_some() => {
+                    self.drain();
+                    if !self.sync() { return Gone::NoNode; }
+                }
+                _ = house.tick() => self.keep_house(),
+                taken = self.events.recv_many(&mut batch, DRAIN) => {
+                    if taken == 0 { return Gone::NoSource; }
+                    batch.drain(..).for_each(|event| self.feed(event));
+                    self.want_if_changed();
+                }
+            }
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.observer.event(&event);
+        self.proxy.feed(event);
+    }
+
+    /// Takes in what has come meanwhile, so that one sync serves all of it.
+    fn drain(&mut self) {
+        for _ in 0..DRAIN {
+            match self.events.try_recv() {
+                Ok(event) => self.feed(event),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn want_if_changed(&mut self) {
+        if self.proxy.ready() && self.proxy.has_changes() {
+            self.observer.queued();
+            self.schedule.want(self.start.elapsed());
+        }
+    }
+
+    /// Gives whether to go on.
+    fn sync(&mut self) -> bool {
+        if self.proxy.cluster().node().is_none()
+            && let Some(patience) = self.pace.wait_for_node
+            && !self.synced_once
+        {
+            self.schedule.begin();
+            if self.start.elapsed() > patience {
+                return false;
+            }
+            self.schedule.want(self.start.elapsed() + Duration::from_millis(500));
+            return true;
+        }
+        let options = (self.options)(self.proxy.cluster().node());
+        self.proxy.set_options(options);
+        self.schedule.begin();
+        self.observer.begun();
+        let begun = Instant::now();
+        let full = self.proxy.is_unsynced();
+        let outcome = self.proxy.sync();
+        let now = self.start.elapsed();
+        match outcome {
+            Ok(_) => self.schedule.succeeded(now),
+            Err(_) => self.schedule.failed(now),
+        }
+        self.synced_once |= outcome.is_ok();
+        let ended = Ended { outcome, took: begun.elapsed(), full };
+        self.observer.ended(&mut self.proxy, &ended);
+        true
+    }
+
+    /// Sees to it that the tables are still there, and removes chains that nobody needs.
+    fn keep_house(&mut self) {
+        if !self.synced_once || self.schedule.due().is_some() {
+            return;
+        }
+        let kept = self.proxy.check_tables().and_then(|()| self.proxy.tidy());
+        if let Err(error) = kept {
+            tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
+            self.proxy.distrust_kernel();
+        }
+        self.want_if_changed();
+    }
+}
+
+/// A moment that is never waited for.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}

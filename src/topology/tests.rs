@@ -28,7 +28,7 @@ fn endpoint(text: &str) -> Endpoint {
             terminating: flags.contains('T'),
         },
         node: node.map(Into::into),
-        hints: hinted.then(|| Box::new(Hints { zones: names(zones), nodes: names(nodes) })),
+        hints: hinted.then(|| Arc::new(Hints { zones: names(zones), nodes: names(nodes) })),
     }
 }
 

@@ -155,7 +155,7 @@ fn what_an_event_marks() {
         ("a slice's condition", sliced(|s| s.endpoints[0].conditions.ready = false), "a"),
         (
             "a slice's hint",
-            sliced(|s| s.endpoints[0].hints = Some(Box::new(Hints::default()))),
+            sliced(|s| s.endpoints[0].hints = Some(Arc::new(Hints::default()))),
             "a",
         ),
         ("a slice's port", sliced(|s| s.ports[0].port = 1), "a"),

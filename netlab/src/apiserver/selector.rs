@@ -14,7 +14,7 @@ enum Requirement {
 
 /// A label selector and a field selector; empty ones select everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
+pub(super) struct Selector {
     labels: Vec<Requirement>,
     fields: Vec<(String, String, Sense)>,
 }
@@ -27,14 +27,19 @@ enum Sense {
 
 impl Selector {
     /// Reads the two query parameters.
-    pub fn parse(labels: &str, fields: &str) -> Result<Selector, String> {
+    pub(super) fn parse(labels: &str, fields: &str) -> Result<Selector, String> {
         let labels = split(labels).into_iter().map(requirement).collect::<Result<_, _>>()?;
         let fields = split(fields).into_iter().map(field).collect::<Result<_, _>>()?;
         Ok(Selector { labels, fields })
     }
 
     /// Whether an object is selected.
-    pub fn selects(&self, namespace: &str, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    pub(super) fn selects(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> bool {
         let label = |key: &str| labels.get(key);
         let by_labels = self.labels.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => label(key).is_some_and(|v| values.contains(v)),

@@ -2,6 +2,10 @@
 //! each folder of manifests, and Rust ones, each in a setting of its own.
 //! A scenario that cannot run here is skipped with its reason. Tests: it is all test.
 
+mod affinity;
+mod api;
+mod heal;
+mod objects;
 mod process;
 
 use std::collections::BTreeMap;
@@ -66,18 +70,31 @@ const fn scenario(name: &'static str, run: fn(&Bench) -> Verdict) -> Scenario {
 }
 
 fn all() -> Vec<Scenario> {
-    [process::SCENARIOS].into_iter().flatten().copied().collect()
+    let files = [
+        process::SCENARIOS,
+        heal::SCENARIOS,
+        objects::SCENARIOS,
+        affinity::SCENARIOS,
+        api::SCENARIOS,
+    ];
+    files.into_iter().flatten().copied().collect()
 }
 
 fn wanted(name: &str, words: &[String]) -> bool {
     words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
 }
 
-fn scripts(root: &Path, words: &[String]) -> Result<BTreeMap<String, Vec<Script>>, String> {
-    let mut groups: BTreeMap<String, Vec<Script>> = BTreeMap::new();
+/// Scripts that can share a setting: same manifests, same flags.
+type Groups = BTreeMap<(String, Vec<String>), Vec<Script>>;
+
+fn scripts(root: &Path, words: &[String]) -> Result<Groups, String> {
+    let mut groups = Groups::new();
     for script in Script::read_all(&root.join("netlab/scenarios"))? {
         if wanted(&script.name, words) {
-            groups.entry(script.manifests.clone()).or_default().push(script);
+            groups
+                .entry((script.manifests.clone(), script.flags.clone()))
+                .or_default()
+                .push(script);
         }
     }
     Ok(groups)
@@ -176,10 +193,10 @@ fn guarded(scenario: impl FnOnce() -> Verdict) -> Verdict {
     })
 }
 
-fn run_scripts(bench: &Bench, groups: &BTreeMap<String, Vec<Script>>, count: &mut Count) {
-    for (manifests, scripts) in groups {
+fn run_scripts(bench: &Bench, groups: &Groups, count: &mut Count) {
+    for (of, scripts) in groups {
         let began = Instant::now();
-        let setting = guarded_setting(bench, manifests, scripts);
+        let setting = guarded_setting(bench, of, scripts);
         for script in scripts {
             let verdict = match &setting {
                 Ok(setting) => guarded(|| judge_script(setting, script)),
@@ -190,9 +207,14 @@ fn run_scripts(bench: &Bench, groups: &BTreeMap<String, Vec<Script>>, count: &mu
     }
 }
 
-fn guarded_setting(bench: &Bench, manifests: &str, scripts: &[Script]) -> Result<Setting, String> {
+fn guarded_setting(
+    bench: &Bench,
+    (manifests, flags): &(String, Vec<String>),
+    scripts: &[Script],
+) -> Result<Setting, String> {
     let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
-    setting.start_proxy()?;
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    setting.start_proxy_with(&flags)?;
     if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
         setting
             .wait_for(first)
@@ -211,4 +233,42 @@ fn judge_script(setting: &Setting, script: &Script) -> Verdict {
     }
     let table = crate::table::print(&wrong);
     Err(Stop::Failed(format!("{} wrong\n{table}{}", wrong.len(), setting.last_words())))
+}
+
+/// Fails if any attempt of a load was not answered, or any kept connection broke.
+fn unharmed(
+    attempts: &[crate::load::Attempt],
+    kept: &[Result<String, String>],
+) -> Result<String, Stop> {
+    let failed = crate::load::failures(attempts);
+    let broken: Vec<&String> = kept.iter().filter_map(|k| k.as_ref().err()).collect();
+    let total = attempts.len();
+    if let Some(first) = failed.first() {
+        return Err(format!("{} of {total} new connections failed: {first:?}", failed.len()).into());
+    }
+    if let Some(first) = broken.first() {
+        let count = broken.len();
+        return Err(format!("{count} of {} kept connections broke: {first}", kept.len()).into());
+    }
+    Ok(format!("{total} new connections, {} kept, none harmed", kept.len()))
+}
+
+/// Waits until something is so; the closure says what is missing.
+fn eventually(mut missing: impl FnMut() -> Option<String>) -> Result<(), Stop> {
+    let began = Instant::now();
+    loop {
+        let Some(what) = missing() else { return Ok(()) };
+        if began.elapsed() > crate::setting::DEADLINE {
+            return Err(format!("still after {:?}: {what}", crate::setting::DEADLINE).into());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// Ends with kube-proxy's last words if a step failed.
+fn told(setting: &Setting, verdict: Verdict) -> Verdict {
+    verdict.map_err(|stop| match stop {
+        Stop::Failed(why) => Stop::Failed(format!("{why}\n{}", setting.last_words())),
+        skipped => skipped,
+    })
 }

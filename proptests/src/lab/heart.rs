@@ -1,4 +1,5 @@
-//! The real kernel as something vectors can be put to. Tests: `proptests -- vectors --kernel real`.
+//! The real kernel as something that can be asked: a proxy programs it, packets go through it.
+//! Tests: `proptests -- vectors --kernel real` and `proptests -- explore --kernel real`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,9 +8,9 @@ use kube_proxy::kernel::real::Real;
 use kube_proxy::kernel::{Capability, Kernel};
 
 use super::Ground;
-use crate::fate::{Entry, Packet};
-use crate::run::{Answers, Expected, Heart};
-use crate::vectors::State;
+use crate::cluster::Setup;
+use crate::fate::{Entry, Packet, Promise};
+use crate::run::{Answers, Heart};
 use crate::world::{Objects, synced};
 
 /// The real kernel; each state gets namespaces of its own.
@@ -35,25 +36,25 @@ impl Heart for RealHeart {
         "real"
     }
 
-    fn answers(&mut self, state: &State, expected: &[Expected]) -> Result<Answers, String> {
-        let packets: Vec<Packet> = expected.iter().map(|e| e.flow.packet.clone()).collect();
+    fn answers(
+        &mut self,
+        setup: &Setup,
+        objects: &Objects,
+        asked: &[(&Packet, &Promise)],
+    ) -> Result<Answers, String> {
         let endpoints: BTreeSet<IpAddr> =
-            state.cluster().endpoints.iter().map(|e| e.address).collect();
+            objects.cluster().endpoints.iter().map(|e| e.address).collect();
+        let packets: Vec<Packet> = asked.iter().map(|(packet, _)| (*packet).clone()).collect();
         let sources: BTreeSet<IpAddr> =
             packets.iter().filter(|p| p.entry != Entry::Node).map(|p| p.source).collect();
         let list = |set: BTreeSet<IpAddr>| set.into_iter().collect::<Vec<_>>();
-        let mut ground = Ground::new(&state.setup, &list(endpoints), &list(sources))?;
-        let objects = Objects {
-            services: state.services.clone(),
-            slices: state.slices.clone(),
-            service_cidrs: Vec::new(),
-        };
-        let setup = state.setup.clone();
+        let mut ground = Ground::new(setup, &list(endpoints), &list(sources))?;
+        let (on_node, told) = (setup.clone(), objects.clone());
         let proxy = ground.node.run(move || {
             let real = Real::open().map_err(|e| e.to_string())?;
-            synced(Box::new(real), &setup, &objects)
+            synced(Box::new(real), &on_node, &told)
         })??;
-        let seen = ground.ask(&packets, |i, seen| seen.keeps(&expected[i].promise).is_err())?;
+        let seen = ground.ask(&packets, |i, seen| seen.keeps(asked[i].1).is_err())?;
         let ruleset = ground
             .node
             .command("nft list ruleset", "")

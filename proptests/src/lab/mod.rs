@@ -194,8 +194,9 @@ fn outcome(
                 if dest == packet.target() && kept {
                     return Outcome::Untouched;
                 }
-                // What is delivered from outside never passes postrouting.
-                let visible = *place != Place::OnTheNode || packet.entry == Entry::Node;
+                // What is delivered from outside never passes postrouting, and what the node sends
+                // itself has one of its addresses either way.
+                let visible = *place != Place::OnTheNode;
                 return Outcome::Dnat { endpoint: dest, masquerade: visible.then_some(!kept) };
             }
             _ => {}

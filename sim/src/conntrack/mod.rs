@@ -335,10 +335,11 @@ impl Tracker {
                 self.index.insert(conn.original, (id, false));
                 self.index.insert(conn.reply, (id, true));
             }
-            self.slots[id as usize] = before.map(|conn| *conn);
-            self.free.retain(|known| *known != id);
-            if self.slots[id as usize].is_none() {
-                self.free.push(id);
+            let now_held = std::mem::replace(&mut self.slots[id as usize], before.map(|conn| *conn)).is_some();
+            match (now_held, self.slots[id as usize].is_some()) {
+                (true, false) => self.free.push(id),
+                (false, true) => drop(self.free.iter().rposition(|known| *known == id).map(|place| self.free.remove(place))),
+                _ => {}
             }
         }
     }

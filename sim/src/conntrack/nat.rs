@@ -1,7 +1,7 @@
 //! Address translation: choosing a connection's translated tuple, and rewriting packets by it.
 //! Facts from net/netfilter/nf_nat_core.c. It must never know rules; who asks for a translation gives a `Range`.
 //! Not modelled: spreading over an address range as Linux hashes it, and reuse of another connection's mapping.
-//! Tests: tests/nat.rs.
+//! Tests: tests/hooks.rs, tests/conntrack.rs.
 
 use super::{Conn, Tracker, Tuple, status};
 use crate::chance::Chance;

@@ -1,7 +1,7 @@
 //! Applies a netlink batch to the tables: all of it or nothing.
 //! Reads messages and hands each to its object's file (`tables`, `rules`, `sets`); keeps the log that takes all back.
 //! Facts from net/netfilter/nfnetlink.c and nf_tables_api.c. It must never look at packets.
-//! Tests: tests/batch.rs, tests/batch_errors.rs.
+//! Tests: tests/batch.rs.
 
 use super::change::Undo;
 use super::error::{Errno, NftError, Refusal, Taken};
@@ -210,6 +210,7 @@ impl Batch<'_> {
         if self.reattached {
             self.store.attach();
         }
+        self.store.attach_tracking();
     }
 
     fn abort(self) {

@@ -122,6 +122,7 @@ impl Table {
 
     fn count_rule(&mut self, rule: &Rule, count: Count) {
         for expr in &rule.exprs {
+            count.apply(&mut self.trackers, u32::from(expr.needs_tracking()));
             if let Some(chain) = expr.target().and_then(|slot| self.chains.get_mut(slot)) {
                 count.apply(&mut chain.uses, 1);
             }

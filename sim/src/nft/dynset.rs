@@ -1,5 +1,5 @@
 //! What rules do to sets: add, update and delete elements. Facts from nft_dynset.c and nft_set_hash.c.
-//! In a dry run each change is noted in the store's journal. It must never know packets. Tests: tests/expressions.rs.
+//! In a dry run each change is noted in the store's journal. It must never know packets. Tests: tests/six.rs, tests/nft_files.rs.
 
 use super::change::Undo;
 use super::expr::{Dynset, DynsetOp, Reg};

@@ -1,5 +1,5 @@
 //! Errors of nf_tables batches: the kernel's errno, and what a person needs to find the byte that caused it.
-//! It must never know the rules it complains about. Tests: tests/batch_errors.rs.
+//! It must never know the rules it complains about. Tests: tests/batch.rs.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Runs a base chain over a packet: rules in order, jumps and returns, up to a verdict.
 //! Facts from nft_do_chain (net/netfilter/nf_tables_core.c). It must never know the order of hooks; that is `path`.
-//! Tests: tests/expressions.rs, tests/hooks.rs.
+//! Tests: tests/six.rs, tests/nft_files.rs, tests/hooks.rs.
 
 use super::dynset::Update;
 use super::expr::{Expr, RejectWith};

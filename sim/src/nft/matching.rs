@@ -1,6 +1,6 @@
 //! What loads, comparisons, lookups, generators and counters do.
 //! Facts from nft_{payload,meta,cmp,bitwise,range,byteorder,lookup,numgen,hash,fib,ct,limit,counter}.c of net/netfilter.
-//! It must never change a connection but for its mark. Tests: tests/expressions.rs.
+//! It must never change a connection but for its mark. Tests: tests/six.rs, tests/nft_files.rs.
 
 use super::eval::{Env, Flow, Skb};
 use super::expr::{self, Base, CtKey, Expr, Fib, FibResult, Inside, Limit, Lookup, Meta, Numgen, Order, Reg, Way, fib_flags};

@@ -1,7 +1,7 @@
 //! nf_tables: the tables of a host, changed by netlink batches, read back as values, and run over packets.
 //! Decoding (`wire`, `batch`, `tables`, `rules`, `sets`, `expr`), standing (`store`, `set`), running (`eval`).
 //! It must never know Kubernetes, nor how packets travel between hooks (that is `path`).
-//! Tests: tests/batch.rs, tests/sets.rs, tests/expressions.rs, tests/nft_files.rs.
+//! Tests: tests/batch.rs, tests/sets.rs, tests/six.rs, tests/nft_files.rs.
 
 mod batch;
 mod change;

@@ -135,9 +135,12 @@ mod tests {
         assert_eq!(comment(Some(&[0, 9, 1]), 0), None);
     }
 
-    /// Values computed with the kernel's own header (tests/fixtures/jhash.c).
+    /// What Linux 6.18 gave for `jhash … mod 65536` over ip daddr, daddr . udp dport, saddr . daddr . dport . protocol.
     #[test]
     fn jenkins_agrees_with_the_kernel() {
-        assert_eq!(jhash(b"", 0), 0xdead_beef);
+        let scaled = |bytes: &[u8], seed: u32| (u64::from(jhash(bytes, seed)) * 65536) >> 32;
+        assert_eq!(scaled(&[10, 9, 0, 1], 0xdead_beef), 0xa463);
+        assert_eq!(scaled(&[10, 9, 0, 1, 0, 7, 0, 0], 5), 0x3a69);
+        assert_eq!(scaled(&[10, 9, 0, 1, 10, 9, 0, 1, 0, 7, 0, 0, 17, 0, 0, 0], 5), 0x5083);
     }
 }

@@ -1,5 +1,5 @@
 //! Reading tables back: everything a program that adopts what it finds would read from a dump, in a fixed order.
-//! It must never change anything. Tests: tests/read.rs.
+//! It must never change anything. Tests: tests/nft_files.rs.
 
 use super::print;
 use super::set::{Datum, Element, Set, SetDefinition, Verdict};

@@ -114,8 +114,7 @@ impl Batch<'_> {
         let element = element(held, set, body, now)?;
         match set.clash(&element, now) {
             Some(Clash::Same(known)) => {
-                let exclusive = message.has(message_flags::EXCL) && !element.interval_end;
-                if known.datum != element.datum || exclusive {
+                if known.datum != element.datum || message.has(message_flags::EXCL) {
                     return Err(Refusal::new(Errno::EEXIST, body.at, format!("element {:?} exists in \"{}\"", element.key, set.name)));
                 }
                 if known.timeout != element.timeout || element.timeout != 0 {

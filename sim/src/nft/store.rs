@@ -128,6 +128,8 @@ pub(crate) struct Table {
     pub(crate) chain_names: FastMap<Arc<str>, u32>,
     pub(crate) set_names: FastMap<Arc<str>, u32>,
     pub(crate) last_handle: u64,
+    /// How many expressions of its rules need connection tracking.
+    pub(crate) trackers: u32,
 }
 
 /// Values with lasting numbers.
@@ -200,6 +202,8 @@ pub(crate) struct Store {
     hooks: [[HookChains; 5]; 2],
     /// When the NAT core was attached, for each family.
     nat_since: [Option<u64>; 2],
+    /// When connection tracking was attached, for each family: rules that need it attach it (nf_ct_netns_get).
+    tracked_since: [Option<u64>; 2],
     /// In a dry run, how to take back what rules did to sets.
     pub(crate) journal: Option<Vec<Undo>>,
 }
@@ -218,6 +222,26 @@ impl Store {
     #[inline]
     pub(crate) fn nat_since(&self, ipv6: bool) -> Option<u64> {
         self.nat_since[usize::from(ipv6)]
+    }
+
+    /// Is there connection tracking for the family, and since when?
+    #[inline]
+    pub(crate) fn tracked_since(&self, ipv6: bool) -> Option<u64> {
+        self.tracked_since[usize::from(ipv6)]
+    }
+
+    /// Attaches or detaches connection tracking, after a batch.
+    pub(crate) fn attach_tracking(&mut self) {
+        for ipv6 in [false, true] {
+            let wanted = self.tables.iter().any(|(_, table)| table.family.sees(ipv6) && table.trackers > 0);
+            let slot = &mut self.tracked_since[usize::from(ipv6)];
+            if wanted && slot.is_none() {
+                self.last_attached += 1;
+                *slot = Some(self.last_attached);
+            } else if !wanted {
+                *slot = None;
+            }
+        }
     }
 
     /// Orders the base chains anew, after a batch that added or removed some.

@@ -58,6 +58,7 @@ impl Batch<'_> {
             chain_names: FastMap::default(),
             set_names: FastMap::default(),
             last_handle: 0,
+            trackers: 0,
         };
         let slot = self.store.tables.vacant();
         self.store.tables.put(slot, table);
@@ -147,14 +148,18 @@ impl Batch<'_> {
     fn update_chain(&mut self, at: (u32, u32), wanted: (Option<BaseChain>, Option<bool>), message: &Message<'_>) -> Taken<()> {
         let (base, policy) = wanted;
         let chain = self.at(at.0).chains.get_mut(at.1).expect("the slot was found by name");
-        let same = |new: BaseChain, old: BaseChain| (new.hook, new.priority, new.chain_type) == (old.hook, old.priority, old.chain_type);
+        if policy.is_some() && chain.base.is_none() {
+            return Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), "a policy is for base chains only"));
+        }
         match (base, chain.base) {
-            (Some(new), Some(old)) if same(new, old) => {}
+            (Some(new), Some(old)) if (new.hook, new.priority) != (old.hook, old.priority) => {
+                return Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), "the chain exists at another hook or priority"));
+            }
+            (Some(new), Some(old)) if new.chain_type == old.chain_type => {}
             (None, _) => {}
-            _ => return Err(Refusal::new(Errno::EEXIST, message.at(), "the chain exists with another hook, type or priority")),
+            _ => return Err(Refusal::new(Errno::EEXIST, message.at(), "the chain exists with another type")),
         }
         match (policy, chain.base.as_mut()) {
-            (Some(_), None) => Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), "a policy is for base chains only")),
             (Some(accepts), Some(held)) if held.policy_accepts != accepts => {
                 let before = std::mem::replace(&mut held.policy_accepts, accepts);
                 let undo = Undo::ChainFields(at.0, at.1, Some(before), chain.userdata.clone());

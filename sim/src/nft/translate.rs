@@ -1,6 +1,6 @@
 //! What `snat`, `dnat`, `masquerade` and `redirect` do: they choose a range and bind the connection to it.
 //! Facts from nft_nat.c, nft_masq.c, nft_redir.c, nf_nat_masquerade.c and nf_nat_redirect.c of net/netfilter.
-//! It must never rewrite a packet; the NAT core on the path does. Tests: tests/nat.rs.
+//! It must never rewrite a packet; the NAT core on the path does. Tests: tests/hooks.rs, tests/conntrack.rs.
 
 use super::eval::{Env, Flow, Skb};
 use super::expr::{Nat, NatKind, Reg};

@@ -1,6 +1,6 @@
 //! What the kernel checks at the end of a batch: jumps that go too deep or in circles, expressions in the wrong chains.
 //! Facts from nft_chain_validate (nf_tables_api.c) and the validate functions of nft_nat.c, nft_masq.c, nft_redir.c,
-//! nft_reject.c, nft_fib.c. It must never change anything. Tests: tests/batch_errors.rs.
+//! nft_reject.c, nft_fib.c. It must never change anything. Tests: tests/batch.rs.
 
 use super::error::Errno;
 use super::expr::{Expr, FibResult, Nat, NatKind, fib_flags};

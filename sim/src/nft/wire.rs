@@ -1,6 +1,6 @@
 //! Netlink attributes: spans of the batch that know their offset, so that every refusal can name a byte.
 //! Facts from lib/nlattr.c and include/uapi/linux/netlink.h. It must never know what the attributes mean.
-//! Tests: below and tests/batch_errors.rs.
+//! Tests: below and tests/batch.rs.
 
 use super::error::{Refusal, Taken};
 

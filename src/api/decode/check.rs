@@ -271,7 +271,7 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// The text of a scalar, empty if it is none.
-pub(super) fn plain(value: &Scalar) -> &str {
+pub(crate) fn plain(value: &Scalar) -> &str {
     if let Scalar::Text(text) = value { text } else { "" }
 }
 

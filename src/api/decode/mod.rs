@@ -18,8 +18,9 @@ use serde::de::{Deserialize, Deserializer};
 
 use super::lenient::{Scalar, lenient_object};
 use super::objects;
-use crate::model::{Event, Interner, Kind, NamespacedName, Notice, Reason};
+use crate::model::{Event, Hints, Interner, Kind, NamespacedName, Notice, Reason};
 use check::Check;
+pub(crate) use check::plain;
 
 /// What decoding remembers from one object to the next: shared strings, and which objects were
 /// complained about, so that a complaint can be taken back.
@@ -27,18 +28,36 @@ use check::Check;
 pub struct Decoder {
     node_name: Arc<str>,
     interner: Interner,
+    hints: BTreeSet<Arc<Hints>>,
     noticed: BTreeSet<(Kind, NamespacedName)>,
 }
 
 impl Decoder {
     /// A decoder on the node of this name; other nodes' Node objects are passed over.
     pub fn new(node_name: impl Into<Arc<str>>) -> Decoder {
-        let (interner, noticed) = (Interner::default(), BTreeSet::new());
-        Decoder { node_name: node_name.into(), interner, noticed }
+        Decoder {
+            node_name: node_name.into(),
+            interner: Interner::default(),
+            hints: BTreeSet::new(),
+            noticed: BTreeSet::new(),
+        }
     }
 
     fn intern(&mut self, text: &str) -> Arc<str> {
         self.interner.intern(text)
+    }
+
+    /// The shared copy of these hints; unused ones are swept now and then.
+    fn share_hints(&mut self, hints: Hints) -> Arc<Hints> {
+        if let Some(known) = self.hints.get(&hints) {
+            return known.clone();
+        }
+        if self.hints.len() >= 256 && self.hints.len().is_power_of_two() {
+            self.hints.retain(|hints| Arc::strong_count(hints) > 1);
+        }
+        let new = Arc::new(hints);
+        self.hints.insert(new.clone());
+        new
     }
 
     /// Puts an object's complaints before its event.

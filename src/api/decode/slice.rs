@@ -170,12 +170,12 @@ fn hints(
     i: usize,
     check: &mut Check,
     decoder: &mut Decoder,
-) -> Option<Box<Hints>> {
+) -> Option<Arc<Hints>> {
     let at = format!("endpoints[{i}].hints");
     check.object(raw.wrong, format_args!("{at}"));
     let zones = names(&raw.zones, &format!("{at}.forZones"), check, decoder);
     let nodes = names(&raw.nodes, &format!("{at}.forNodes"), check, decoder);
-    (!zones.is_empty() || !nodes.is_empty()).then(|| Box::new(Hints { zones, nodes }))
+    (!zones.is_empty() || !nodes.is_empty()).then(|| decoder.share_hints(Hints { zones, nodes }))
 }
 
 fn names(

@@ -472,9 +472,19 @@ fn json_text_of_any_kind() {
 #[test]
 fn strings_are_shared() {
     let mut decoder = Decoder::new("me");
-    let endpoints = json!([{"addresses": ["10.0.0.1"], "nodeName": "n1"}, {"addresses": ["10.0.0.2"], "nodeName": "n1"}]);
+    let of =
+        |ip| json!({"addresses": [ip], "nodeName": "n1", "hints": {"forZones": [{"name": "z"}]}});
+    let endpoints = json!([of("10.0.0.1"), of("10.0.0.2")]);
     let events = endpoint_slice(slice_json(json!([]), endpoints), &mut decoder);
     let [Event::Slice(slice)] = &events[..] else { panic!() };
     let [a, b] = &slice.endpoints[..] else { panic!() };
     assert!(Arc::ptr_eq(a.node.as_ref().unwrap(), b.node.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(a.hints.as_ref().unwrap(), b.hints.as_ref().unwrap()));
+    let many: Vec<Value> = (0..2000)
+        .map(|n| json!({"addresses": ["10.0.0.1"], "hints": {"forNodes": [{"name": format!("n{n}")}]}}))
+        .collect();
+    for one in many {
+        endpoint_slice(slice_json(json!([]), json!([one])), &mut decoder);
+    }
+    assert!(decoder.hints.len() <= 257, "{}", decoder.hints.len());
 }

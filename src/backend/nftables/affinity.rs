@@ -1,7 +1,7 @@
 //! Which remembered clients have to be forgotten: those whose endpoint they can no longer have.
 //!
 //! The kernel writes these entries, so they are read when an endpoint of a Service with session
-//! affinity goes, and at no other time. Pure. Tests: below, `proptests`, `netlab`.
+//! affinity goes and when a table is replaced, at no other time. Pure. Tests: below, `proptests`, `netlab`.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use super::plan::Applied;
 use super::program::{Frontend, Program};
 use crate::kernel::{ElementFact, NftBatch, Socket};
 use crate::model::{Family, Protocol};
-use crate::netlink::nft::Batch;
+use crate::netlink::nft::{Batch, ElementValue};
 
 /// The transaction that forgets clients remembered with an endpoint their Service no longer has
 /// for them; `None` if there is none.
@@ -25,6 +25,23 @@ pub fn forget(applied: &Applied, entries: &[ElementFact]) -> Option<NftBatch> {
         }
     }
     (!batch.is_empty()).then(|| batch.finish())
+}
+
+/// Writes remembered clients that may stay into a table that takes the place of another.
+pub(super) fn carry_over(applied: &Applied, entries: &[ElementFact], batch: &mut Batch<'_>) {
+    let stays = |entry: &&ElementFact| {
+        read(applied.family, entry).is_some_and(|entry| !is_stale(applied, &entry))
+    };
+    for entry in entries.iter().filter(stays) {
+        let element = crate::netlink::nft::Element {
+            key: &entry.key,
+            key_end: None,
+            value: ElementValue::Bytes(&entry.data),
+            comment: "",
+            expires: entry.expires,
+        };
+        batch.add_element(Set::Affinity.name(), &element);
+    }
 }
 
 /// A remembered client.

@@ -162,7 +162,9 @@ impl Element {
             }
         };
         let key_end = self.key_end.as_ref().map(Key::as_bytes);
-        write(&crate::netlink::nft::Element { key: self.key.as_bytes(), key_end, value, comment });
+        let key = self.key.as_bytes();
+        let expires = None;
+        write(&crate::netlink::nft::Element { key, key_end, value, comment, expires });
     }
 }
 

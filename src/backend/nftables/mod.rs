@@ -2,10 +2,9 @@
 //!
 //! `program` says what one frontend wants, `ruleset` who wins a frontend, `elements` what that is
 //! in the table's maps, `rules` what the fixed chains do, `plan` how to get from what is there to
-//! what is wanted, `adopt` how to start from a table that is there already.
+//! what is wanted, `affinity` which clients are remembered and which to forget.
 //! Pure: values in, netlink bytes out. Tests: in each file; `proptests`; `netlab`.
 
-pub mod adopt;
 pub mod affinity;
 pub mod elements;
 pub mod layout;

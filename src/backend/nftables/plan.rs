@@ -1,8 +1,8 @@
 //! How to get from what is in the kernel to what is wanted, in bounded atomic steps.
 //!
 //! Everything about one frontend changes in one step, so that no packet sees half of it. Chains
-//! come before what leads to them and go after, in a transaction of their own: kernels before 6.2
-//! may still count what the step before let go (upstream does the same). Pure; `Applied` is only
+//! come before what leads to them; those nobody needs any more stay until the proxy is idle, and go
+//! in a transaction of their own (kernels before 6.2 may still count what an earlier step let go). Pure; `Applied` is only
 //! valid while every step was carried out, which is the caller's promise. Tests: `proptests`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,12 +11,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Options;
+use super::affinity;
 use super::elements::{self, Element, Gives, Key};
-use super::layout::{Set, TABLE, Treatment, table_comment, timeout_chain};
+use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
 use super::program::{Frontend, Program, without_nested};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use super::ruleset::Ruleset;
-use crate::kernel::{NftBatch, Socket};
+use crate::kernel::{ElementFact, NftBatch, Socket};
 use crate::model::{Family, Protocol, ServicePortName};
 use crate::netlink::nft::Batch;
 
@@ -27,15 +28,21 @@ const ELEMENT_BYTES: usize = 256;
 /// Bytes of a batch that the table itself takes, about.
 const SKELETON_BYTES: usize = 64 << 10;
 
+/// Endpoint counts whose chains are made with the table. A rule that looks into a map makes the
+/// kernel walk the map once (`nf_tables_bind_set`), which costs 50 ms where it holds 500,000
+/// endpoints and nothing while it is empty; so the usual counts do not wait until they come up.
+const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
+
 /// Where a plan starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// No table: it is built step by step.
     Absent,
-    /// A table of somebody else, or of another layout: replaced in one step.
-    Foreign,
-    /// Our table, left by an earlier process: adopted, its rules written anew.
-    Ours,
+    /// A table by an earlier process, by the reference, or one that may have been changed by
+    /// somebody: replaced in one step. To list it and write the differences would take longer:
+    /// the kernel's listing grows with the square of a set's size (30 s at 500,000 elements,
+    /// against 1.2 s to write them).
+    Replace,
     /// Our table as this process left it.
     Known,
 }
@@ -83,12 +90,9 @@ pub struct Applied {
     pub(super) family: Family,
     pub(super) start: Start,
     pub(super) programs: BTreeMap<Frontend, Arc<Program>>,
-    /// Elements that were found in the kernel at start and not yet compared with what is wanted.
-    pub(super) found: BTreeMap<Frontend, Vec<Element>>,
     pub(super) treatments: Counted<Treatment>,
     pub(super) timeouts: Counted<u32>,
     pub(super) shared: Counted<(Set, Key)>,
-    pub(super) foreign_chains: Vec<String>,
     service_cidrs: Option<Vec<IpNet>>,
     node_port_cidrs: Option<Vec<IpNet>>,
     health_check_ports: BTreeSet<u16>,
@@ -97,17 +101,15 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Nothing known to be there.
-    pub(super) fn new(family: Family, start: Start) -> Applied {
+    /// Nothing known to be there, but what `start` says.
+    pub fn new(family: Family, start: Start) -> Applied {
         Applied {
             family,
             start,
             programs: BTreeMap::new(),
-            found: BTreeMap::new(),
             treatments: Counted::default(),
             timeouts: Counted::default(),
             shared: Counted::default(),
-            foreign_chains: Vec::new(),
             service_cidrs: None,
             node_port_cidrs: None,
             health_check_ports: BTreeSet::new(),
@@ -118,6 +120,26 @@ impl Applied {
     /// What is in the kernel for a frontend.
     pub fn program(&self, frontend: &Frontend) -> Option<&Arc<Program>> {
         self.programs.get(frontend)
+    }
+
+    /// The transaction that removes chains nobody needs any more, callers before callees.
+    /// `None` if there are none.
+    pub fn idle_chains(&self) -> Option<NftBatch> {
+        let mut batch = Batch::new(self.family, TABLE);
+        let (treatments, timeouts) = (&self.treatments.idle, &self.timeouts.idle);
+        treatments.iter().for_each(|t| treatment_element(*t).delete(&mut batch));
+        timeouts.iter().for_each(|s| timeout_element(*s).delete(&mut batch));
+        let mut callers_first: Vec<_> = treatments.iter().collect();
+        callers_first.sort_by_key(|t| std::cmp::Reverse((t.kind, t.sticky)));
+        callers_first.iter().for_each(|t| batch.delete_chain(&t.chain()));
+        timeouts.iter().for_each(|s| batch.delete_chain(&timeout_chain(*s)));
+        (!batch.is_empty()).then(|| batch.finish())
+    }
+
+    /// Says that the transaction of [`Applied::idle_chains`] was carried out.
+    pub fn forget_idle_chains(&mut self) {
+        self.treatments.idle.clear();
+        self.timeouts.idle.clear();
     }
 
     /// Whether the table is as this process left it, so that only changes need to be written.
@@ -149,6 +171,7 @@ pub struct Plan<'a> {
     todo: std::collections::btree_set::IntoIter<Frontend>,
     stage: Stage,
     step: usize,
+    remembered: Vec<ElementFact>,
     /// Whether the plan took away endpoints that clients may be remembered with.
     pub forgets_clients: bool,
 }
@@ -161,8 +184,8 @@ enum Stage {
 }
 
 impl<'a> Plan<'a> {
-    /// A plan that brings the frontends `changed` up to date; all of them and everything found in
-    /// the kernel where the table is not as this process left it.
+    /// A plan that brings the frontends `changed` up to date; all of them where the table is not
+    /// as this process left it.
     pub fn new(
         applied: &'a mut Applied,
         (ruleset, options): (&'a Ruleset, &'a Options),
@@ -171,11 +194,24 @@ impl<'a> Plan<'a> {
         let mut todo = changed;
         if !applied.is_known() {
             todo = ruleset.frontends().copied().collect();
-            todo.extend(applied.found.keys().copied());
         }
         let todo = todo.into_iter();
         let stage = Stage::Begin;
-        Plan { applied, ruleset, options, todo, stage, step: STEP, forgets_clients: false }
+        Plan {
+            applied,
+            ruleset,
+            options,
+            todo,
+            stage,
+            step: STEP,
+            remembered: Vec::new(),
+            forgets_clients: false,
+        }
+    }
+
+    /// Carries remembered clients over into the table that takes the place of the one they are in.
+    pub fn carry_over(&mut self, remembered: Vec<ElementFact>) {
+        self.remembered = remembered;
     }
 
     /// Keeps transactions, but for the replacement of a foreign table, below so many bytes.
@@ -207,24 +243,26 @@ impl<'a> Plan<'a> {
         let mut batch = self.batch();
         match self.applied.start {
             Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
+            Start::Known => self.rewrite_rules(&mut batch),
             Start::Absent => self.skeleton(&mut batch),
-            Start::Foreign => {
+            Start::Replace => {
                 batch.delete_table();
                 self.skeleton(&mut batch);
-            }
-            Start::Ours | Start::Known => {
-                self.skeleton(&mut batch);
-                self.rewrite_treatments(&mut batch);
             }
         }
         self.applied.options = Some(self.options.clone());
         let mut step = Step::default();
         self.whole_sets(&mut step);
         self.health_check_ports(&mut step);
-        let limit = if self.applied.start == Start::Foreign { usize::MAX } else { self.step };
-        self.fill(&mut step, limit);
+        let replace = self.applied.start == Start::Replace;
+        if self.applied.start != Start::Known {
+            self.common_counts(&mut step);
+        }
+        self.fill(&mut step, if replace { usize::MAX } else { self.step });
         self.applied.start = Start::Known;
         write(&mut batch, step);
+        let remembered = std::mem::take(&mut self.remembered);
+        affinity::carry_over(self.applied, &remembered, &mut batch);
         batch
     }
 
@@ -247,20 +285,28 @@ impl<'a> Plan<'a> {
             batch.add_chain(chain.name, chain.hook);
         }
         for chain in &chains {
-            if matches!(self.applied.start, Start::Ours | Start::Known) {
-                batch.flush_chain(chain.name);
-            }
             chain.rules.iter().for_each(|rule| batch.add_rule(chain.name, rule));
         }
     }
 
+    /// The chains of usual endpoint counts, while the maps are empty.
+    fn common_counts(&mut self, step: &mut Step) {
+        for count in COMMON_COUNTS {
+            let treatment = Treatment { kind: Kind::Pick, sticky: false, node_port: false, count };
+            self.need_treatment(treatment, step);
+        }
+    }
+
     /// Options may have changed since these chains were written.
-    fn rewrite_treatments(&self, batch: &mut Batch<'_>) {
+    fn rewrite_rules(&self, batch: &mut Batch<'_>) {
         let family = self.applied.family;
         let mut rewrite = |name: &str, rules: Vec<crate::netlink::expr::Rule>| {
             batch.flush_chain(name);
             rules.iter().for_each(|rule| batch.add_rule(name, rule));
         };
+        for chain in fixed_chains(family, self.options) {
+            rewrite(chain.name, chain.rules);
+        }
         for treatment in self.applied.treatments.present() {
             let rules = treatment_rules(family, self.options, *treatment);
             rewrite(&treatment.chain(), rules);
@@ -325,14 +371,11 @@ impl<'a> Plan<'a> {
     fn bring(&mut self, frontend: &Frontend, step: &mut Step) {
         let new = self.ruleset.program(frontend).cloned();
         let old = self.applied.programs.get(frontend).cloned();
-        if old == new && !self.applied.found.contains_key(frontend) {
+        if old == new {
             return;
         }
         let family = self.applied.family;
-        let before = match self.applied.found.remove(frontend) {
-            Some(found) => found,
-            None => old.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default(),
-        };
+        let before = old.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default();
         let after = new.as_ref().map(|p| elements::of_frontend(frontend, p)).unwrap_or_default();
         if let Some(program) = &new {
             self.need(frontend, program, step);
@@ -352,11 +395,7 @@ impl<'a> Plan<'a> {
     fn need(&mut self, frontend: &Frontend, program: &Program, step: &mut Step) {
         let family = self.applied.family;
         for treatment in needed_treatments(frontend, program) {
-            if self.applied.treatments.need(treatment) {
-                let rules = treatment_rules(family, self.options, treatment);
-                step.chains.push((treatment.chain(), rules));
-                step.added.push((treatment_element(treatment), None));
-            }
+            self.need_treatment(treatment, step);
         }
         if let Some(seconds) = program.sticky
             && self.applied.timeouts.need(seconds)
@@ -369,6 +408,14 @@ impl<'a> Plan<'a> {
                 let element = Element::new(set, key, Gives::Nothing);
                 step.added.push((element, Some(program.origin.clone())));
             }
+        }
+    }
+
+    fn need_treatment(&mut self, treatment: Treatment, step: &mut Step) {
+        if self.applied.treatments.need(treatment) {
+            let rules = treatment_rules(self.applied.family, self.options, treatment);
+            step.chains.push((treatment.chain(), rules));
+            step.added.push((treatment_element(treatment), None));
         }
     }
 
@@ -388,31 +435,6 @@ impl<'a> Plan<'a> {
         for (set, key) in std::mem::take(&mut self.applied.shared.idle) {
             step.removed.push(Element::new(set, key, Gives::Nothing));
         }
-    }
-
-    /// The transaction that removes chains nobody needs any more, callers before callees; to be
-    /// carried out after all others. `None` if there are none.
-    pub fn idle_chains(&self) -> Option<NftBatch> {
-        let mut batch = self.batch();
-        let (treatments, timeouts) = (&self.applied.treatments.idle, &self.applied.timeouts.idle);
-        treatments.iter().for_each(|t| treatment_element(*t).delete(&mut batch));
-        timeouts.iter().for_each(|s| timeout_element(*s).delete(&mut batch));
-        let mut callers_first: Vec<_> = treatments.iter().collect();
-        callers_first.sort_by_key(|t| std::cmp::Reverse((t.kind, t.sticky)));
-        callers_first.iter().for_each(|t| batch.delete_chain(&t.chain()));
-        timeouts.iter().for_each(|s| batch.delete_chain(&timeout_chain(*s)));
-        // Somebody's chains in our table: their rules first, as they may jump to one another.
-        let foreign = &self.applied.foreign_chains;
-        foreign.iter().for_each(|name| batch.flush_chain(name));
-        foreign.iter().for_each(|name| batch.delete_chain(name));
-        (!batch.is_empty()).then(|| batch.finish())
-    }
-
-    /// Says that the transaction of [`Plan::idle_chains`] was carried out.
-    pub fn forget_idle_chains(&mut self) {
-        self.applied.treatments.idle.clear();
-        self.applied.timeouts.idle.clear();
-        self.applied.foreign_chains.clear();
     }
 }
 

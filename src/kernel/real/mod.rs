@@ -46,8 +46,8 @@ impl Kernel for Real {
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
         match query {
-            Query::Table(family, name) => {
-                nftables::table(&mut self.netfilter, *family, name).map(Facts::Table)
+            Query::Table(family, name, depth) => {
+                nftables::table(&mut self.netfilter, (*family, name), *depth).map(Facts::Table)
             }
             Query::Elements(family, table, set) => {
                 nftables::elements(&mut self.netfilter, *family, (table, set)).map(Facts::Elements)

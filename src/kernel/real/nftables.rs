@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::socket::Netfilter;
-use crate::kernel::{ChainFact, ElementFact, Error, ErrorKind, SetFact, TableFact};
+use crate::kernel::{ChainFact, Depth, ElementFact, Error, ErrorKind, SetFact, TableFact};
 use crate::model::Family;
 use crate::netlink::nft::message;
-use crate::netlink::read::{Attributes, Message, text, u32_be};
+use crate::netlink::read::{Attributes, Message, text, u32_be, u64_be};
 use crate::netlink::write::{Head, Writer};
 use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_NFTABLES, nfproto};
 
@@ -17,8 +17,8 @@ const ANONYMOUS: u32 = 0x1;
 /// The table of this name, if it is there.
 pub(super) fn table(
     netfilter: &mut Netfilter,
-    family: Family,
-    name: &str,
+    (family, name): (Family, &str),
+    depth: Depth,
 ) -> Result<Option<TableFact>, Error> {
     let what = format!("list table {family} {name}");
     let request = request(netfilter, (message::GET_TABLE, ACK), family, &[(1, name)]);
@@ -32,6 +32,9 @@ pub(super) fn table(
         Err(e) if e.kind == ErrorKind::Absent => return Ok(None),
         Err(e) => return Err(e),
     };
+    if depth == Depth::Head {
+        return Ok(Some(TableFact { comment, ..TableFact::default() }));
+    }
     let chains = chains(netfilter, family, name)?;
     let mut sets = sets(netfilter, family, name)?;
     for set in &mut sets {
@@ -105,11 +108,13 @@ pub(super) fn elements(
 fn element(bytes: &[u8]) -> Option<ElementFact> {
     let attributes = Attributes::new(bytes);
     let value = |number| Attributes::new(attributes.get(number)?).get(1);
+    let time = |number| attributes.get(number).and_then(u64_be);
     Some(ElementFact {
         key: value(1)?.to_vec(),
         key_end: value(10).map(<[u8]>::to_vec),
         data: attributes.get(2).map(data).unwrap_or_default(),
         comment: attributes.get(6).map(comment).unwrap_or_default(),
+        expires: time(5).map(|left| (time(4).unwrap_or(left), left)),
     })
 }
 

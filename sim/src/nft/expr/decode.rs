@@ -1,6 +1,6 @@
 //! Decodes the matching expressions of a rule: loads, comparisons, lookups, verdicts. Statements are in `statements`.
 //! It must never change a table; the batch does. Whatever it does not know it refuses by name.
-//! Tests: tests/expressions.rs, tests/batch_errors.rs.
+//! Tests: tests/six.rs, tests/batch.rs.
 
 use super::{Base, CtKey, Expr, Inside, Into, Lookup, Meta, Order, Reg, Way};
 use crate::nft::error::{Errno, Refusal, Taken};

@@ -1,6 +1,6 @@
 //! The expressions rules are made of, as values. Decoding is in `decode`, what they do is in `nft::eval`.
 //! Numbers are those of linux/netfilter/nf_tables.h. It must never know packets or connections.
-//! Tests: tests/expressions.rs.
+//! Tests: tests/six.rs, tests/nft_files.rs.
 
 pub(crate) mod decode;
 mod statements;
@@ -230,6 +230,11 @@ impl Expr {
             Expr::Dynset(dynset) => Some(dynset.set),
             _ => None,
         }
+    }
+
+    /// Does it make the kernel track connections?
+    pub(crate) fn needs_tracking(&self) -> bool {
+        matches!(self, Expr::Ct { .. } | Expr::CtSetMark { .. } | Expr::Nat(_))
     }
 
     /// The chain it leads to by itself.

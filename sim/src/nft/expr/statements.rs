@@ -1,5 +1,5 @@
 //! Decodes the statements and generators of a rule: NAT, reject, dynset, limit, fib, numgen, hash.
-//! It must never change a table. Where they may stand is checked in `nft::verify`. Tests: tests/expressions.rs.
+//! It must never change a table. Where they may stand is checked in `nft::verify`. Tests: tests/six.rs, tests/nft_files.rs.
 
 use super::decode::Decoder;
 use super::{Dynset, DynsetOp, Expr, Fib, FibResult, Hash, Limit, Nat, NatKind, Numgen, Reg, RejectWith, fib_flags};

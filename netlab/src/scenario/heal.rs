@@ -1,0 +1,137 @@
+//! Rules that are lost or half written: deleted by others, or cut short by a kill -9.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
+use crate::apiserver::bulk;
+use crate::client::Outcome;
+use crate::load::Load;
+use crate::manifests::Transport;
+use crate::probe::Probe;
+use crate::proxy::{has_nft, nft};
+use crate::setting::Setting;
+
+/// Scenarios of this file.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    scenario("flushed-ruleset-heals", flushed),
+    scenario("deleted-table-heals", deleted),
+    scenario("killed-while-writing", killed),
+];
+
+const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
+/// Services of the large cluster.
+const MANY: usize = 10_000;
+
+fn needs_nft() -> Result<(), Stop> {
+    if has_nft() { Ok(()) } else { Err(Stop::Skipped("the nft tool is not installed".to_owned())) }
+}
+
+fn flushed(bench: &Bench) -> Verdict {
+    heals(bench, &[&["flush", "ruleset"]])
+}
+
+fn deleted(bench: &Bench) -> Verdict {
+    heals(
+        bench,
+        &[&["delete", "table", "ip", "kube-proxy"], &["delete", "table", "ip6", "kube-proxy"]],
+    )
+}
+
+/// Destroys the rules under load; the next change of anything brings all of them back.
+fn heals(bench: &Bench, blows: &[&[&str]]) -> Verdict {
+    needs_nft()?;
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    let web = Probe::parse(WEB)?;
+    setting.wait_for(&web)?;
+    let from = setting.lab.place("dns-2").ok_or("no dns-2")?.clone();
+    let shop = "172.18.1.2:30080".parse().expect("well-formed");
+    let load = Load::start(&from, Transport::Tcp, shop, Duration::from_millis(20));
+    for blow in blows {
+        nft(&setting.lab, blow)?;
+    }
+    setting.edit("EndpointSlice", "mirror-ipv4", |slice| {
+        slice["metadata"]["labels"]["touched"] = json!("yes");
+        slice["ports"][0]["port"] = json!(8081);
+    })?;
+    let verdict = setting.wait_for(&web);
+    let verdict = verdict.map(|_| ()).map_err(Stop::Failed).and_then(|()| {
+        eventually(|| {
+            let all = load.so_far();
+            let recent = &all[all.len().saturating_sub(5)..];
+            let well = recent.iter().all(|a| matches!(a.outcome, Outcome::Answered(_)));
+            (!well || recent.len() < 5).then(|| "the node port does not answer".to_owned())
+        })
+    });
+    told(&setting, verdict.map(|()| String::new()))
+}
+
+/// Lines of both tables as a set: what the kernel holds, in whatever order.
+fn held(setting: &Setting) -> Result<BTreeSet<String>, String> {
+    let mut lines = BTreeSet::new();
+    for family in ["ip", "ip6"] {
+        // -t would leave out the elements, which are all that matters.
+        if let Ok(text) = nft(&setting.lab, &["list", "table", family, "kube-proxy"]) {
+            lines.extend(text.split('\n').flat_map(|l| l.split(", ")).map(normal));
+        }
+    }
+    Ok(lines)
+}
+
+/// A line without what surrounds an element in a list of elements.
+fn normal(line: &str) -> String {
+    let line = line.trim().trim_start_matches("elements = {").trim_end_matches(['}', ',', ' ']);
+    line.trim().to_owned()
+}
+
+/// Waits until the tables hold the last Service and have stopped growing.
+fn complete(setting: &Setting) -> Result<BTreeSet<String>, Stop> {
+    let mut before = 0;
+    let mut result = BTreeSet::new();
+    let last = bulk::cluster_ip(MANY - 1).to_string();
+    eventually(|| {
+        result = held(setting).unwrap_or_default();
+        let done = result.len() == before && result.iter().any(|line| line.contains(&last));
+        before = result.len();
+        (!done)
+            .then(|| format!("{before} lines, and {last} is not among them or they still change"))
+    })?;
+    Ok(result)
+}
+
+fn killed(bench: &Bench) -> Verdict {
+    needs_nft()?;
+    let mut setting = bench.examples()?;
+    for object in bulk::cluster(MANY, 10).filter(|o| o["kind"] != "Node") {
+        setting.manifests.put_new(object, "bulk.json");
+    }
+    setting.write()?;
+    setting.start_proxy()?;
+    let web = Probe::parse(WEB)?;
+    setting.wait_for(&web)?;
+    let wanted = complete(&setting)?;
+    let mut kills = Vec::new();
+    for milliseconds in [60, 150, 300, 450, 600, 800] {
+        setting.proxy = None;
+        nft(&setting.lab, &["flush", "ruleset"])?;
+        setting.start_proxy()?;
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        setting.proxy = None;
+        let lines = held(&setting)?.len();
+        kills.push(format!("{lines} lines after {milliseconds} ms"));
+        // Another process must go on from whatever is there.
+        setting.start_proxy()?;
+        setting.wait_for(&web)?;
+        let found = complete(&setting)?;
+        if found != wanted {
+            let missing: Vec<_> = wanted.difference(&found).take(3).collect();
+            let extra: Vec<_> = found.difference(&wanted).take(3).collect();
+            let why = format!("killed at {kills:?}: missing {missing:?} …, extra {extra:?} …");
+            return told(&setting, Err(why.into()));
+        }
+    }
+    Ok(format!("killed with {}, of {}", kills.join(", "), wanted.len()))
+}

@@ -1,0 +1,136 @@
+//! Where the API server is and with which credentials: kubeconfig, `--master`, or the pod's own.
+//!
+//! It must never know what is asked of the server. Tests: `tests.rs`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{Request, Response, header};
+use kube::Client;
+use kube::client::Body;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use super::explain::{self, Error};
+
+/// Name and version as the server's logs show them.
+const USER_AGENT: &str = concat!("kube-proxy-rust/", env!("CARGO_PKG_VERSION"));
+
+/// Which API server, and as whom.
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--master`: wins over the kubeconfig's address.
+    pub master: Option<String>,
+}
+
+/// A way to ask an API server.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    url: String,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connection({})", self.url)
+    }
+}
+
+/// Reads address and credentials; the server is not asked anything yet.
+pub async fn connect(server: &Server) -> Result<Connection, Error> {
+    let mut config = match (&server.kubeconfig, &server.master) {
+        (Some(path), _) => from_kubeconfig(path).await?,
+        (None, Some(master)) => Config::new(address(master)?),
+        (None, None) => Config::incluster().map_err(|error| {
+            let text = explain::chain(&error);
+            Error::new(format!(
+                "no --kubeconfig and no --master, and not in a pod ({text}); name one, or use --manifests"
+            ))
+        })?,
+    };
+    if let Some(master) = &server.master {
+        config.cluster_url = address(master)?;
+    }
+    // The watches retry by themselves and heed Retry-After; two layers of it would add up.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    config.headers.push((header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT)));
+    let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let client = Client::try_from(config).map_err(|error| {
+        let text = explain::chain(&error);
+        Error::new(format!(
+            "API server {url}: {text}; check the certificates and keys of the kubeconfig"
+        ))
+    })?;
+    Ok(Connection { client, url })
+}
+
+fn address(master: &str) -> Result<http::Uri, Error> {
+    let with_scheme =
+        if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
+    let refuse =
+        |why: &str| Error::new(format!("--master {master:?}: {why}; give it as https://HOST:PORT"));
+    let uri: http::Uri = with_scheme.parse().map_err(|_| refuse("is no address"))?;
+    match uri.scheme_str() {
+        Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
+        _ => Err(refuse("is no http or https address")),
+    }
+}
+
+async fn from_kubeconfig(path: &Path) -> Result<Config, Error> {
+    let refuse = |error: &dyn std::error::Error, todo: &str| {
+        let (path, text) = (path.display(), explain::chain(error));
+        Error::new(format!("--kubeconfig {path}: {text}; {todo}"))
+    };
+    // Tried by hand first: the library's error for it repeats the path and the layers between.
+    std::fs::read(path).map_err(|error| refuse(&error, "check the path and its permissions"))?;
+    let read = Kubeconfig::read_from(path)
+        .map_err(|error| refuse(&error, "it must be a kubeconfig in YAML or JSON"))?;
+    let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
+        .await
+        .map_err(|error| refuse(&error, "check its current-context, cluster and user"))?;
+    if config.cluster_url.scheme().is_none() {
+        let server = config.cluster_url.to_string();
+        config.cluster_url = address(&server)
+            .map_err(|_| refuse(&NoAddress(server), "give it as https://HOST:PORT"))?;
+    }
+    Ok(config)
+}
+
+/// The kubeconfig's server is no address.
+#[derive(Debug, thiserror::Error)]
+#[error("its server {0:?} is no address")]
+struct NoAddress(String);
+
+impl Connection {
+    /// The server's address, for messages.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Asks the server whether it lets this client in, with a cheap request. An error whose
+    /// `is_final` is true will not go away by waiting.
+    pub async fn check(&self, longest: Duration) -> Result<(), Error> {
+        // Any client that may watch may ask this; unlike /version it is never open to strangers.
+        let path = "/api/v1/services?limit=1&resourceVersion=0";
+        let asked = tokio::time::timeout(longest, self.send(get(path)));
+        let response = asked.await.map_err(|_| explain::no_answer(&self.url, longest))??;
+        let status = response.status();
+        match status.as_u16() {
+            200..=299 | 429 | 500.. => Ok(()),
+            _ => Err(explain::status(&self.url, status, "")),
+        }
+    }
+
+    /// Sends one request.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
+        self.client.send(request).await.map_err(|error| explain::transport(&self.url, &error))
+    }
+}
+
+/// A request for JSON.
+pub(crate) fn get(path: &str) -> Request<Body> {
+    let request = Request::get(path).header(header::ACCEPT, "application/json");
+    request.body(Body::empty()).expect("the paths are put together from escaped parts")
+}

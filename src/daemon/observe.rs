@@ -1,0 +1,110 @@
+//! Tells what the sync loop does: to the log, the metrics, the health checks, and as Events.
+//! It changes nothing. Tests: `netlab`; the values it feeds are tested in `serve`.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Instant, SystemTime};
+
+use super::source::Report;
+use crate::model::{Event, Family, Notice};
+use crate::serve::{Health, HealthChecks, Metrics, Sources, SyncKind};
+use crate::sync::Proxy;
+use crate::sync::run::{Ended, Observer};
+
+/// The observer of the daemon.
+pub(super) struct Witness {
+    health: Health,
+    metrics: Metrics,
+    checks: HealthChecks,
+    report: Report,
+    known: BTreeSet<Notice>,
+    failures: u32,
+}
+
+impl Witness {
+    pub(super) fn new(sources: &Sources, report: Report, families: &[Family]) -> Witness {
+        let any = |family: &Family| match family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        sources.checks.listen_on(families.iter().map(any).collect());
+        Witness {
+            health: sources.health.clone(),
+            metrics: sources.metrics.clone(),
+            checks: sources.checks.clone(),
+            report,
+            known: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    /// Says each Notice once when it appears and once when it goes.
+    fn notices(&mut self, proxy: &Proxy) {
+        let now: BTreeSet<Notice> =
+            proxy.notices().into_iter().chain(self.checks.notices()).collect();
+        if now == self.known {
+            return;
+        }
+        for notice in now.difference(&self.known) {
+            tracing::warn!(reason = notice.reason.as_str(), "{notice}");
+        }
+        for notice in self.known.difference(&now) {
+            tracing::info!(reason = notice.reason.as_str(), "no longer: {notice}");
+        }
+        self.metrics.noticed(&now);
+        let list: Vec<Notice> = now.iter().cloned().collect();
+        (self.report)(&list);
+        self.known = now;
+    }
+
+    fn succeeded(&mut self, proxy: &mut Proxy, ended: &Ended) {
+        let wall = SystemTime::now();
+        self.failures = 0;
+        self.health.sync_succeeded(wall);
+        let kind = if ended.full { SyncKind::Full } else { SyncKind::Partial };
+        self.metrics.synced(kind, ended.took, wall);
+        let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
+        self.metrics.programmed(&triggers, wall);
+        if let Ok(report) = &ended.outcome {
+            tracing::info!(
+                services = report.services,
+                transactions = report.transactions,
+                operations = report.operations,
+                bytes = report.bytes,
+                forgotten = report.forgotten,
+                took = ?ended.took,
+                "synced"
+            );
+        }
+    }
+}
+
+impl Observer for Witness {
+    fn event(&mut self, event: &Event) {
+        self.metrics.seen(event);
+    }
+
+    fn queued(&mut self) {
+        self.health.queued(Instant::now());
+        self.metrics.queued(SystemTime::now());
+    }
+
+    fn begun(&mut self) {
+        self.health.sync_started();
+    }
+
+    fn ended(&mut self, proxy: &mut Proxy, ended: &Ended) {
+        self.health.follow_node(proxy.cluster());
+        self.checks.update(proxy.cluster(), proxy.last_changes());
+        match &ended.outcome {
+            Ok(_) => self.succeeded(proxy, ended),
+            Err(error) => {
+                self.failures += 1;
+                self.health.sync_failed();
+                self.metrics.sync_failed();
+                tracing::error!(%error, tries = self.failures, "sync failed; trying again");
+            }
+        }
+        self.notices(proxy);
+    }
+}

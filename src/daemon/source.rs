@@ -1,0 +1,88 @@
+//! Where the cluster's state comes from: files in a folder, or the API server.
+//! It only starts what `api` has, and turns what cannot be started into one line.
+//! Tests: `netlab`.
+
+use std::future::pending;
+use std::pin::Pin;
+
+use tokio::sync::mpsc;
+
+use super::Failure;
+use crate::api::manifests::Manifests;
+use crate::config::{Settings, Source};
+use crate::model::{Event, Notice};
+
+/// Tells the API server about Notices, where there is one.
+pub(super) type Report = Box<dyn FnMut(&[Notice]) + Send>;
+
+/// A source that was started.
+pub(super) struct Started {
+    /// Takes in all Notices that hold.
+    pub(super) reporter: Report,
+    /// Resolves if the source can never work.
+    pub(super) failure: Pin<Box<dyn Future<Output = Failure>>>,
+    /// Whether this node must be known before anything is programmed.
+    pub(super) wait_for_node: bool,
+}
+
+/// Starts the source that the settings name.
+pub(super) async fn start(
+    settings: &Settings,
+    events: mpsc::Sender<Event>,
+) -> Result<Started, Failure> {
+    match &settings.source {
+        Source::Manifests(path) => {
+            let manifests = Manifests::open(path, settings.node_name.clone())
+                .map_err(|e| Failure::new(format_args!("--manifests: {e}")))?;
+            tokio::spawn(manifests.run(events));
+            let failure = Box::pin(pending());
+            Ok(Started { reporter: Box::new(|_| {}), failure, wait_for_node: false })
+        }
+        Source::ApiServer { kubeconfig, master } => {
+            api_server(settings, (kubeconfig, master), events).await
+        }
+    }
+}
+
+#[cfg(feature = "api-server")]
+async fn api_server(
+    settings: &Settings,
+    (kubeconfig, master): (&Option<std::path::PathBuf>, &Option<String>),
+    events: mpsc::Sender<Event>,
+) -> Result<Started, Failure> {
+    use crate::api::client::{Patience, Server, Watches, connect};
+    use crate::api::report::{Reporter, Restraint};
+
+    let server = Server { kubeconfig: kubeconfig.clone(), master: master.clone() };
+    let connection = connect(&server).await.map_err(Failure::new)?;
+    tracing::info!(server = connection.url(), "watching the API server");
+    let node_name = settings.node_name.clone();
+    let watches = Watches::start(&connection, node_name.clone(), &events, &Patience::default());
+    let mut reporter = Reporter::start(&connection, node_name, Restraint::default());
+    let failure = async move {
+        // The watches retry whatever may pass; what cannot is said by the first question.
+        let checked = connection.check(std::time::Duration::from_secs(10)).await;
+        if let Err(error) = checked {
+            if error.is_final() {
+                return Failure::new(error);
+            }
+            tracing::warn!(%error, "the API server does not answer yet; trying on");
+        }
+        let _watches = watches;
+        pending().await
+    };
+    Ok(Started {
+        reporter: Box::new(move |notices| reporter.report(notices)),
+        failure: Box::pin(failure),
+        wait_for_node: true,
+    })
+}
+
+#[cfg(not(feature = "api-server"))]
+async fn api_server(
+    _settings: &Settings,
+    _server: (&Option<std::path::PathBuf>, &Option<String>),
+    _events: mpsc::Sender<Event>,
+) -> Result<Started, Failure> {
+    Err(Failure::new("this build has no API server client; use --manifests DIR"))
+}
