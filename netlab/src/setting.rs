@@ -144,6 +144,11 @@ impl Setting {
 
     /// Makes one attempt of a probe.
     pub fn attempt(&self, probe: &Probe) -> Outcome {
+        let patience = if probe.expected == Expected::Lost { SILENCE } else { PATIENCE };
+        self.attempt_within(probe, patience)
+    }
+
+    fn attempt_within(&self, probe: &Probe, patience: Duration) -> Outcome {
         let Some(place) = self.lab.place(&probe.who) else {
             return Outcome::Broken(format!("nobody is called {}", probe.who));
         };
@@ -154,7 +159,6 @@ impl Setting {
             _ => Vec::new(),
         };
         let source = own.into_iter().find(|a| a.is_ipv4() == probe.to.is_ipv4());
-        let patience = if probe.expected == Expected::Lost { SILENCE } else { PATIENCE };
         place.run(|| match probe.transport {
             Transport::Tcp => ask_tcp(source, probe.to, patience),
             Transport::Udp => ask_udp(source, probe.to, patience),
@@ -171,7 +175,7 @@ impl Setting {
     pub fn wait_for(&mut self, probe: &Probe) -> Result<Row, String> {
         let began = Instant::now();
         loop {
-            let row = judge(probe, &mut || self.attempt(probe));
+            let row = judge(probe, &mut || self.attempt_within(probe, SILENCE));
             let Some(wrong) = &row.wrong else { return Ok(row) };
             if let Some(status) = self.proxy.as_mut().and_then(|p| p.process.ended()) {
                 return Err(format!("kube-proxy ended: {status}\n{}", self.last_words()));

@@ -11,6 +11,7 @@ pub mod differences;
 pub mod explore;
 pub mod fate;
 pub mod generate;
+pub mod history;
 pub mod host;
 pub mod lab;
 pub mod oracle;

@@ -57,7 +57,7 @@ pub fn told(kind: Kind, object: &Value, decoder: &mut Decoder) -> Vec<Event> {
 }
 
 /// The Node object of a setup.
-fn node(setup: &Setup) -> Value {
+pub fn node(setup: &Setup) -> Value {
     let addresses: Vec<Value> =
         setup.addresses.iter().map(|a| json!({"type": "InternalIP", "address": a})).collect();
     json!({

@@ -3,7 +3,7 @@
 //! `decode` makes our words of them, `manifests` reads them from files, `client` and `watch` from
 //! a server, `report` says what is wrong back to the server. Downstream sees only `model::Event`s.
 //! It must never know the kernel, a ruleset or what becomes of an Event.
-//! Tests: in each file, and `client_tests` for the whole way from a server's bytes to Events.
+//! Tests: in each file, and `client/tests.rs` for the whole way from a server's bytes to Events.
 
 #[cfg(feature = "api-server")]
 pub mod client;

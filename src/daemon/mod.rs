@@ -154,7 +154,7 @@ async fn live(
     };
     let (sender, events) = mpsc::channel(EVENTS);
     let source = source::start(&settings, sender).await?;
-    let witness = Witness::new(&sources, source.reporter, &families);
+    let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
     let options = options(settings.clone(), families);
     let proxy = Proxy::new(kernel, options(None));

@@ -2,11 +2,10 @@
 //! It changes nothing. Tests: `netlab`; the values it feeds are tested in `serve`.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Instant, SystemTime};
 
 use super::source::Report;
-use crate::model::{Event, Family, Notice};
+use crate::model::{Event, Notice};
 use crate::serve::{Health, HealthChecks, Metrics, Sources, SyncKind};
 use crate::sync::Proxy;
 use crate::sync::run::{Ended, Observer};
@@ -22,12 +21,7 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    pub(super) fn new(sources: &Sources, report: Report, families: &[Family]) -> Witness {
-        let any = |family: &Family| match family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        sources.checks.listen_on(families.iter().map(any).collect());
+    pub(super) fn new(sources: &Sources, report: Report) -> Witness {
         Witness {
             health: sources.health.clone(),
             metrics: sources.metrics.clone(),
@@ -66,6 +60,9 @@ impl Witness {
         let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
         self.metrics.programmed(&triggers, wall);
         if let Ok(report) = &ended.outcome {
+            if let Some(error) = &report.not_forgotten {
+                tracing::warn!(%error, "stale UDP flows stay for now");
+            }
             tracing::info!(
                 services = report.services,
                 transactions = report.transactions,
@@ -95,6 +92,9 @@ impl Observer for Witness {
 
     fn ended(&mut self, proxy: &mut Proxy, ended: &Ended) {
         self.health.follow_node(proxy.cluster());
+        if ended.full || proxy.last_changes().node {
+            self.checks.listen_on(proxy.health_check_addresses());
+        }
         self.checks.update(proxy.cluster(), proxy.last_changes());
         match &ended.outcome {
             Ok(_) => self.succeeded(proxy, ended),

@@ -32,8 +32,8 @@ pub(super) async fn start(
 ) -> Result<Started, Failure> {
     match &settings.source {
         Source::Manifests(path) => {
-            let manifests = Manifests::open(path, settings.node_name.clone())
-                .map_err(|e| Failure::new(format_args!("--manifests: {e}")))?;
+            let manifests =
+                Manifests::open(path, settings.node_name.clone()).map_err(Failure::new)?;
             tokio::spawn(manifests.run(events));
             let failure = Box::pin(pending());
             Ok(Started { reporter: Box::new(|_| {}), failure, wait_for_node: false })

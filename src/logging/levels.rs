@@ -69,6 +69,8 @@ fn ours(verbosity: u32) -> LevelFilter {
 
 fn foreign(root: &str, verbosity: u32) -> LevelFilter {
     match verbosity {
+        // It logs every failed request as an error; `api::client` says each trouble once.
+        0..=5 if root == "kube_client" => LevelFilter::OFF,
         0..=3 => LevelFilter::WARN,
         _ if WITH_HEADERS.contains(&root) => LevelFilter::INFO,
         4..=5 => LevelFilter::INFO,
@@ -145,7 +147,8 @@ mod tests {
         for root in WITH_HEADERS {
             assert_eq!(foreign(root, 100), LevelFilter::INFO);
         }
-        assert_eq!(foreign("kube_client", 0), LevelFilter::WARN);
+        assert_eq!(foreign("kube_client", 0), LevelFilter::OFF);
+        assert_eq!(foreign("tokio", 0), LevelFilter::WARN);
         assert_eq!(foreign("kube_client", 6), LevelFilter::DEBUG);
     }
 }

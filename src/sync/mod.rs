@@ -12,7 +12,7 @@ pub mod schedule;
 mod family;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -55,7 +55,7 @@ impl Default for Options {
 }
 
 /// What one sync did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Services looked at.
     pub services: usize,
@@ -67,6 +67,8 @@ pub struct Report {
     pub bytes: usize,
     /// Conntrack entries and remembered clients that were forgotten.
     pub forgotten: usize,
+    /// Why stale conntrack entries could not be forgotten; the next sync tries again.
+    pub not_forgotten: Option<Error>,
 }
 
 /// The service proxy of one node.
@@ -140,6 +142,21 @@ impl Proxy {
         &self.last_changes
     }
 
+    /// The node's addresses on which health check node ports listen; `0.0.0.0` and `::` are all.
+    pub fn health_check_addresses(&mut self) -> BTreeSet<IpAddr> {
+        let options = table_options(&self.options, self.tracker.cluster());
+        let all = match self.kernel.read(&Query::Addresses) {
+            Ok(Facts::Addresses(all)) => self.node_port_addresses(&all),
+            _ => Vec::new(),
+        };
+        let of = |family: Family| match (options.node_port_cidrs(family), family) {
+            (None, Family::V4) => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+            (None, Family::V6) => vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
+            (Some(_), _) => all.iter().copied().filter(|a| Family::of(*a) == family).collect(),
+        };
+        self.options.families.iter().copied().flat_map(of).collect()
+    }
+
     /// Whether the next sync programs everything and not only what changed.
     pub fn is_unsynced(&self) -> bool {
         self.families.iter().any(FamilySync::is_unknown)
@@ -182,7 +199,7 @@ impl Proxy {
             outcome = outcome.and(brought);
         }
         outcome?;
-        self.forget_stale_flows(&mut report)?;
+        report.not_forgotten = self.forget_stale_flows(&mut report).err();
         Ok(report)
     }
 

@@ -157,7 +157,7 @@ impl Play {
             let began = Instant::now();
             let mut reached = BTreeSet::new();
             for _ in 0..wanted.len() * 16 {
-                match place.run(|| ask(Transport::Tcp, to, PATIENCE)) {
+                match place.run(|| ask(Transport::Tcp, to, Duration::from_secs(1))) {
                     Outcome::Answered(answer) => reached.insert(answer.pod),
                     other => return Some(format!("{TO}: {other:?}")),
                 };

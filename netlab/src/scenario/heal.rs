@@ -1,7 +1,7 @@
 //! Rules that are lost or half written: deleted by others, or cut short by a kill -9.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -109,29 +109,41 @@ fn killed(bench: &Bench) -> Verdict {
         setting.manifests.put_new(object, "bulk.json");
     }
     setting.write()?;
-    setting.start_proxy()?;
+    let verdict = kill_often(&mut setting);
+    told(&setting, verdict)
+}
+
+/// Kills it at moments spread over a start, from nothing and over what earlier ones left, then
+/// lets one live: the tables must be those of a start that nobody disturbed.
+fn kill_often(setting: &mut Setting) -> Verdict {
     let web = Probe::parse(WEB)?;
+    let began = Instant::now();
+    setting.start_proxy()?;
     setting.wait_for(&web)?;
-    let wanted = complete(&setting)?;
-    let mut kills = Vec::new();
-    for milliseconds in [60, 150, 300, 450, 600, 800] {
+    let whole = began.elapsed();
+    let wanted = complete(setting)?;
+    let mut there = 0;
+    for round in 0..2 {
         setting.proxy = None;
-        nft(&setting.lab, &["flush", "ruleset"])?;
-        setting.start_proxy()?;
-        std::thread::sleep(Duration::from_millis(milliseconds));
-        setting.proxy = None;
-        let lines = held(&setting)?.len();
-        kills.push(format!("{lines} lines after {milliseconds} ms"));
-        // Another process must go on from whatever is there.
+        for step in 2..12 {
+            if round == 0 {
+                nft(&setting.lab, &["flush", "ruleset"])?;
+            }
+            setting.start_proxy()?;
+            std::thread::sleep(whole * step / 10);
+            setting.proxy = None;
+            let tables = nft(&setting.lab, &["list", "tables"])?;
+            there += usize::from(tables.contains("kube-proxy"));
+        }
         setting.start_proxy()?;
         setting.wait_for(&web)?;
-        let found = complete(&setting)?;
+        let found = complete(setting)?;
         if found != wanted {
             let missing: Vec<_> = wanted.difference(&found).take(3).collect();
             let extra: Vec<_> = found.difference(&wanted).take(3).collect();
-            let why = format!("killed at {kills:?}: missing {missing:?} …, extra {extra:?} …");
-            return told(&setting, Err(why.into()));
+            return Err(format!("round {round}: missing {missing:?} …, extra {extra:?} …").into());
         }
     }
-    Ok(format!("killed with {}, of {}", kills.join(", "), wanted.len()))
+    let lines = wanted.len();
+    Ok(format!("start {whole:.1?}; 20 kills, {there} after the first write; {lines} lines equal"))
 }

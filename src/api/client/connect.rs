@@ -58,10 +58,11 @@ pub async fn connect(server: &Server) -> Result<Connection, Error> {
     config.headers.push((header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT)));
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let client = Client::try_from(config).map_err(|error| {
-        let text = explain::chain(&error);
-        Error::new(format!(
-            "API server {url}: {text}; check the certificates and keys of the kubeconfig"
-        ))
+        let todo = match error {
+            kube::Error::Auth(_) => "check the user in the kubeconfig",
+            _ => "check the certificates and keys of the kubeconfig",
+        };
+        Error::new(format!("API server {url}: {}; {todo}", explain::chain(&error)))
     })?;
     Ok(Connection { client, url })
 }

@@ -63,7 +63,9 @@ pub(super) fn transport(url: &str, error: &(dyn StdError + 'static)) -> Error {
     if ["token", "auth", "exec"].iter().any(|word| lower.contains(word)) {
         return Error::new(format!("API server {url}: {text}; check the user in the kubeconfig"));
     }
-    Error::passing(format!("API server {url}: {text}"))
+    // A TLS server that is spoken to without TLS hangs up without a word.
+    let todo = if url.starts_with("http:") { "; should its address begin with https?" } else { "" };
+    Error::passing(format!("API server {url}: {text}{todo}"))
 }
 
 /// An answer that says no; `detail` is what the server said about it, if anything.

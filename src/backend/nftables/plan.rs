@@ -258,9 +258,14 @@ impl<'a> Plan<'a> {
         if self.applied.start != Start::Known {
             self.common_counts(&mut step);
         }
-        self.fill(&mut step, if replace { usize::MAX } else { self.step });
+        self.fill(&mut step);
         self.applied.start = Start::Known;
         write(&mut batch, step);
+        while replace && self.stage == Stage::Frontends {
+            let mut step = Step::default();
+            self.fill(&mut step);
+            write(&mut batch, step);
+        }
         let remembered = std::mem::take(&mut self.remembered);
         affinity::carry_over(self.applied, &remembered, &mut batch);
         batch
@@ -268,7 +273,7 @@ impl<'a> Plan<'a> {
 
     fn further_step(&mut self) -> Batch<'static> {
         let mut step = Step::default();
-        self.fill(&mut step, self.step);
+        self.fill(&mut step);
         let mut batch = self.batch();
         write(&mut batch, step);
         batch
@@ -355,9 +360,9 @@ impl<'a> Plan<'a> {
 
     /// Puts frontends into the step until it is full or all are done; after the last one, what
     /// nobody needs any more goes.
-    fn fill(&mut self, step: &mut Step, limit: usize) {
+    fn fill(&mut self, step: &mut Step) {
         self.stage = Stage::Frontends;
-        while step.len() < limit {
+        while step.len() < self.step {
             let Some(frontend) = self.todo.next() else {
                 self.remove_idle(step);
                 self.stage = Stage::Done;

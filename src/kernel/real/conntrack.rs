@@ -13,10 +13,20 @@ use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_CTNETLINK, nfproto};
 
 const GET: u16 = 1;
 const DELETE: u16 = 2;
+const GET_STATS: u16 = 5;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTO: u16 = 2;
+
+/// Whether conntrack answers at all: asks for its counters, which costs the same however many
+/// entries there are.
+pub(super) fn probe(netfilter: &mut Netfilter) -> Result<(), Error> {
+    let mut w = Writer::new();
+    let open = w.open_message(head(netfilter, (GET_STATS, ACK), Family::V4));
+    w.close_message(open);
+    netfilter.ask::<()>(("ask conntrack for its counters", w.as_bytes()), |_, _| {}).map(|_| ())
+}
 
 /// The entries of a family and protocol.
 pub(super) fn flows(

@@ -35,8 +35,7 @@ pub(super) fn capabilities(netfilter: &mut Netfilter) -> Capabilities {
             lack(&mut found, *what, error);
         }
     }
-    if let Err(error) = super::conntrack::flows(netfilter, Family::V4, crate::model::Protocol::Sctp)
-    {
+    if let Err(error) = super::conntrack::probe(netfilter) {
         lack(&mut found, Capability::Conntrack, error);
     }
     found

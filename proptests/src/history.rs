@@ -1,0 +1,421 @@
+//! Histories of a cluster: objects come, change and go, the proxy syncs now and then, the kernel
+//! fails now and then, the proxy restarts. Playing one checks every state on the way: a packet
+//! whose promise did not change is kept all the time, any other meets the old promise or the new.
+//! Must never look at a rule to decide. Tests: `tests/properties.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Value, json};
+
+use kube_proxy::api::decode::Decoder;
+use kube_proxy::kernel::ErrorKind;
+use kube_proxy::kernel::fault::Fate as Fault;
+use kube_proxy::model::{Event, Kind, NamespacedName};
+use kube_proxy::sync::Proxy;
+
+use crate::cluster::{Cluster, Setup};
+use crate::fate::{Extent, Packet, Promise, Seen};
+use crate::generate::{name, objects, service, setup, slice};
+use crate::host::{Marks, ask, journey, ruleset};
+use crate::oracle::promise;
+use crate::packets;
+use crate::stage::Stage;
+use crate::world::{Objects, events, node, options, told};
+
+/// Packets that are watched while a sync runs.
+const WATCHED: usize = 80;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// An object comes or changes.
+    Put(Kind, Value),
+    /// An object goes, if it is there.
+    Gone(Kind, String, String),
+    /// The node moves to another zone.
+    Zone(&'static str),
+    /// The proxy syncs.
+    Sync,
+    /// The next calls of the kernel meet these fates.
+    Faults(Vec<Fault>),
+    /// The proxy dies and another one starts on the same host.
+    Restart,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Put(kind, object) => write!(f, "put {} {object}", kind.as_str()),
+            Step::Gone(kind, namespace, name) => {
+                write!(f, "gone {} {namespace}/{name}", kind.as_str())
+            }
+            Step::Zone(zone) => write!(f, "zone {zone:?}"),
+            Step::Sync => f.write_str("sync"),
+            Step::Faults(fates) => write!(f, "faults {fates:?}"),
+            Step::Restart => f.write_str("restart"),
+        }
+    }
+}
+
+/// A node, the cluster it starts with and what happens then.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// The node at the beginning.
+    pub setup: Setup,
+    /// The cluster at the beginning.
+    pub objects: Objects,
+    /// What happens.
+    pub steps: Vec<Step>,
+    /// The most bytes of one transaction.
+    pub largest: usize,
+}
+
+/// Whether the kernel may fail in a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weather {
+    /// It never does.
+    Fair,
+    /// It may refuse any call, or lose the answer.
+    Foul,
+}
+
+/// Any history.
+pub fn history(weather: Weather) -> impl Strategy<Value = History> {
+    let largest = prop_oneof![2 => Just(usize::MAX), 1 => Just(16_384usize), 1 => Just(4_096)];
+    (setup(), objects(), vec(step(weather), 1..14), largest)
+        .prop_map(|(setup, objects, steps, largest)| History { setup, objects, steps, largest })
+}
+
+fn step(weather: Weather) -> BoxedStrategy<Step> {
+    let faults = if weather == Weather::Foul { 3 } else { 0 };
+    let put_slice = ((0..5usize).prop_flat_map(slice), 0..8usize).prop_map(|(mut slice, n)| {
+        slice["metadata"]["name"] = json!(format!("slice-{n}"));
+        Step::Put(Kind::EndpointSlice, slice)
+    });
+    let slice_gone = (0..5usize, 0..8usize).prop_map(|(owner, n)| {
+        Step::Gone(Kind::EndpointSlice, name(owner).0.to_owned(), format!("slice-{n}"))
+    });
+    let service_gone = (0..5usize).prop_map(|n| {
+        let (namespace, name) = name(n);
+        Step::Gone(Kind::Service, namespace.to_owned(), name)
+    });
+    let cidr = (0..2usize, select(vec!["172.30.0.0/16", "172.30.0.0/24", "fd00:172:30::/64"]))
+        .prop_map(|(n, cidr)| {
+            let metadata = json!({"name": format!("cidr-{n}")});
+            let object = json!({"metadata": metadata, "spec": {"cidrs": [cidr]}});
+            Step::Put(Kind::ServiceCidr, object)
+        });
+    let cidr_gone =
+        (0..2usize).prop_map(|n| Step::Gone(Kind::ServiceCidr, String::new(), format!("cidr-{n}")));
+    let fate = select(vec![
+        Fault::Pass,
+        Fault::Pass,
+        Fault::Refuse(ErrorKind::Busy),
+        Fault::Refuse(ErrorKind::Exists),
+        Fault::LoseAnswer(ErrorKind::Broken),
+    ]);
+    prop_oneof![
+        6 => Just(Step::Sync),
+        4 => (0..5usize).prop_flat_map(service).prop_map(|s| Step::Put(Kind::Service, s)),
+        5 => put_slice,
+        2 => slice_gone,
+        1 => service_gone,
+        1 => cidr,
+        1 => cidr_gone,
+        1 => select(vec!["", "a", "b"]).prop_map(Step::Zone),
+        1 => Just(Step::Restart),
+        faults => vec(fate, 1..5).prop_map(Step::Faults),
+    ]
+    .boxed()
+}
+
+type Key = (Kind, String, String);
+
+/// A history being played.
+struct Play {
+    setup: Setup,
+    objects: BTreeMap<Key, Value>,
+    stage: Stage,
+    proxy: Proxy,
+    decoder: Decoder,
+    /// States that may be in the kernel by now: the last one that was synced, and those that were
+    /// tried since.
+    possible: Vec<(Setup, Cluster)>,
+    broken: Arc<Mutex<Vec<String>>>,
+}
+
+/// Plays a history to its end, syncs, and holds what is in the kernel against one sync from
+/// nothing. The error is the whole world.
+pub fn play(history: &History) -> Result<(), String> {
+    let mut play = Play::new(history);
+    let outcome = play.all(history);
+    outcome.map_err(|why| {
+        let steps: String = history.steps.iter().map(|s| format!("  {s}\n")).collect();
+        format!(
+            "{why}\nworld: {:?}, transactions of at most {} bytes\n{}then:\n{steps}rules:\n{}",
+            history.setup,
+            history.largest,
+            history.objects,
+            play.stage.host(|host| ruleset(host)),
+        )
+    })
+}
+
+impl Play {
+    fn new(history: &History) -> Play {
+        let stage = Stage::new(&history.setup, history.largest);
+        let mut play = Play {
+            setup: history.setup.clone(),
+            objects: BTreeMap::new(),
+            proxy: Proxy::new(Box::new(stage.clone()), options(&history.setup)),
+            stage,
+            decoder: Decoder::new(history.setup.node_name.as_str()),
+            possible: Vec::new(),
+            broken: Arc::default(),
+        };
+        let start = &history.objects;
+        for (kind, list) in [
+            (Kind::Service, &start.services),
+            (Kind::EndpointSlice, &start.slices),
+            (Kind::ServiceCidr, &start.service_cidrs),
+        ] {
+            play.objects.extend(list.iter().map(|object| (key(kind, object), object.clone())));
+        }
+        play
+    }
+
+    fn all(&mut self, history: &History) -> Result<(), String> {
+        self.tell_all();
+        self.sync()?;
+        for step in &history.steps {
+            self.step(step).map_err(|why| format!("at step: {step}\n{why}"))?;
+        }
+        self.stage.with(|layers| layers.heal());
+        self.settle()?;
+        self.idle()?;
+        self.same_as_from_nothing()
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Put(kind, object) => {
+                self.objects.insert(key(*kind, object), object.clone());
+                self.feed(told(*kind, object, &mut Decoder::new(self.setup.node_name.as_str())));
+            }
+            Step::Gone(kind, namespace, name) => {
+                let key = (*kind, namespace.clone(), name.clone());
+                if self.objects.remove(&key).is_some() {
+                    let name = NamespacedName::new(namespace.as_str(), name.as_str());
+                    self.feed(vec![gone(*kind, name)]);
+                }
+            }
+            Step::Zone(zone) => {
+                self.setup.zone = (*zone).to_owned();
+                let told = told(Kind::Node, &node(&self.setup), &mut self.decoder);
+                self.feed(told);
+            }
+            Step::Sync => self.sync()?,
+            Step::Faults(fates) => self.stage.with(|l| l.schedule(fates.iter().copied())),
+            Step::Restart => {
+                let options = options(&self.setup);
+                self.proxy = Proxy::new(Box::new(self.stage.clone()), options);
+                self.decoder = Decoder::new(self.setup.node_name.as_str());
+                self.tell_all();
+                self.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, events: Vec<Event>) {
+        events.into_iter().for_each(|event| self.proxy.feed(event));
+    }
+
+    fn tell_all(&mut self) {
+        let objects = self.current();
+        let events = events(&self.setup, &objects, &mut self.decoder);
+        self.feed(events);
+    }
+
+    fn current(&self) -> Objects {
+        let of = |wanted: Kind| {
+            let all = self.objects.iter();
+            all.filter(|((kind, ..), _)| *kind == wanted).map(|(_, o)| o.clone()).collect()
+        };
+        Objects {
+            services: of(Kind::Service),
+            slices: of(Kind::EndpointSlice),
+            service_cidrs: of(Kind::ServiceCidr),
+        }
+    }
+
+    /// One sync, with every state on the way looked at.
+    fn sync(&mut self) -> Result<(), String> {
+        self.possible.push((self.setup.clone(), self.current().cluster()));
+        self.watch();
+        let outcome = self.proxy.sync();
+        self.stage.look_away();
+        if outcome.is_ok() {
+            self.possible.drain(..self.possible.len() - 1);
+        }
+        let broken =
+            std::mem::take(&mut *self.broken.lock().unwrap_or_else(PoisonError::into_inner));
+        match broken.first() {
+            Some(first) => Err(format!("during a sync ({outcome:?}): {first}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Syncs until it succeeds: without faults the first or, after one, the second must.
+    fn settle(&mut self) -> Result<(), String> {
+        for _ in 0..2 {
+            self.sync()?;
+            if self.possible.len() == 1 {
+                return Ok(());
+            }
+        }
+        self.proxy.sync().map(|_| ()).map_err(|e| format!("does not settle: {e}"))
+    }
+
+    fn watch(&self) {
+        // Before the first sync there is nothing to keep.
+        if self.possible.len() < 2 {
+            return;
+        }
+        let watched = watched(&self.possible);
+        let broken = self.broken.clone();
+        self.stage.watch(move |host| {
+            for (packet, promises) in &watched {
+                if let Err(why) = met(host, packet, promises) {
+                    let journey = journey(host, packet);
+                    broken
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(format!("{packet}: {why}\n{journey}"));
+                }
+            }
+        });
+    }
+
+    /// A second sync has nothing to say to the kernel and nothing to ask it.
+    fn idle(&mut self) -> Result<(), String> {
+        self.stage.with(|layers| layers.inner().take());
+        self.proxy.sync().map_err(|e| format!("second sync: {e}"))?;
+        let said = self.stage.with(|layers| layers.inner().take());
+        match said.first() {
+            None => Ok(()),
+            Some(first) => {
+                Err(format!("a second sync says {} things to the kernel: {first:?}", said.len()))
+            }
+        }
+    }
+
+    fn same_as_from_nothing(&self) -> Result<(), String> {
+        let fresh = Stage::new(&self.setup, usize::MAX);
+        crate::world::synced(Box::new(fresh.clone()), &self.setup, &self.current())?;
+        let (here, there) = (self.stage.host(|h| content(h)), fresh.host(|h| content(h)));
+        if here == there {
+            return Ok(());
+        }
+        let only = |a: &BTreeSet<String>, b: &BTreeSet<String>, sign: &str| {
+            a.difference(b).map(|line| format!("  {sign} {line}\n")).collect::<String>()
+        };
+        Err(format!(
+            "not the same as one sync from nothing (- should be, + should not be):\n{}{}",
+            only(&there, &here, "-"),
+            only(&here, &there, "+"),
+        ))
+    }
+}
+
+fn key(kind: Kind, object: &Value) -> Key {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    (kind, text("namespace"), text("name"))
+}
+
+fn gone(kind: Kind, name: NamespacedName) -> Event {
+    match kind {
+        Kind::Service => Event::ServiceGone(name),
+        Kind::EndpointSlice => Event::SliceGone(name),
+        Kind::Node => Event::NodeGone,
+        Kind::ServiceCidr => Event::ServiceCidrGone(name),
+    }
+}
+
+/// Packets with the promises they may meet.
+fn watched(possible: &[(Setup, Cluster)]) -> Vec<(Packet, Vec<Promise>)> {
+    let all: BTreeSet<Packet> =
+        possible.iter().flat_map(|(setup, cluster)| packets::all(setup, cluster)).collect();
+    let step = all.len().div_ceil(WATCHED).max(1);
+    all.into_iter()
+        .step_by(step)
+        .map(|packet| {
+            let mut promises: Vec<Promise> = Vec::new();
+            for (setup, cluster) in possible {
+                let promise = promise(cluster, setup, &packet);
+                if !promises.contains(&promise) {
+                    promises.push(promise);
+                }
+            }
+            (packet, promises)
+        })
+        .collect()
+}
+
+/// Whether what becomes of a packet is what one of the promises says, outcome by outcome; in full
+/// where there is only one.
+fn met(host: &mut sim::Host, packet: &Packet, promises: &[Promise]) -> Result<(), String> {
+    let seen = ask(host, packet, Marks::default())?;
+    if let [only] = promises {
+        return seen.keeps(only);
+    }
+    for (outcome, probability) in &seen.outcomes {
+        let one = Seen {
+            outcomes: vec![(outcome.clone(), *probability)],
+            extent: Extent::Samples,
+            journey: String::new(),
+        };
+        let allowed = promises.iter().any(|promise| one.keeps(promise).is_ok());
+        if !allowed {
+            let all: Vec<String> = promises.iter().map(Promise::to_string).collect();
+            return Err(format!("seen: {outcome}; promised: {}", all.join(", or ")));
+        }
+    }
+    Ok(())
+}
+
+/// What is in a host's tables, a line an object, without what does not matter (handles, order).
+pub fn content(host: &sim::Host) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for table in host.nft().tables() {
+        let place = format!("{:?} {}", table.family(), table.name());
+        lines.insert(format!("{place} # {:?}", table.comment()));
+        for chain in table.chains() {
+            let base = chain.base();
+            lines.insert(format!("{place} chain {} {base:?}", chain.name()));
+            for (index, rule) in chain.rules().iter().enumerate() {
+                let (bytes, comment) = (rule.expressions(), rule.comment());
+                lines.insert(format!("{place} {} {index} {bytes:02x?} {comment:?}", chain.name()));
+            }
+        }
+        for set in table.sets() {
+            lines.insert(format!("{place} set {} {:?}", set.name(), set.definition()));
+            for element in set.elements() {
+                let (key, end) = (element.key(), element.key_end());
+                let interval_end = element.is_interval_end();
+                lines.insert(format!(
+                    "{place} {} {key:02x?} {end:02x?} {interval_end} {} # {:?}",
+                    set.name(),
+                    element.describe(),
+                    element.comment(),
+                ));
+            }
+        }
+    }
+    lines
+}

@@ -1,0 +1,89 @@
+//! Things true of every cluster. The seed is printed; `PROPTESTS_SEED` and `PROPTESTS_CASES` choose
+//! others, for as long as one likes.
+#![allow(clippy::unwrap_used, reason = "a test may say so")]
+
+use std::cell::RefCell;
+use std::fmt::Debug;
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+
+use proptests::coverage::Coverage;
+use proptests::explore::chance;
+use proptests::generate::case;
+use proptests::history::{Weather, history, play};
+use proptests::oracle::promise;
+use proptests::packets;
+use proptests::run::judge;
+use proptests::sim_heart::SimHeart;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+/// Holds a property against so many values; what breaks it is made as small as can be.
+fn holds<S: Strategy>(
+    name: &str,
+    cases: u64,
+    strategy: S,
+    property: impl Fn(&S::Value) -> Result<(), String>,
+) where
+    S::Value: Debug,
+{
+    let seed = number("PROPTESTS_SEED", 1);
+    let cases = number("PROPTESTS_CASES", cases);
+    println!("{name}: seed {seed}, {cases} cases");
+    let config = Config {
+        cases: u32::try_from(cases).unwrap_or(u32::MAX),
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        max_shrink_time: 60_000,
+        ..Config::default()
+    };
+    let mut runner = TestRunner::new_with_rng(config, chance(seed, 0));
+    let outcome = runner.run(&strategy, |value| property(&value).map_err(TestCaseError::fail));
+    let why = match outcome {
+        Ok(()) => return,
+        Err(TestError::Fail(why, _)) => why.to_string(),
+        Err(TestError::Abort(why)) => format!("aborted: {why}"),
+    };
+    panic!(
+        "{name} does not hold (seed {seed}):\n{why}\nreplay: PROPTESTS_SEED={seed} PROPTESTS_CASES={cases} cargo test -p proptests --test properties {name}"
+    );
+}
+
+#[test]
+fn every_packet_meets_its_promise() {
+    let coverage = RefCell::new(Coverage::default());
+    let asked = RefCell::new(0);
+    holds("every_packet_meets_its_promise", 150, case(), |case| {
+        let cluster = case.objects.cluster();
+        let all = packets::all(&case.setup, &cluster);
+        let step = all.len().div_ceil(600).max(1);
+        let packets: Vec<_> = all.into_iter().step_by(step).collect();
+        coverage.borrow_mut().case(case, &cluster);
+        for packet in &packets {
+            let fate = promise(&cluster, &case.setup, packet);
+            coverage.borrow_mut().packet(&cluster, &case.setup, packet, &fate);
+        }
+        *asked.borrow_mut() += packets.len();
+        let mut said = String::new();
+        let tally = judge(&case.setup, &case.objects, &packets, &mut SimHeart, &mut said);
+        if tally.failed == 0 { Ok(()) } else { Err(said) }
+    });
+    println!("{} packets, every outcome of each; reached:\n{}", asked.borrow(), coverage.borrow());
+    let missing = coverage.borrow().missing();
+    assert!(missing.is_empty(), "never reached: {missing:?}");
+}
+
+#[test]
+fn any_history_ends_as_one_sync_from_nothing() {
+    let name = "any_history_ends_as_one_sync_from_nothing";
+    holds(name, 120, history(Weather::Fair), play);
+}
+
+#[test]
+fn a_failing_kernel_converges_and_harms_nobody() {
+    let name = "a_failing_kernel_converges_and_harms_nobody";
+    holds(name, 120, history(Weather::Foul), play);
+}
