@@ -115,7 +115,9 @@ impl Proxy {
 
     /// Whether something is known that was not programmed yet.
     pub fn has_changes(&self) -> bool {
-        self.tracker.has_changes() || self.families.iter().any(FamilySync::is_behind)
+        self.tracker.has_changes()
+            || self.families.iter().any(FamilySync::is_behind)
+            || self.has_stale_flows()
     }
 
     /// What is known of the cluster.
@@ -201,9 +203,12 @@ impl Proxy {
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
         }
-        outcome?;
-        report.not_forgotten = self.forget_stale_flows(&mut report).err();
-        Ok(report)
+        // Flows of a family whose rules could not be written would come back as they were.
+        let written = |family: &&FamilySync| !family.is_behind();
+        let written: Vec<Family> =
+            self.families.iter().filter(written).map(|f| f.family()).collect();
+        report.not_forgotten = self.forget_stale_flows(&written, &mut report).err();
+        outcome.map(|()| report)
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -250,10 +255,15 @@ impl Proxy {
         all.iter().copied().filter(takes).collect()
     }
 
+    /// Whether there may be UDP flows to forget, and a way to.
+    fn has_stale_flows(&self) -> bool {
+        self.stale_flows && self.kernel.capabilities().has(Capability::Conntrack)
+    }
+
     /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
     /// forgotten, after the rules are in.
-    fn forget_stale_flows(&mut self, report: &mut Report) -> Result<(), Error> {
-        if !self.stale_flows || !self.kernel.capabilities().has(Capability::Conntrack) {
+    fn forget_stale_flows(&mut self, written: &[Family], report: &mut Report) -> Result<(), Error> {
+        if !self.has_stale_flows() {
             return Ok(());
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
@@ -265,7 +275,7 @@ impl Proxy {
             &self.options.families,
             addresses.as_deref(),
         );
-        for family in &self.options.families {
+        for family in written {
             let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
                 Facts::Flows(flows) => flows,
                 other => unreachable_answer("flows", &other)?,
@@ -276,7 +286,7 @@ impl Proxy {
                 self.kernel.apply(&Transaction::ForgetFlows(stale))?;
             }
         }
-        self.stale_flows = false;
+        self.stale_flows = written.len() < self.families.len();
         Ok(())
     }
 }
