@@ -10,6 +10,9 @@ pub mod run;
 pub mod schedule;
 
 mod family;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
