@@ -1,6 +1,7 @@
 //! The oracle: what the Kubernetes API promises for the first packet of a connection, worked out
 //! from the objects alone. Must never look at a ruleset, nor use topology, track or backend.
-//! Facts: `/work/shared/upstream-behaviour.md`, cited as #line. Tests: below and `tests/`.
+//! `#n` cites line n of the project's notes on what the reference (Kubernetes v1.36.2) does.
+//! Tests: `tests/`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

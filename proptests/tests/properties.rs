@@ -72,7 +72,7 @@ fn every_packet_meets_its_promise() {
         }
         *asked.borrow_mut() += packets.len();
         let mut said = String::new();
-        let tally = judge(&case.setup, &case.objects, &packets, &mut SimHeart, &mut said);
+        let tally = judge(case, &packets, &mut SimHeart, &mut said);
         if tally.failed == 0 { Ok(()) } else { Err(said) }
     });
     println!("{} packets, every outcome of each; reached:\n{}", asked.borrow(), coverage.borrow());
