@@ -374,7 +374,7 @@ impl<'a> Plan<'a> {
 
     /// Brings one frontend up to date.
     fn bring(&mut self, frontend: &Frontend, step: &mut Step) {
-        let new = self.ruleset.program(frontend).cloned();
+        let new = self.ruleset.program(frontend);
         let old = self.applied.programs.get(frontend).cloned();
         if old == new {
             return;
