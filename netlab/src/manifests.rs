@@ -121,6 +121,12 @@ impl Manifests {
         self.objects().find(|o| text(o, "/kind") == kind && text(o, "/metadata/name") == name)
     }
 
+    /// Writes all files into a folder.
+    pub fn write_all(&mut self, folder: &Path) -> Result<(), String> {
+        self.changed.extend(self.files.keys().cloned());
+        self.write(folder)
+    }
+
     /// Writes the files that were changed into a folder, each by renaming, so that no half file is
     /// ever seen; files without objects are deleted.
     pub fn write(&mut self, folder: &Path) -> Result<(), String> {

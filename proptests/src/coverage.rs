@@ -143,7 +143,8 @@ impl Coverage {
         let ready = choice.cluster.iter().filter(|(_, e)| e.ready).count();
         let leaving = !choice.cluster.is_empty() && ready == 0;
         self.count("terminating fallback", leaving && sent);
-        let here = choice.local.iter().any(|(_, e)| !e.ready) && service.external_local;
+        let here = choice.local.iter().any(|(_, e)| !e.ready)
+            && if outside { service.external_local } else { service.internal_local };
         self.count("terminating fallback on this node", here && sent);
         let hinted = choice.cluster.iter().any(|(_, e)| !e.zones.is_empty() || !e.nodes.is_empty());
         let all_ready = question.ready(claim);

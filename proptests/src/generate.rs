@@ -84,7 +84,7 @@ pub fn setup() -> impl Strategy<Value = Setup> {
 /// Any set of objects.
 pub fn objects() -> impl Strategy<Value = Objects> {
     let services = (0..5usize).prop_flat_map(|count| (0..=count).map(service).collect::<Vec<_>>());
-    let slices = vec((0..5usize).prop_flat_map(slice), 0..8);
+    let slices = vec((0..5usize).prop_flat_map(slice), 0..12);
     (services, slices, service_cidrs()).prop_map(|(services, mut slices, service_cidrs)| {
         for (index, slice) in slices.iter_mut().enumerate() {
             slice["metadata"]["name"] = json!(format!("slice-{index}"));
@@ -276,11 +276,16 @@ fn service_ports(kind: &str, ports: &[(&str, &str, u16)], node_ports: &[u16]) ->
 pub fn slice(number: usize) -> BoxedStrategy<Value> {
     let family = select(vec![Family::V4, Family::V4, Family::V6]);
     let ports = prop_oneof![
-        6 => subsequence(PORTS.to_vec(), 1..=5),
-        1 => Just(vec![("", "TCP", 80)]),
+        12 => subsequence(PORTS.to_vec(), 3..=5),
+        3 => Just(vec![("", "TCP", 80)]),
         1 => Just(Vec::new()),
     ];
-    let numbers = vec(select(vec![Some(80u16), Some(8080), Some(8081), Some(0), None]), 5);
+    let target = prop_oneof![
+        12 => select(vec![80u16, 8080, 8081]).prop_map(Some),
+        1 => Just(Some(0)),
+        1 => Just(None),
+    ];
+    let numbers = vec(target, 5);
     let renamed = prop::bool::weighted(0.1);
     (family, ports, numbers, renamed)
         .prop_flat_map(move |(family, ports, numbers, renamed)| {

@@ -96,6 +96,8 @@ pub struct Packet {
     pub transport: Transport,
     /// The firewall mark; zero on a packet that arrives on a link.
     pub mark: u32,
+    /// The queueing priority; rules may read and set it.
+    pub priority: u32,
     /// Time to live, or hop limit.
     pub ttl: u8,
     /// Bytes after the transport header.
@@ -131,7 +133,7 @@ impl Packet {
 
     /// Any packet sent by this host.
     pub fn new(src: IpAddr, dst: IpAddr, transport: Transport) -> Self {
-        Packet { src, dst, transport, mark: 0, ttl: 64, payload: 0, entry: Entry::Local }
+        Packet { src, dst, transport, mark: 0, priority: 0, ttl: 64, payload: 0, entry: Entry::Local }
     }
 
     /// The same packet, arriving on a link.
@@ -186,7 +188,7 @@ impl Packet {
             }
             Transport::Other(number) => Transport::Other(number),
         };
-        Packet { mark: 0, ttl: 64, ..Self::new(self.dst, self.src, transport) }
+        Packet { mark: 0, priority: 0, ttl: 64, ..Self::new(self.dst, self.src, transport) }
     }
 
     /// IANA number of the transport protocol.

@@ -10,6 +10,9 @@ pub mod run;
 pub mod schedule;
 
 mod family;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -112,7 +115,8 @@ impl Proxy {
 
     /// Whether something is known that was not programmed yet.
     pub fn has_changes(&self) -> bool {
-        self.tracker.has_changes() || self.families.iter().any(FamilySync::is_behind)
+        let behind = self.families.iter().any(FamilySync::is_behind);
+        behind || self.tracker.has_changes() || self.stale_flows
     }
 
     /// What is known of the cluster.
@@ -200,6 +204,7 @@ impl Proxy {
         }
         outcome?;
         report.not_forgotten = self.forget_stale_flows(&mut report).err();
+        self.stale_flows = report.not_forgotten.is_some();
         Ok(report)
     }
 
@@ -250,7 +255,8 @@ impl Proxy {
     /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
     /// forgotten, after the rules are in.
     fn forget_stale_flows(&mut self, report: &mut Report) -> Result<(), Error> {
-        if !self.stale_flows || !self.kernel.capabilities().has(Capability::Conntrack) {
+        let able = self.kernel.capabilities().has(Capability::Conntrack);
+        if !std::mem::replace(&mut self.stale_flows, false) || !able {
             return Ok(());
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
@@ -273,7 +279,6 @@ impl Proxy {
                 self.kernel.apply(&Transaction::ForgetFlows(stale))?;
             }
         }
-        self.stale_flows = false;
         Ok(())
     }
 }

@@ -378,18 +378,21 @@ fn stale(play: &mut Play) -> Verdict {
     Ok(String::new())
 }
 
-/// From the API event to the first client that sees it; measured, not asserted.
+/// From the API event to the first client that sees it; measured, not asserted. One slice changes
+/// its endpoint, so that the change is one event.
 fn latency(play: &mut Play) -> Verdict {
     begin(play)?;
+    play.want(&[])?;
     let from = play.setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let to = TO.parse().expect("well-formed");
     let mut times = Vec::new();
     for round in 0..30 {
         // Long enough for every minimum period to be over: a first change is not to be delayed.
         std::thread::sleep(Duration::from_millis(1200));
-        let pod = if round % 2 == 0 { "api-3" } else { "api-1" };
+        let (pod, address, node) = PODS[2 + round % 2];
         let began = Instant::now();
-        play.want(&[pod])?;
+        play.desired.push((began, BTreeSet::from([pod.to_owned()])));
+        play.shared.store.set(&slice("api-slice-flip", &endpoint(pod, address, node)))?;
         let seen = from.run(|| {
             while began.elapsed() < crate::setting::DEADLINE {
                 match ask(Transport::Tcp, to, PATIENCE) {

@@ -232,7 +232,7 @@ fn judge_script(setting: &Setting, script: &Script) -> Verdict {
         return Ok(if left_out == 0 { String::new() } else { remark });
     }
     let table = crate::table::print(&wrong);
-    Err(Stop::Failed(format!("{} wrong\n{table}{}", wrong.len(), setting.last_words())))
+    told(setting, Err(Stop::Failed(format!("{} wrong\n{table}", wrong.len()))))
 }
 
 /// Fails if any attempt of a load was not answered, or any kept connection broke.
@@ -268,7 +268,22 @@ fn eventually(mut missing: impl FnMut() -> Option<String>) -> Result<(), Stop> {
 /// Ends with kube-proxy's last words if a step failed.
 fn told(setting: &Setting, verdict: Verdict) -> Verdict {
     verdict.map_err(|stop| match stop {
-        Stop::Failed(why) => Stop::Failed(format!("{why}\n{}", setting.last_words())),
+        Stop::Failed(why) => {
+            pause(setting, &why);
+            Stop::Failed(format!("{why}\n{}\n{PAUSE}", setting.last_words()))
+        }
         skipped => skipped,
     })
+}
+
+/// What a failure says about looking inside.
+const PAUSE: &str = "(NETLAB_PAUSE=1 stops at a failure, so that one can look into the namespaces)";
+
+/// Waits for Enter at a failure, if asked to, and says how to get in meanwhile.
+fn pause(setting: &Setting, why: &str) {
+    if std::env::var_os("NETLAB_PAUSE").is_none() {
+        return;
+    }
+    println!("{why}\n{}\nEnter goes on.", setting.lab.hints().join("\n"));
+    let _ = std::io::stdin().read_line(&mut String::new());
 }

@@ -96,7 +96,9 @@ fn signals(bench: &Bench) -> Verdict {
         if line == both {
             setting.edit("EndpointSlice", "mirror-ipv4", |slice| {
                 let more = endpoint("web-1", "10.244.1.11", "node-1");
-                slice["endpoints"].as_array_mut().map(|endpoints| endpoints.push(more));
+                if let Some(endpoints) = slice["endpoints"].as_array_mut() {
+                    endpoints.push(more);
+                }
             })?;
         }
         setting.start_proxy()?;

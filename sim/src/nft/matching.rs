@@ -51,6 +51,7 @@ pub(super) fn load<S: Sink>(expr: &Expr, registers: &mut Registers, env: &mut En
         }
         Expr::Meta { key, dreg } => meta(*key, *dreg, registers, (env, skb)),
         Expr::MetaSetMark { sreg } => skb.packet.mark = word(registers, *sreg),
+        Expr::MetaSetPriority { sreg } => skb.packet.priority = word(registers, *sreg),
         Expr::Cmp { sreg, order, value } => return compare(read(registers, *sreg, value.len()), *order, value),
         Expr::Bitwise { sreg, dreg, mask, xor } => bitwise(registers, (*sreg, *dreg), mask, xor),
         Expr::Range { sreg, inside, low, high } => {
@@ -92,6 +93,7 @@ fn meta<S: Sink>(key: Meta, dreg: Reg, registers: &mut Registers, with: (&Env<'_
     match key {
         Meta::Length => write_word(registers, dreg, skb.packet.length()),
         Meta::Protocol => write(registers, dreg, &if ipv6 { 0x86ddu16 } else { 0x0800 }.to_be_bytes()),
+        Meta::Priority => write_word(registers, dreg, skb.packet.priority),
         Meta::Mark => write_word(registers, dreg, skb.packet.mark),
         Meta::Iif => write_word(registers, dreg, skb.in_link.unwrap_or(0)),
         Meta::Oif => write_word(registers, dreg, out.unwrap_or(0)),

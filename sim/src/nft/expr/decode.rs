@@ -126,6 +126,7 @@ impl<'t> Decoder<'t> {
         let (key, length) = match key_span.be32()? {
             0 => (Meta::Length, 4),
             1 => (Meta::Protocol, 2),
+            2 => (Meta::Priority, 4),
             3 => (Meta::Mark, 4),
             4 => (Meta::Iif, 4),
             5 => (Meta::Oif, 4),
@@ -138,6 +139,7 @@ impl<'t> Decoder<'t> {
         };
         match (attrs.get(1), attrs.get(3)) {
             (Some(dreg), None) => Ok(Expr::Meta { key, dreg: self.store(dreg, length)? }),
+            (None, Some(sreg)) if key == Meta::Priority => Ok(Expr::MetaSetPriority { sreg: self.load(sreg, 4)? }),
             (None, Some(sreg)) if key == Meta::Mark => Ok(Expr::MetaSetMark { sreg: self.load(sreg, 4)? }),
             (None, Some(sreg)) => Err(Refusal::unmodelled(sreg.at, format!("setting meta {key:?}"))),
             _ => Err(Refusal::invalid(attrs.at(), "meta needs either NFTA_META_DREG or NFTA_META_SREG")),

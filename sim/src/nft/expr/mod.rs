@@ -25,6 +25,7 @@ pub(crate) enum Base {
 pub(crate) enum Meta {
     Length,
     Protocol,
+    Priority,
     Mark,
     Iif,
     Oif,
@@ -188,6 +189,7 @@ pub(crate) enum Expr {
     Payload { base: Base, offset: u16, length: u8, dreg: Reg },
     Meta { key: Meta, dreg: Reg },
     MetaSetMark { sreg: Reg },
+    MetaSetPriority { sreg: Reg },
     Cmp { sreg: Reg, order: Order, value: Key },
     Bitwise { sreg: Reg, dreg: Reg, mask: Key, xor: Key },
     Range { sreg: Reg, inside: Inside, low: Key, high: Key },

@@ -1,0 +1,256 @@
+//! The proxy against the simulated kernel: what is written when, and what a restart keeps.
+//! Fates of packets in general are proved in `proptests`; here stand the cases that need a history.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::*;
+use crate::api::{Decoder, decode_text};
+use crate::kernel::fault::{Fate, Fault};
+use crate::kernel::record::{Exchange, Record};
+use crate::kernel::simulated::Simulated;
+use crate::kernel::{Capabilities, ErrorKind, Receipt};
+use crate::model::{Kind, NamespacedName};
+
+const NODE: &str = "here";
+
+fn simulated() -> Simulated {
+    let mut host = sim::Host::new(7);
+    let link = host.add_link("eth0");
+    host.add_address(link, "192.168.0.2".parse().unwrap(), 24);
+    host.add_route(("0.0.0.0".parse().unwrap(), 0), None, link);
+    host.sysctls_mut().ip_forward = true;
+    Simulated::new(host)
+}
+
+fn options() -> Options {
+    Options {
+        node_name: NODE.into(),
+        detector: LocalDetector::Cidrs(vec!["10.0.0.0/8".parse().unwrap()]),
+        ..Options::default()
+    }
+}
+
+/// A proxy that was told of these objects, as a full list.
+fn proxy(kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
+    let mut proxy = Proxy::new(kernel, options());
+    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
+    feed(&mut proxy, objects);
+    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListEnded(kind)));
+    proxy
+}
+
+fn feed(proxy: &mut Proxy, objects: &str) {
+    for event in decode_text(objects, &mut Decoder::new(NODE)) {
+        proxy.feed(event);
+    }
+}
+
+fn service(name: &str, ip: &str, more: &str) -> String {
+    format!(
+        "---\nkind: Service\napiVersion: v1\nmetadata: {{name: {name}, namespace: ns}}\n\
+         spec: {{clusterIP: {ip}, ports: [{{port: 80, protocol: TCP}}]{more}}}\n"
+    )
+}
+
+fn slice(service: &str, protocol: &str, addresses: &[&str]) -> String {
+    let endpoints: Vec<String> =
+        addresses.iter().map(|a| format!("{{addresses: [{a}], nodeName: there}}")).collect();
+    format!(
+        "---\nkind: EndpointSlice\napiVersion: discovery.k8s.io/v1\naddressType: IPv4\n\
+         metadata: {{name: {service}-1, namespace: ns, labels: {{kubernetes.io/service-name: {service}}}}}\n\
+         ports: [{{port: 8080, protocol: {protocol}}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    )
+}
+
+/// Where a new TCP connection goes.
+fn connect(kernel: &Simulated, from: &str, to: &str) -> Option<(IpAddr, u16)> {
+    let from: SocketAddr = from.parse().unwrap();
+    let packet = sim::Packet::tcp(from, to.parse().unwrap()).arriving(2);
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    kernel.host().receive(&packet, link).dnat
+}
+
+fn endpoint(address: &str) -> Option<(IpAddr, u16)> {
+    Some((address.parse().unwrap(), 8080))
+}
+
+#[test]
+fn nothing_is_written_before_everything_was_listed() {
+    let kernel = simulated();
+    let mut proxy = Proxy::new(Box::new(kernel.clone()), options());
+    feed(&mut proxy, &service("web", "10.96.0.1", ""));
+    assert_eq!(proxy.sync(), Ok(Report::default()));
+    assert!(kernel.host().nft().tables().is_empty());
+}
+
+/// A kernel that can be asked afterwards what was said to it.
+#[derive(Clone)]
+struct Shared(std::sync::Arc<std::sync::Mutex<Record<Fault<Simulated>>>>);
+
+impl Shared {
+    fn new(kernel: Simulated) -> Shared {
+        Shared(std::sync::Arc::new(std::sync::Mutex::new(Record::new(Fault::new(kernel)))))
+    }
+
+    fn take(&self) -> Vec<Exchange> {
+        self.0.lock().unwrap().take()
+    }
+
+    fn schedule(&self, fates: &[Fate]) {
+        self.0.lock().unwrap().inner().schedule(fates.iter().copied());
+    }
+}
+
+impl Kernel for Shared {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        self.0.lock().unwrap().apply(transaction)
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        self.0.lock().unwrap().read(query)
+    }
+    fn capabilities(&self) -> &Capabilities {
+        static ALL: std::sync::OnceLock<Capabilities> = std::sync::OnceLock::new();
+        ALL.get_or_init(Capabilities::default)
+    }
+}
+
+#[test]
+fn a_sync_without_a_change_says_nothing_to_the_kernel() {
+    let shared = Shared::new(simulated());
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(shared.clone()), &objects);
+    proxy.sync().unwrap();
+    assert!(!shared.take().is_empty());
+    proxy.sync().unwrap();
+    feed(&mut proxy, &objects);
+    proxy.sync().unwrap();
+    assert_eq!(shared.take(), []);
+    // One endpoint more: one transaction, in one family, and nothing is read.
+    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.1", "10.1.0.2"]));
+    proxy.sync().unwrap();
+    let said = shared.take();
+    assert!(matches!(&said[..], [Exchange::Applied(Transaction::Nft(_), Ok(_))]), "{said:?}");
+}
+
+#[test]
+fn a_lost_answer_is_followed_by_the_truth() {
+    for fate in [Fate::Refuse(ErrorKind::Broken), Fate::LoseAnswer(ErrorKind::Broken)] {
+        let kernel = simulated();
+        let shared = Shared::new(kernel.clone());
+        let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+        let mut proxy = proxy(Box::new(shared.clone()), &objects);
+        proxy.sync().unwrap();
+        feed(&mut proxy, &slice("web", "TCP", &["10.1.0.9"]));
+        shared.schedule(&[fate]);
+        assert_eq!(proxy.sync().map_err(|e| e.kind), Err(ErrorKind::Broken));
+        assert!(proxy.has_changes());
+        proxy.sync().unwrap();
+        assert_eq!(connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80"), endpoint("10.1.0.9"));
+    }
+}
+
+#[test]
+fn remembered_clients_survive_a_restart_but_not_their_endpoint() {
+    let kernel = simulated();
+    let sticky = service("web", "10.96.0.1", ", sessionAffinity: ClientIP");
+    let many = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5", "10.1.0.6"];
+    let objects = sticky.clone() + &slice("web", "TCP", &many);
+    proxy(Box::new(kernel.clone()), &objects).sync().unwrap();
+    let first = connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80").unwrap();
+    kernel.host().advance(Duration::from_secs(60));
+    let mut restarted = proxy(Box::new(kernel.clone()), &objects);
+    restarted.sync().unwrap();
+    for port in 2000..2040 {
+        let again = connect(&kernel, &format!("10.2.0.1:{port}"), "10.96.0.1:80");
+        assert_eq!(again, Some(first));
+    }
+    let rest: Vec<&str> = many.into_iter().filter(|a| *a != first.0.to_string()).collect();
+    feed(&mut restarted, &slice("web", "TCP", &rest));
+    assert_eq!(restarted.sync().unwrap().forgotten, 1);
+    let next = connect(&kernel, "10.2.0.1:3000", "10.96.0.1:80").unwrap();
+    assert_ne!(next, first);
+}
+
+#[test]
+fn the_older_service_has_a_shared_address_until_it_goes() {
+    let kernel = simulated();
+    let older = service("zz", "10.96.0.1", ", externalIPs: [203.0.113.9]")
+        .replace("namespace: ns}", "namespace: ns, creationTimestamp: '2020-01-01T00:00:00Z'}");
+    let younger = service("aa", "10.96.0.2", ", externalIPs: [203.0.113.9]")
+        .replace("namespace: ns}", "namespace: ns, creationTimestamp: '2024-01-01T00:00:00Z'}");
+    let slices = slice("zz", "TCP", &["10.1.0.1"]) + &slice("aa", "TCP", &["10.1.0.2"]);
+    for objects in [older.clone() + &younger + &slices, younger + &older + &slices] {
+        let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+        proxy.sync().unwrap();
+        assert_eq!(connect(&kernel, "10.2.0.1:1000", "203.0.113.9:80"), endpoint("10.1.0.1"));
+        let notices = proxy.notices();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert_eq!(notices[0].object, NamespacedName::new("ns", "aa"));
+        proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "zz")));
+        proxy.sync().unwrap();
+        assert_eq!(connect(&kernel, "10.2.0.1:1001", "203.0.113.9:80"), endpoint("10.1.0.2"));
+        assert_eq!(proxy.notices(), []);
+        kernel.host().forget_connections(|_| true);
+    }
+}
+
+#[test]
+fn changed_options_rewrite_rules_and_keep_elements() {
+    let kernel = simulated();
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let outcome = |port: u16| {
+        let from = SocketAddr::new("10.2.0.1".parse().unwrap(), port);
+        let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+        let packet = sim::Packet::tcp(from, "10.96.0.1:80".parse().unwrap());
+        kernel.host().receive(&packet, link)
+    };
+    assert_eq!(outcome(1000).snat, None, "a pod's source address stays");
+    proxy.set_options(Options { masquerade_all: true, ..options() });
+    let report = proxy.sync().unwrap();
+    assert!(report.operations < 300, "rules only, two families: {report:?}");
+    let masqueraded = outcome(1001);
+    assert!(masqueraded.snat.is_some(), "{masqueraded:?}");
+    assert_eq!(masqueraded.dnat, endpoint("10.1.0.1"));
+    assert_eq!(masqueraded.packet.mark, 0, "the mark is taken away again");
+    assert_eq!(masqueraded.packet.priority, 0, "the priority is put back");
+}
+
+#[test]
+fn a_udp_flow_to_an_endpoint_that_went_is_forgotten() {
+    let kernel = simulated();
+    let objects = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = objects + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    let ask = sim::Packet::udp("10.2.0.1:99".parse().unwrap(), "10.96.0.3:80".parse().unwrap());
+    assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.1"));
+    feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
+    assert_eq!(proxy.sync().unwrap().forgotten, 1);
+    assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
+}
+
+#[test]
+fn idle_chains_go_when_house_is_kept() {
+    let kernel = simulated();
+    let many: Vec<String> = (1..=40).map(|i| format!("10.1.0.{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &many);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.1"]));
+    proxy.sync().unwrap();
+    let chain = |name: &str| {
+        let host = kernel.host();
+        let table = host.nft().table(sim::Family::Ip, "kube-proxy").unwrap();
+        table.chain(name).is_some()
+    };
+    assert!(chain("pick-40") && chain("internal-40"));
+    proxy.tidy().unwrap();
+    assert!(!chain("pick-40") && !chain("internal-40") && chain("pick-1"));
+    assert_eq!(proxy.tidy(), Ok(Report::default()));
+}
