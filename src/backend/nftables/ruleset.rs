@@ -102,6 +102,17 @@ impl Ruleset {
         Some(Arc::new(Program { cluster_ip: true, ..Program::clone(winner) }))
     }
 
+    /// The frontends a Service claims.
+    pub fn claimed(&self, service: &NamespacedName) -> impl Iterator<Item = &Frontend> {
+        self.owned.get(service).into_iter().flatten()
+    }
+
+    /// Services that claim a frontend which another one claims as well.
+    pub fn contenders(&self) -> impl Iterator<Item = &NamespacedName> {
+        let claims = self.contested.iter().filter_map(|frontend| self.claims.get(frontend));
+        claims.flatten().map(|program| &program.origin.service)
+    }
+
     /// Every frontend that something is wanted of.
     pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.claims.keys()
