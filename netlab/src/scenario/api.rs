@@ -398,6 +398,8 @@ fn stale(play: &mut Play) -> Verdict {
 fn latency(play: &mut Play) -> Verdict {
     begin(play)?;
     play.want(&[])?;
+    // Two deletions are two syncs, the second a minimum period later.
+    std::thread::sleep(Duration::from_secs(2));
     let from = play.setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let to = TO.parse().expect("well-formed");
     let mut times = Vec::new();
