@@ -61,12 +61,15 @@ pub enum Gone {
     NoNode,
 }
 
+/// Options, given this node's object as far as it is known.
+pub type Resolve = Box<dyn Fn(Option<&Node>) -> Options + Send>;
+
 /// The loop.
 pub struct Loop<O> {
     proxy: Proxy,
     events: mpsc::Receiver<Event>,
     observer: O,
-    options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+    options: Resolve,
     pace: Pace,
     schedule: Schedule,
     start: Instant,
@@ -86,7 +89,7 @@ impl<O: Observer> Loop<O> {
     pub fn new(
         proxy: Proxy,
         (events, observer): (mpsc::Receiver<Event>, O),
-        options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+        options: Resolve,
         pace: Pace,
     ) -> Loop<O> {
         Loop {
