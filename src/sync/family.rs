@@ -15,7 +15,7 @@ use crate::backend::nftables::ruleset::Ruleset;
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
-use crate::model::{Family, NamespacedName};
+use crate::model::{Family, NamespacedName, Protocol};
 use crate::track::Cluster;
 
 /// How often remembered clients are read again because one left by itself meanwhile.
@@ -83,14 +83,27 @@ impl FamilySync {
     }
 
     /// Takes one Service's state into what is wanted.
-    pub(super) fn compile(&mut self, cluster: &Cluster, name: &NamespacedName) {
+    ///
+    /// Gives the Services that now have the UDP frontends it has or had.
+    pub(super) fn compile(
+        &mut self,
+        cluster: &Cluster,
+        name: &NamespacedName,
+    ) -> BTreeSet<NamespacedName> {
         let service = cluster.service(name);
         let programs = service.map(|s| compile(cluster, s, self.family)).unwrap_or_default();
-        let health = service.and_then(|s| s.health_check_node_port);
+        let health = service
+            .filter(|s| s.cluster_ip(self.family).is_some())
+            .and_then(|s| s.health_check_node_port);
         self.behind |= self.ruleset.set_health_check_port(name, health);
         let touched = self.ruleset.replace(name, programs);
         self.behind |= !touched.is_empty();
+        let concerned = self.ruleset.claimed(name).chain(&touched);
+        let udp = concerned.filter(|frontend| frontend.protocol == Protocol::Udp);
+        let owners = udp.filter_map(|frontend| self.ruleset.program(frontend));
+        let owners = owners.map(|program| program.origin.service.clone()).collect();
         self.changed.extend(touched);
+        owners
     }
 
     pub(super) fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {

@@ -234,6 +234,31 @@ fn a_udp_flow_to_an_endpoint_that_went_is_forgotten() {
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
 }
 
+/// Two Services with one external address, the younger one told of first; and a flow to it.
+#[test]
+fn udp_flows_of_a_shared_address_are_those_of_whoever_has_it() {
+    let kernel = simulated();
+    let dns = |name: &str, ip: &str, created: &str| {
+        let text = service(name, ip, ", externalIPs: [198.51.100.7]").replace("TCP", "UDP");
+        text.replace("namespace: ns", &format!("namespace: ns, creationTimestamp: {created:?}"))
+    };
+    let objects = [
+        dns("a", "10.96.0.3", "2026-02-02T00:00:00Z") + &slice("a", "UDP", &["10.1.0.1"]),
+        dns("b", "10.96.0.4", "2026-01-01T00:00:00Z") + &slice("b", "UDP", &["10.1.0.2"]),
+    ];
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects.concat());
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    let ask = sim::Packet::udp("10.2.0.1:99".parse().unwrap(), "198.51.100.7:80".parse().unwrap());
+    let goes_to = || kernel.host().receive(&ask, link).dnat;
+    assert_eq!(goes_to(), endpoint("10.1.0.2"), "the older one has the address");
+    feed(&mut proxy, &slice("a", "UDP", &["10.1.0.9"]));
+    assert_eq!(proxy.sync().unwrap().forgotten, 0, "it is not the younger one's flow");
+    proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "b")));
+    assert_eq!(proxy.sync().unwrap().forgotten, 1, "the heir has other endpoints");
+    assert_eq!(goes_to(), endpoint("10.1.0.9"));
+}
+
 #[test]
 fn idle_chains_go_when_house_is_kept() {
     let kernel = simulated();

@@ -1,0 +1,151 @@
+//! One run of the proxy on the real kernel, step by step, each measured.
+//! Knows what is done to a proxy, not what the proxy does. Tests: by running it.
+
+use std::ops::Range;
+
+use kube_proxy::kernel::real::Real;
+use kube_proxy::model::{Event, Family};
+use kube_proxy::sync::{Proxy, Report};
+
+use super::Case;
+use crate::cluster::{Chance, Cluster, ROOM, Shape};
+use crate::figures::Figures;
+use crate::meter::{Span, measure, memory};
+
+/// Objects made before they are told of: making them is not what is measured.
+const CHUNK: usize = 1000;
+
+/// Runs a case.
+pub(super) fn run(case: &Case, shape: &Shape) -> Result<Figures, String> {
+    let mut figures = Figures::default();
+    let cluster = Cluster::new(shape.clone());
+    figures.memory("before", memory("self"));
+    let mut proxy = start(&cluster, &mut figures, "first")?;
+    figures.memory("synced", memory("self"));
+    let (again, span) = measure(|| proxy.sync());
+    figures.span("second_sync", span);
+    figures.put("second_sync_transactions", of(again)?.transactions as f64);
+    if case.changes > 0 {
+        changes(&mut proxy, &cluster, case.changes, &mut figures)?;
+        figures.memory("changed", memory("self"));
+    }
+    drop(proxy);
+    start(&cluster, &mut figures, "restart")?;
+    Ok(figures)
+}
+
+/// From an open kernel to everything programmed.
+fn start(cluster: &Cluster, figures: &mut Figures, name: &str) -> Result<Proxy, String> {
+    let (kernel, opened) = measure(Real::open);
+    let kernel = Box::new(kernel.map_err(|e| e.to_string())?);
+    figures.span(&format!("{name}_open"), opened);
+    let mut proxy = Proxy::new(kernel, cluster.options());
+    let fed = feed(&mut proxy, cluster);
+    let (report, synced) = measure(|| proxy.sync());
+    let report = of(report)?;
+    figures.span(&format!("{name}_feed"), fed);
+    figures.span(&format!("{name}_sync"), synced);
+    let mut all = fed;
+    all += synced;
+    figures.span(&format!("{name}_all"), all);
+    figures.put(format!("{name}_transactions"), report.transactions as f64);
+    figures.put(format!("{name}_operations"), report.operations as f64);
+    figures.put(format!("{name}_bytes"), report.bytes as f64);
+    Ok(proxy)
+}
+
+fn of(outcome: Result<Report, kube_proxy::kernel::Error>) -> Result<Report, String> {
+    outcome.map_err(|e| e.to_string())
+}
+
+fn feed(proxy: &mut Proxy, cluster: &Cluster) -> Span {
+    let mut total = Span::default();
+    let mut events = cluster.events();
+    loop {
+        let chunk: Vec<Event> = events.by_ref().take(CHUNK).collect();
+        if chunk.is_empty() {
+            return total;
+        }
+        total += measure(|| chunk.into_iter().for_each(|event| proxy.feed(event))).1;
+    }
+}
+
+/// Changes of every kind, each from the event to the commit.
+fn changes(
+    proxy: &mut Proxy,
+    cluster: &Cluster,
+    count: usize,
+    figures: &mut Figures,
+) -> Result<(), String> {
+    let shape = &cluster.shape;
+    let usual = 0..shape.endpoints;
+    let fewer = 0..shape.endpoints - 1;
+    let other = 1..shape.endpoints + 1;
+    let plain = |n: usize| !cluster.is_sticky(n) && !cluster.is_udp(n);
+    let mut chance = Chance::new(0x2545_f491_4f6c_dd1d);
+    let mut changes = Changes { proxy, cluster, chance: &mut chance };
+    let there_and_back = [fewer, usual.clone()];
+    figures.spans("endpoint", &changes.alternate(count, plain, &there_and_back)?);
+    figures.spans("replaced", &changes.alternate(count / 2, plain, &[other, usual.clone()])?);
+    if (0..shape.services).any(|n| cluster.is_sticky(n)) {
+        let sticky = |n: usize| cluster.is_sticky(n);
+        figures.spans("sticky", &changes.alternate(count, sticky, &there_and_back)?);
+        let udp = |n: usize| cluster.is_udp(n);
+        figures.spans("udp", &changes.alternate(count, udp, &there_and_back)?);
+    }
+    // Counts of endpoints that no Service had before: chains are made for them.
+    figures.spans("new_count", &changes.grow(plain, 21..31)?);
+    figures.spans("new_large_count", &changes.grow(plain, 40..45)?);
+    Ok(())
+}
+
+struct Changes<'a> {
+    proxy: &'a mut Proxy,
+    cluster: &'a Cluster,
+    chance: &'a mut Chance,
+}
+
+impl Changes<'_> {
+    /// Random Services of a kind get each of these endpoints in turn.
+    fn alternate(
+        &mut self,
+        count: usize,
+        fits: impl Fn(usize) -> bool,
+        steps: &[Range<usize>],
+    ) -> Result<Vec<Span>, String> {
+        let mut spans = Vec::with_capacity(count);
+        while spans.len() < count {
+            let number = self.chance.below(self.cluster.shape.services);
+            if fits(number) {
+                for step in steps {
+                    spans.push(self.change(number, step.clone())?);
+                }
+            }
+        }
+        Ok(spans)
+    }
+
+    /// One Service after the other gets one of these counts of endpoints.
+    fn grow(
+        &mut self,
+        fits: impl Fn(usize) -> bool,
+        counts: Range<usize>,
+    ) -> Result<Vec<Span>, String> {
+        debug_assert!(counts.end <= ROOM);
+        let numbers = (0..self.cluster.shape.services).filter(|n| fits(*n));
+        numbers.zip(counts).map(|(number, count)| self.change(number, 0..count)).collect()
+    }
+
+    fn change(&mut self, number: usize, endpoints: Range<usize>) -> Result<Span, String> {
+        let slice = |family: &Family| self.cluster.slice(number, *family, endpoints.clone());
+        let events: Vec<Event> = self.cluster.shape.families.iter().map(slice).collect();
+        let (report, span) = measure(|| {
+            events.into_iter().for_each(|event| self.proxy.feed(event));
+            self.proxy.sync()
+        });
+        match of(report)?.operations {
+            0 => Err(format!("the change of service {number} to {endpoints:?} did nothing")),
+            _ => Ok(span),
+        }
+    }
+}
