@@ -77,21 +77,14 @@ fn changes(
     count: usize,
     figures: &mut Figures,
 ) -> Result<(), String> {
-    let shape = &cluster.shape;
-    let usual = 0..shape.endpoints;
-    let fewer = 0..shape.endpoints - 1;
-    let other = 1..shape.endpoints + 1;
     let plain = |n: usize| !cluster.is_sticky(n) && !cluster.is_udp(n);
-    let mut chance = Chance::new(0x2545_f491_4f6c_dd1d);
-    let mut changes = Changes { proxy, cluster, chance: &mut chance };
-    let there_and_back = [fewer, usual.clone()];
-    figures.spans("endpoint", &changes.alternate(count, plain, &there_and_back)?);
-    figures.spans("replaced", &changes.alternate(count / 2, plain, &[other, usual.clone()])?);
-    if (0..shape.services).any(|n| cluster.is_sticky(n)) {
-        let sticky = |n: usize| cluster.is_sticky(n);
-        figures.spans("sticky", &changes.alternate(count, sticky, &there_and_back)?);
-        let udp = |n: usize| cluster.is_udp(n);
-        figures.spans("udp", &changes.alternate(count, udp, &there_and_back)?);
+    let chance = Chance::new(0x2545_f491_4f6c_dd1d);
+    let mut changes = Changes { proxy, cluster, chance };
+    figures.spans("endpoint", &changes.remove_and_add(count, plain)?);
+    figures.spans("replaced", &changes.replace(count, plain)?);
+    if (0..cluster.shape.services).any(|n| cluster.is_sticky(n)) {
+        figures.spans("sticky", &changes.remove_and_add(count, |n| cluster.is_sticky(n))?);
+        figures.spans("udp", &changes.remove_and_add(count, |n| cluster.is_udp(n))?);
     }
     // Counts of endpoints that no Service had before: chains are made for them.
     figures.spans("new_count", &changes.grow(plain, 21..31)?);
@@ -102,25 +95,34 @@ fn changes(
 struct Changes<'a> {
     proxy: &'a mut Proxy,
     cluster: &'a Cluster,
-    chance: &'a mut Chance,
+    chance: Chance,
 }
 
 impl Changes<'_> {
-    /// Random Services of a kind get each of these endpoints in turn.
-    fn alternate(
+    /// Random Services lose a random endpoint, and get it back.
+    fn remove_and_add(
         &mut self,
         count: usize,
         fits: impl Fn(usize) -> bool,
-        steps: &[Range<usize>],
     ) -> Result<Vec<Span>, String> {
+        let endpoints = self.cluster.shape.endpoints;
         let mut spans = Vec::with_capacity(count);
         while spans.len() < count {
-            let number = self.chance.below(self.cluster.shape.services);
-            if fits(number) {
-                for step in steps {
-                    spans.push(self.change(number, step.clone())?);
-                }
-            }
+            let (number, gone) = (self.random(&fits), self.chance.below(endpoints));
+            spans.push(self.change(number, (0..endpoints).filter(|n| *n != gone))?);
+            spans.push(self.change(number, 0..endpoints)?);
+        }
+        Ok(spans)
+    }
+
+    /// Random Services get a new endpoint in the place of a random one.
+    fn replace(&mut self, count: usize, fits: impl Fn(usize) -> bool) -> Result<Vec<Span>, String> {
+        let endpoints = self.cluster.shape.endpoints;
+        let mut spans = Vec::with_capacity(count);
+        while spans.len() < count {
+            let (number, gone) = (self.random(&fits), self.chance.below(endpoints));
+            spans.push(self.change(number, (0..=endpoints).filter(|n| *n != gone))?);
+            self.change(number, 0..endpoints)?;
         }
         Ok(spans)
     }
@@ -136,7 +138,20 @@ impl Changes<'_> {
         numbers.zip(counts).map(|(number, count)| self.change(number, 0..count)).collect()
     }
 
-    fn change(&mut self, number: usize, endpoints: Range<usize>) -> Result<Span, String> {
+    fn random(&mut self, fits: impl Fn(usize) -> bool) -> usize {
+        loop {
+            let number = self.chance.below(self.cluster.shape.services);
+            if fits(number) {
+                return number;
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        number: usize,
+        endpoints: impl Iterator<Item = usize> + Clone,
+    ) -> Result<Span, String> {
         let slice = |family: &Family| self.cluster.slice(number, *family, endpoints.clone());
         let events: Vec<Event> = self.cluster.shape.families.iter().map(slice).collect();
         let (report, span) = measure(|| {
@@ -144,7 +159,7 @@ impl Changes<'_> {
             self.proxy.sync()
         });
         match of(report)?.operations {
-            0 => Err(format!("the change of service {number} to {endpoints:?} did nothing")),
+            0 => Err(format!("a change of service {number} did nothing")),
             _ => Ok(span),
         }
     }
