@@ -1,5 +1,5 @@
 //! `check_flow(cluster text, packet, expected fate)`: one line of a readable table.
-//! The cluster is YAML-free shorthand: one object a line, see `cluster`. Tests: `tests/flows.rs`.
+//! The cluster is shorthand, one object a line. Knows no rule. Tests: `tests/flows.rs`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,6 +11,7 @@ use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
 use crate::cluster::Setup;
 use crate::fate::{Entry, Masquerade, Packet, Promise};
+use crate::generate::Case;
 use crate::oracle::promise;
 use crate::run::judge;
 use crate::sim_heart::SimHeart;
@@ -47,7 +48,7 @@ fn check(cluster: &str, packet: &str, fate: &str) -> Result<(), String> {
         return Err(format!("the oracle says: {says}"));
     }
     let mut said = String::new();
-    let tally = judge(&setup, &objects, &[packet], &mut SimHeart, &mut said);
+    let tally = judge(&Case { setup, objects }, &[packet], &mut SimHeart, &mut said);
     if tally.failed == 0 { Ok(()) } else { Err(said) }
 }
 

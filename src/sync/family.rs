@@ -92,7 +92,9 @@ impl FamilySync {
     ) -> BTreeSet<NamespacedName> {
         let service = cluster.service(name);
         let programs = service.map(|s| compile(cluster, s, self.family)).unwrap_or_default();
-        let health = service.and_then(|s| s.health_check_node_port);
+        let health = service
+            .filter(|s| s.cluster_ip(self.family).is_some())
+            .and_then(|s| s.health_check_node_port);
         self.behind |= self.ruleset.set_health_check_port(name, health);
         let touched = self.ruleset.replace(name, programs);
         self.behind |= !touched.is_empty();

@@ -261,7 +261,7 @@ fn eventually(mut missing: impl FnMut() -> Option<String>) -> Result<(), Stop> {
         if began.elapsed() > crate::setting::DEADLINE {
             return Err(format!("still after {:?}: {what}", crate::setting::DEADLINE).into());
         }
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
 

@@ -378,7 +378,7 @@ impl<'a> Plan<'a> {
 
     /// Brings one frontend up to date.
     fn bring(&mut self, frontend: &Frontend, step: &mut Step) {
-        let new = self.ruleset.program(frontend).cloned();
+        let new = self.ruleset.program(frontend);
         let old = self.applied.programs.get(frontend).cloned();
         if old == new {
             return;
@@ -389,7 +389,8 @@ impl<'a> Plan<'a> {
         if let Some(program) = &new {
             self.need(frontend, program, step);
         }
-        difference(&before, &after, new.as_ref().map(|p| &p.origin), step);
+        let origins = (old.as_ref().map(|p| &p.origin), new.as_ref().map(|p| &p.origin));
+        difference(&before, &after, origins, step);
         if let Some(program) = &old {
             self.forgets_clients |= forgets_clients(program, new.as_deref());
             self.release(frontend, program);
@@ -414,8 +415,8 @@ impl<'a> Plan<'a> {
         }
         for (set, key) in shared_keys(frontend, program) {
             if self.applied.shared.need((set, key)) {
-                let element = Element::new(set, key, Gives::Nothing);
-                step.added.push((element, Some(program.origin.clone())));
+                // No name: who needed it first may not be who needs it last.
+                step.added.push((Element::new(set, key, Gives::Nothing), None));
             }
         }
     }
@@ -477,22 +478,24 @@ fn shared_keys(frontend: &Frontend, program: &Program) -> BTreeSet<(Set, Key)> {
     keys
 }
 
-/// What turns the elements `before` into those `after`; both sorted.
+/// What turns the elements `before` into those `after`; both sorted. Elements that say the name
+/// of another Service port than they should are written anew.
 fn difference(
     before: &[Element],
     after: &[Element],
-    origin: Option<&Arc<ServicePortName>>,
+    (old, new): (Option<&Arc<ServicePortName>>, Option<&Arc<ServicePortName>>),
     step: &mut Step,
 ) {
+    let renamed = old != new;
     let (mut b, mut a) = (before.iter().peekable(), after.iter().peekable());
     loop {
         match (b.peek(), a.peek()) {
-            (Some(x), Some(y)) if x == y => {
+            (Some(x), Some(y)) if x == y && !(renamed && names_its_service(x)) => {
                 b.next();
                 a.next();
             }
-            (Some(x), Some(y)) if x < y => step.removed.extend(b.next()),
-            (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, origin.cloned()))),
+            (Some(x), Some(y)) if x <= y => step.removed.extend(b.next()),
+            (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, new.cloned()))),
             (Some(_), None) => step.removed.extend(b.next()),
             (None, None) => return,
         }

@@ -228,13 +228,13 @@ pub fn timeout_rules(family: Family, seconds: u32) -> Vec<Rule> {
 fn masquerade_rules(family: Family, options: &Options) -> Vec<Rule> {
     let bit = options.masquerade_mark();
     vec![
+        Rule::new().mark_has(bit).flip_mark(bit).masquerade(),
         Rule::new()
             .status_dnat()
             .key(family, CLIENT_FRONTEND)
             .is_in(Set::Hairpin.name())
             .masquerade()
             .comment("an endpoint that reached itself"),
-        Rule::new().mark_has(bit).flip_mark(bit).masquerade(),
     ]
 }
 

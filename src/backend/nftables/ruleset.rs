@@ -92,9 +92,14 @@ impl Ruleset {
         self.health_check_ports.iter().rev().map(|(name, port)| (*port, name)).collect()
     }
 
-    /// What is wanted of a frontend, if anything.
-    pub fn program(&self, frontend: &Frontend) -> Option<&Arc<Program>> {
-        self.claims.get(frontend)?.first()
+    /// What is wanted of a frontend, if anything. An address that an older Service has as its
+    /// external IP stays the cluster IP of the Service it was allocated to, with its guard.
+    pub fn program(&self, frontend: &Frontend) -> Option<Arc<Program>> {
+        let (winner, losers) = self.claims.get(frontend)?.split_first()?;
+        if winner.cluster_ip || losers.iter().all(|loser| !loser.cluster_ip) {
+            return Some(winner.clone());
+        }
+        Some(Arc::new(Program { cluster_ip: true, ..Program::clone(winner) }))
     }
 
     /// The frontends a Service claims.
