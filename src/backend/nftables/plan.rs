@@ -32,10 +32,9 @@ const SKELETON_BYTES: usize = 64 << 10;
 /// Endpoint counts whose chains are made with the table. A rule that looks into a map makes the
 /// kernel walk the map once (`nf_tables_bind_set`), which costs 50 ms where it holds 500,000
 /// endpoints and nothing while it is empty; so the usual counts do not wait until they come up.
-const COMMON_COUNTS: usize = 32;
-/// Where a frontend is large already others will grow as large, so twice its count is usual as
-/// well, up to this one: a person who lists the table reads past all of these chains.
-const MOST_COMMON_COUNTS: usize = 256;
+/// A fixed range: the same cluster gives the same table, whatever its history, and a person who
+/// lists the table reads past all of these chains.
+const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
 
 /// Where a plan starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,8 +309,7 @@ impl<'a> Plan<'a> {
 
     /// The chains of usual endpoint counts, while the maps are empty.
     fn common_counts(&mut self, step: &mut Step) {
-        let usual = (2 * self.ruleset.most_targets()).clamp(COMMON_COUNTS, MOST_COMMON_COUNTS);
-        for count in 1..=usual as u16 {
+        for count in COMMON_COUNTS {
             let treatment = Treatment { kind: Kind::Pick, sticky: false, node_port: false, count };
             self.need_treatment(treatment, step);
         }
