@@ -264,11 +264,13 @@ fn idle_chains_go_when_house_is_kept() {
     let kernel = simulated();
     let many: Vec<String> = (1..=40).map(|i| format!("10.1.0.{i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &many);
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
     let mut proxy = proxy(Box::new(kernel.clone()), &objects);
     proxy.sync().unwrap();
-    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.1"]));
-    proxy.sync().unwrap();
+    for endpoints in [&many, &many[..1]] {
+        feed(&mut proxy, &slice("web", "TCP", endpoints));
+        proxy.sync().unwrap();
+    }
     let chain = |name: &str| {
         let host = kernel.host();
         let table = host.nft().table(sim::Family::Ip, "kube-proxy").unwrap();

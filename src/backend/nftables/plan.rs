@@ -33,6 +33,8 @@ const SKELETON_BYTES: usize = 64 << 10;
 /// Endpoint counts whose chains are made with the table. A rule that looks into a map makes the
 /// kernel walk the map once (`nf_tables_bind_set`), which costs 50 ms where it holds 500,000
 /// endpoints and nothing while it is empty; so the usual counts do not wait until they come up.
+/// A fixed range: the same cluster gives the same table, whatever its history, and a person who
+/// lists the table reads past all of these chains.
 const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
 
 /// Where a plan starts from.
