@@ -468,3 +468,28 @@ fn one_family_that_fails_does_not_keep_flows_of_the_other() {
     assert!(proxy.sync().is_err());
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
 }
+
+#[test]
+fn a_packet_that_draws_an_endpoint_that_just_went_gets_another() {
+    let kernel = simulated();
+    let objects = service("web", "10.96.0.1", "")
+        + &slice("web", "TCP", &["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
+    proxy(Box::new(kernel.clone()), &objects).sync().unwrap();
+    // As a packet sees it that was told of three endpoints before the third one went.
+    let address = Some("10.96.0.1".parse().unwrap());
+    let frontend = nftables::program::Frontend { address, protocol: Protocol::Tcp, port: 80 };
+    let key = nftables::elements::Key::empty().frontend(&frontend).number(2);
+    let gone = nftables::elements::Element {
+        set: nftables::layout::Set::Endpoints,
+        key,
+        key_end: None,
+        gives: nftables::elements::Gives::Nothing,
+    };
+    let mut batch = crate::netlink::nft::Batch::new(Family::V4, "kube-proxy");
+    gone.delete(&mut batch);
+    kernel.clone().apply(&Transaction::Nft(batch.finish())).unwrap();
+    for port in 1000..1060 {
+        let went = connect(&kernel, &format!("10.2.0.1:{port}"), "10.96.0.1:80");
+        assert!(went == endpoint("10.1.0.1") || went == endpoint("10.1.0.2"), "{went:?}");
+    }
+}
