@@ -3,7 +3,9 @@
 
 use crate::chance::{Chance, Probability, Script};
 use crate::conntrack::{Connection, Tracker};
+use crate::facilities::Facilities;
 use crate::hash::FastMap;
+use crate::hooks::Hooks;
 use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
 use crate::net::{Link, Net, Sysctls};
 use crate::nft::{self, NftError, Store, read::Nft};
@@ -19,6 +21,8 @@ const MOST_BRANCHES: usize = 1 << 20;
 pub struct Host {
     net: Net,
     store: Store,
+    hooks: Hooks,
+    facilities: Facilities,
     tracker: Tracker,
     chance: Chance,
     now: u64,
@@ -27,7 +31,15 @@ pub struct Host {
 impl Host {
     /// A host with a loopback link and nothing else. The same seed gives the same run.
     pub fn new(seed: u64) -> Self {
-        Host { net: Net::new(), store: Store::default(), tracker: Tracker::default(), chance: Chance::Seeded(seed), now: 1 }
+        Host {
+            net: Net::new(),
+            store: Store::default(),
+            hooks: Hooks::default(),
+            facilities: Facilities::default(),
+            tracker: Tracker::default(),
+            chance: Chance::Seeded(seed),
+            now: 1,
+        }
     }
 
     /// Adds a link and returns its index.
@@ -94,7 +106,10 @@ impl Host {
 
     /// Applies an nf_tables batch: the bytes a program sends to its netlink socket. All of it, or nothing.
     pub fn nft_batch(&mut self, bytes: &[u8]) -> Result<(), NftError> {
-        nft::apply(&mut self.store, bytes, self.now)
+        self.store.last_attached = self.hooks.clock();
+        nft::apply(&mut self.store, bytes, self.now)?;
+        self.hooks.follow(&mut self.store);
+        Ok(())
     }
 
     /// The tables, to read.
@@ -162,32 +177,45 @@ impl Host {
     fn dry(&mut self, packet: &Packet) -> Outcome {
         self.tracker.begin_dry();
         self.store.begin_dry();
-        let mut path = Path {
-            store: &mut self.store,
-            net: &self.net,
-            tracker: &mut self.tracker,
-            chance: &mut self.chance,
-            sink: &mut Silent,
-            now: self.now,
-            dry: true,
-        };
+        self.facilities.begin_dry();
+        let mut silent = Silent;
+        let mut path = self.path(&mut silent);
+        path.dry = true;
         let outcome = path.travel(packet);
         self.tracker.end_dry();
         self.store.end_dry();
+        self.facilities.end_dry();
         outcome
     }
 
     fn travel<S: Sink>(&mut self, packet: &Packet, sink: &mut S) -> Outcome {
-        let mut path = Path {
+        self.path(sink).travel(packet)
+    }
+
+    fn path<'h, S>(&'h mut self, sink: &'h mut S) -> Path<'h, S> {
+        Path {
             store: &mut self.store,
+            hooks: &self.hooks,
+            facilities: &mut self.facilities,
             net: &self.net,
             tracker: &mut self.tracker,
             chance: &mut self.chance,
             sink,
             now: self.now,
             dry: false,
-        };
-        path.travel(packet)
+        }
+    }
+
+    /// Changes what stands at the hooks beside nf_tables, and orders it anew.
+    #[allow(dead_code, reason = "facilities beside nf_tables use it")]
+    pub(crate) fn with_hooks(&mut self, change: impl FnOnce(&mut Hooks)) {
+        change(&mut self.hooks);
+        self.hooks.order(&self.store);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn probe(&self) -> &crate::facilities::tests::Probe {
+        &self.facilities.probe
     }
 
     /// Every connection, by its original direction.

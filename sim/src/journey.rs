@@ -4,9 +4,9 @@
 use crate::chance::Probability;
 use crate::conntrack::Connection;
 use crate::net::Hop;
-use crate::nft::eval::Place;
 use crate::nft::{Hook, RejectWith};
 use crate::packet::Packet;
+use crate::skb::Place;
 use std::fmt;
 use std::net::IpAddr;
 

@@ -207,10 +207,7 @@ impl Batch<'_> {
         if !self.undo.is_empty() {
             self.store.generation = self.store.generation.wrapping_add(1);
         }
-        if self.reattached {
-            self.store.attach();
-        }
-        self.store.attach_tracking();
+        self.store.reattached |= self.reattached;
     }
 
     fn abort(self) {

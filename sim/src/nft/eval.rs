@@ -5,57 +5,10 @@
 use super::dynset::Update;
 use super::expr::{Expr, RejectWith};
 use super::set::Verdict;
-use super::store::{Hook, Rule, Store, Table};
-use super::{Attached, print};
-use crate::chance::Chance;
-use crate::conntrack::{Ct, Tracker};
+use super::print;
+use super::store::{Rule, Store, Table};
 use crate::journey::{Sink, Step};
-use crate::net::{Hop, Net};
-use crate::packet::{Headers, Packet};
-use std::sync::Arc;
-
-/// A packet on its way through the host.
-pub(crate) struct Skb {
-    pub(crate) packet: Packet,
-    pub(crate) headers: Headers,
-    pub(crate) ct: Option<Ct>,
-    pub(crate) in_link: Option<u32>,
-    pub(crate) out: Option<Hop>,
-    /// A rule said accept.
-    pub(crate) accepted: bool,
-}
-
-/// Everything of the host but the tables.
-pub(crate) struct Env<'h, S> {
-    pub(crate) net: &'h Net,
-    pub(crate) tracker: &'h mut Tracker,
-    pub(crate) chance: &'h mut Chance,
-    pub(crate) sink: &'h mut S,
-    pub(crate) now: u64,
-    pub(crate) hook: Hook,
-    /// Counters and limits stand still.
-    pub(crate) dry: bool,
-}
-
-/// Which rule decided.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// The hook the packet was at.
-    pub hook: Hook,
-    /// Name of the table; empty where no table decided.
-    pub table: Arc<str>,
-    /// Name of the chain.
-    pub chain: Arc<str>,
-    /// Handle of the rule; nothing: the chain's policy.
-    pub rule: Option<u64>,
-}
-
-/// What a base chain makes of a packet.
-pub(crate) enum End {
-    Accept,
-    Drop(Place),
-    Reject(RejectWith, Place),
-}
+use crate::skb::{End, Env, Place, Skb};
 
 /// What a rule makes of a packet.
 pub(super) enum Flow {
@@ -81,15 +34,15 @@ struct Run {
     registers: [u8; 64],
 }
 
-/// Runs one base chain.
-pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Skb, base: Attached) -> End {
-    let mut run = Run { table: base.table, chain: base.chain, index: 0, expr: 0, stack: [(0, 0); STACK], depth: 0, registers: [0; 64] };
+/// Runs one base chain: (slot of the table, slot of the chain).
+pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Skb, base: (u32, u32)) -> End {
+    let mut run = Run { table: base.0, chain: base.1, index: 0, expr: 0, stack: [(0, 0); STACK], depth: 0, registers: [0; 64] };
     loop {
         let Some(table) = store.tables.get(run.table) else { return End::Accept };
         let Some(chain) = table.chains.get(run.chain) else { return End::Accept };
         let Some(rule) = chain.rules.get(run.index) else {
             if !run.back() {
-                return policy(table, base.chain, env);
+                return policy(table, base.1, env);
             }
             continue;
         };
@@ -108,7 +61,7 @@ pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Sk
             Flow::Verdict(Verdict::Goto(target)) => (run.chain, run.index, run.expr) = (target, 0, 0),
             Flow::Verdict(Verdict::Return) => {
                 if !run.back() {
-                    return policy(table, base.chain, env);
+                    return policy(table, base.1, env);
                 }
             }
             Flow::Verdict(Verdict::Continue | Verdict::Break) => run.next_rule(),

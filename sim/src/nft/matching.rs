@@ -2,7 +2,7 @@
 //! Facts from nft_{payload,meta,cmp,bitwise,range,byteorder,lookup,numgen,hash,fib,ct,limit,counter}.c of net/netfilter.
 //! It must never change a connection but for its mark. Tests: tests/six.rs, tests/nft_files.rs.
 
-use super::eval::{Env, Flow, Skb};
+use super::eval::Flow;
 use super::expr::{self, Base, CtKey, Expr, Fib, FibResult, Inside, Limit, Lookup, Meta, Numgen, Order, Reg, Way, fib_flags};
 use super::print;
 use super::set::Datum;
@@ -10,6 +10,7 @@ use super::store::Table;
 use crate::conntrack::Standing;
 use crate::journey::{Sink, Step};
 use crate::net::Decision;
+use crate::skb::{Env, Skb};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -213,7 +214,7 @@ fn connection<S: Sink>(what: (CtKey, Option<Way>, Reg), registers: &mut Register
         if key != CtKey::State {
             return Flow::Break;
         }
-        write_word(registers, dreg, 1);
+        write_word(registers, dreg, if skb.untracked { 64 } else { 1 });
         return Flow::Next;
     };
     let tuple = conn.tuple(way == Some(Way::Reply));

@@ -2,13 +2,14 @@
 //! Facts from nft_nat.c, nft_masq.c, nft_redir.c, nf_nat_masquerade.c and nf_nat_redirect.c of net/netfilter.
 //! It must never rewrite a packet; the NAT core on the path does. Tests: tests/hooks.rs, tests/conntrack.rs.
 
-use super::eval::{Env, Flow, Skb};
+use super::eval::Flow;
 use super::expr::{Nat, NatKind, Reg};
 use super::set::Verdict;
 use super::store::Hook;
 use crate::conntrack::Standing;
 use crate::conntrack::nat::{Manip, Range, range_flags};
 use crate::journey::{Sink, Step};
+use crate::skb::{Env, Skb};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Binds the packet's connection.
