@@ -31,7 +31,12 @@ pub(crate) struct Facilities {
 }
 
 impl Facilities {
-    pub(crate) fn run<S: Sink>(&mut self, which: (Facility, u16), env: &mut Env<'_, S>, skb: &mut Skb) -> End {
+    pub(crate) fn run<S: Sink>(
+        &mut self,
+        which: (Facility, u16),
+        env: &mut Env<'_, S>,
+        skb: &mut Skb,
+    ) -> End {
         #[cfg(not(test))]
         let _ = (env, skb);
         match which.0 {
@@ -72,7 +77,11 @@ pub(crate) mod tests {
             let Some(ct) = skb.ct else { return End::Accept };
             if function == 9 {
                 let address = "10.1.0.2".parse().expect("a literal");
-                let range = Range { flags: range_flags::MAP_IPS, addresses: Some((address, address)), ports: (0, 0) };
+                let range = Range {
+                    flags: range_flags::MAP_IPS,
+                    addresses: Some((address, address)),
+                    ports: (0, 0),
+                };
                 env.tracker.bind(ct.id, &range, Manip::Destination, (env.chance, env.now));
             }
             if function == 8 && !skb.ipvs {
@@ -118,7 +127,11 @@ pub(crate) mod tests {
             put(hooks, Hook::Prerouting, List::Nat, -100, 9);
         });
         let outcome = host.receive(&packet("10.96.0.1:53"), eth0);
-        assert_eq!(outcome.dnat.map(|(address, _)| address.to_string()).as_deref(), Some("10.1.0.2"), "{outcome}");
+        assert_eq!(
+            outcome.dnat.map(|(address, _)| address.to_string()).as_deref(),
+            Some("10.1.0.2"),
+            "{outcome}"
+        );
         let seen: Vec<u16> = host.probe().seen.iter().map(|(_, number)| *number).collect();
         assert_eq!(seen, [1, 9, 3, 2]);
         host.outcomes(&packet("10.96.0.2:53").arriving(eth0));
@@ -139,7 +152,8 @@ pub(crate) mod tests {
         });
         let outcome = host.receive(&packet("10.1.0.1:53"), eth0);
         assert!(matches!(outcome.fate, Fate::Forwarded(hop) if hop.link == eth0), "{outcome}");
-        let seen: Vec<_> = host.probe().seen.iter().map(|(hook, number)| (hook.name(), *number)).collect();
+        let seen: Vec<_> =
+            host.probe().seen.iter().map(|(hook, number)| (hook.name(), *number)).collect();
         assert_eq!(seen, [("input", 8), ("output", 7), ("postrouting", 6)]);
     }
 }

@@ -68,16 +68,29 @@ pub(crate) struct Hooks {
 #[allow(dead_code, reason = "facilities beside nf_tables use it")]
 impl Hooks {
     /// Registers a function of a facility beside nf_tables. `order` must follow.
-    pub(crate) fn register(&mut self, at: At, list: List, priority: i32, function: (Facility, u16)) {
+    pub(crate) fn register(
+        &mut self,
+        at: At,
+        list: List,
+        priority: i32,
+        function: (Facility, u16),
+    ) {
         self.clock += 1;
         let function = HookFunction::Other(function.0, function.1);
         self.others.push((at, list, Attached { priority, since: self.clock, function }));
     }
 
     /// Takes a facility's functions of one family away. `order` must follow.
-    pub(crate) fn unregister(&mut self, ipv6: bool, facility: Facility, gone: impl Fn(u16) -> bool) {
+    pub(crate) fn unregister(
+        &mut self,
+        ipv6: bool,
+        facility: Facility,
+        gone: impl Fn(u16) -> bool,
+    ) {
         let stays = |one: &(At, List, Attached)| match one.2.function {
-            HookFunction::Other(owner, number) => owner != facility || one.0.ipv6 != ipv6 || !gone(number),
+            HookFunction::Other(owner, number) => {
+                owner != facility || one.0.ipv6 != ipv6 || !gone(number)
+            }
             _ => true,
         };
         self.others.retain(stays);
@@ -117,7 +130,11 @@ impl Hooks {
     pub(crate) fn follow(&mut self, store: &mut Store) {
         self.clock = self.clock.max(store.last_attached);
         let moved = std::mem::take(&mut store.reattached);
-        if moved || [false, true].iter().any(|&ipv6| self.wants_tracking(store, ipv6) != self.tracked_since[usize::from(ipv6)].is_some()) {
+        if moved
+            || [false, true].iter().any(|&ipv6| {
+                self.wants_tracking(store, ipv6) != self.tracked_since[usize::from(ipv6)].is_some()
+            })
+        {
             self.order(store);
         }
     }
@@ -132,11 +149,19 @@ impl Hooks {
             let mut orders: [Order; 5] = Default::default();
             for (hook, chain_type, attached) in store.attached(ipv6) {
                 let order = &mut orders[hook as usize];
-                if chain_type == ChainType::Nat { order.nat.push(attached) } else { order.hook.push(attached) }
+                if chain_type == ChainType::Nat {
+                    order.nat.push(attached)
+                } else {
+                    order.hook.push(attached)
+                }
             }
             for (at, list, attached) in self.others.iter().filter(|(at, ..)| at.ipv6 == ipv6) {
                 let order = &mut orders[at.hook as usize];
-                if *list == List::Nat { order.nat.push(*attached) } else { order.hook.push(*attached) }
+                if *list == List::Nat {
+                    order.nat.push(*attached)
+                } else {
+                    order.hook.push(*attached)
+                }
             }
             self.add_core(store, ipv6, &mut orders);
             for order in &mut orders {
@@ -152,15 +177,17 @@ impl Hooks {
         let family = usize::from(ipv6);
         let first = orders.iter().flat_map(|order| &order.nat).map(|one| one.since).min();
         // NAT stays where it was first attached as long as any lookup is left.
-        self.nat_since[family] = first.map(|first| self.nat_since[family].map_or(first, |known| known.min(first)));
-        self.tracked_since[family] = match (self.wants_tracking(store, ipv6), self.tracked_since[family]) {
-            (true, None) => {
-                self.clock += 1;
-                Some(self.clock)
-            }
-            (true, known) => known,
-            (false, _) => None,
-        };
+        self.nat_since[family] =
+            first.map(|first| self.nat_since[family].map_or(first, |known| known.min(first)));
+        self.tracked_since[family] =
+            match (self.wants_tracking(store, ipv6), self.tracked_since[family]) {
+                (true, None) => {
+                    self.clock += 1;
+                    Some(self.clock)
+                }
+                (true, known) => known,
+                (false, _) => None,
+            };
         let mut put = |hook: Hook, since: Option<u64>, priority: i32, function: HookFunction| {
             let attached = since.map(|since| Attached { priority, since, function });
             orders[hook as usize].hook.extend(attached);

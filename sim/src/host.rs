@@ -159,7 +159,8 @@ impl Host {
             *known = known.plus(probability);
             match script.clone().advance() {
                 Some(_) if branch == MOST_BRANCHES => {
-                    let rest = Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
+                    let rest =
+                        Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
                     found.insert(unexplored(packet), rest);
                     break;
                 }
@@ -168,8 +169,11 @@ impl Host {
             }
         }
         self.chance = seeded;
-        let mut outcomes: Outcomes = found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
-        outcomes.sort_by(|one, two| two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1)));
+        let mut outcomes: Outcomes =
+            found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
+        outcomes.sort_by(|one, two| {
+            two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1))
+        });
         outcomes
     }
 
@@ -233,5 +237,13 @@ impl Host {
 /// Where did it enter, and nothing more is known.
 fn unexplored(packet: &Packet) -> Outcome {
     let packet = Packet { entry: Entry::Local, ..packet.clone() };
-    Outcome { fate: Fate::Unexplored, packet, dnat: None, snat: None, before: None, after: None, accepted: false }
+    Outcome {
+        fate: Fate::Unexplored,
+        packet,
+        dnat: None,
+        snat: None,
+        before: None,
+        after: None,
+        accepted: false,
+    }
 }

@@ -13,9 +13,9 @@
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
 use crate::conntrack::{Standing, Tracker, status};
-use crate::journey::{Fate, Outcome, Sink, Step};
 use crate::facilities::Facilities;
 use crate::hooks::{Attached, HookFunction, Hooks};
+use crate::journey::{Fate, Outcome, Sink, Step};
 use crate::net::{Decision, Hop, LOOPBACK, Net};
 use crate::nft::eval::run;
 use crate::nft::{Hook, Store};
@@ -59,8 +59,12 @@ impl<S: Sink> Path<'_, S> {
         let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
         let mut skb = Skb::new(packet);
         let mut end = match (packet.src, packet.dst, packet.entry) {
-            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => Err(Fate::Unmodelled("a packet of two families").into()),
-            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => Err(Fate::Unmodelled("a link that is not there").into()),
+            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => {
+                Err(Fate::Unmodelled("a packet of two families").into())
+            }
+            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => {
+                Err(Fate::Unmodelled("a link that is not there").into())
+            }
             (_, _, Entry::Link(link)) => self.arrive(&mut skb, link),
             (_, _, Entry::Local) => self.depart(&mut skb),
         };
@@ -77,9 +81,16 @@ impl<S: Sink> Path<'_, S> {
         self.outcome(fate, skb, before)
     }
 
-    fn outcome(&mut self, fate: Fate, skb: Skb, before: Option<crate::conntrack::Connection>) -> Outcome {
+    fn outcome(
+        &mut self,
+        fate: Fate,
+        skb: Skb,
+        before: Option<crate::conntrack::Connection>,
+    ) -> Outcome {
         let conn = skb.ct.and_then(|ct| self.tracker.get(ct.id));
-        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply));
+        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| {
+            conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply))
+        };
         let outcome = Outcome {
             fate,
             dnat: translated(status::DST_NAT, |reply| (reply.src, reply.sport)),
@@ -99,7 +110,9 @@ impl<S: Sink> Path<'_, S> {
         skb.in_link = Some(link);
         self.hook(Hook::Prerouting, skb)?;
         let packet = &skb.packet;
-        let foreign_loopback = packet.dst.is_loopback() && link != LOOPBACK && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
+        let foreign_loopback = packet.dst.is_loopback()
+            && link != LOOPBACK
+            && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
         if !self.net.accepts_source(packet.src, link) || foreign_loopback {
             return Err(Fate::Martian.into());
         }
@@ -121,7 +134,8 @@ impl<S: Sink> Path<'_, S> {
 
     fn through(&mut self, skb: &mut Skb, hop: Hop) -> Result<Fate, Stop> {
         let sysctls = &self.net.sysctls;
-        let forwarding = if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
+        let forwarding =
+            if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
         if !forwarding {
             return Err(Fate::NotForwarded.into());
         }
@@ -187,7 +201,9 @@ impl<S: Sink> Path<'_, S> {
         match decision {
             Decision::Local => Ok(Hop { link: LOOPBACK, next: skb.packet.dst }),
             Decision::Via(hop) => Ok(hop),
-            Decision::Broadcast | Decision::Multicast => Err(Fate::Unmodelled("broadcast and multicast")),
+            Decision::Broadcast | Decision::Multicast => {
+                Err(Fate::Unmodelled("broadcast and multicast"))
+            }
             Decision::Unreachable => Err(Fate::NoRoute),
         }
     }
@@ -205,14 +221,24 @@ impl<S: Sink> Path<'_, S> {
     #[inline]
     fn function(&mut self, hook: Hook, attached: Attached, skb: &mut Skb) -> Result<(), Stop> {
         match attached.function {
-            HookFunction::Chain { .. } | HookFunction::Other(..) => self.facility(hook, attached, skb),
+            HookFunction::Chain { .. } | HookFunction::Other(..) => {
+                self.facility(hook, attached, skb)
+            }
             HookFunction::Conntrack => {
                 self.track(skb);
                 Ok(())
             }
             HookFunction::Nat => self.nat(hook, skb),
             HookFunction::Confirm => match skb.ct {
-                Some(ct) if !self.tracker.confirm(ct.id, self.now, self.net.sysctls.nf_conntrack_max) => Err(Fate::Unconfirmed(hook).into()),
+                Some(ct)
+                    if !self.tracker.confirm(
+                        ct.id,
+                        self.now,
+                        self.net.sysctls.nf_conntrack_max,
+                    ) =>
+                {
+                    Err(Fate::Unconfirmed(hook).into())
+                }
                 _ => Ok(()),
             },
         }
@@ -223,18 +249,32 @@ impl<S: Sink> Path<'_, S> {
             return;
         }
         skb.ct = self.tracker.admit(&skb.packet, self.now, self.net.sysctls.nf_conntrack_tcp_loose);
-        self.sink.note(|| Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" }))));
+        self.sink.note(|| {
+            Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| {
+                format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" })
+            }))
+        });
     }
 
     /// A base chain, or a function of a facility beside nf_tables.
     fn facility(&mut self, hook: Hook, attached: Attached, skb: &mut Skb) -> Result<(), Stop> {
-        let mut env = Env { net: self.net, tracker: self.tracker, chance: self.chance, sink: self.sink, now: self.now, hook, dry: self.dry };
+        let mut env = Env {
+            net: self.net,
+            tracker: self.tracker,
+            chance: self.chance,
+            sink: self.sink,
+            now: self.now,
+            hook,
+            dry: self.dry,
+        };
         let end = match attached.function {
             HookFunction::Chain { table, chain } => {
                 env.sink.note(|| base_chain(self.store, (table, chain), attached.priority));
                 run(self.store, &mut env, skb, (table, chain))
             }
-            HookFunction::Other(facility, number) => self.facilities.run((facility, number), &mut env, skb),
+            HookFunction::Other(facility, number) => {
+                self.facilities.run((facility, number), &mut env, skb)
+            }
             HookFunction::Conntrack | HookFunction::Nat | HookFunction::Confirm => End::Accept,
         };
         match end {
@@ -266,7 +306,12 @@ impl<S: Sink> Path<'_, S> {
             }
         } else if self.left_by_another_link(hook, skb) {
             self.tracker.kill(ct.id);
-            let place = Place { hook, table: "".into(), chain: "masquerade: the outgoing link changed".into(), rule: None };
+            let place = Place {
+                hook,
+                table: "".into(),
+                chain: "masquerade: the outgoing link changed".into(),
+                rule: None,
+            };
             return Err(Fate::Dropped(place).into());
         }
         let Some(conn) = self.tracker.get(ct.id) else { return Ok(()) };
@@ -279,7 +324,9 @@ impl<S: Sink> Path<'_, S> {
 
     /// A masqueraded connection whose packets now leave elsewhere is over (nf_nat_oif_changed).
     fn left_by_another_link(&self, hook: Hook, skb: &Skb) -> bool {
-        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else { return false };
+        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else {
+            return false;
+        };
         let link = self.tracker.get(ct.id).and_then(|conn| conn.masquerade_link);
         matches!((link, skb.out), (Some(link), Some(out)) if link != out.link)
     }
@@ -287,7 +334,11 @@ impl<S: Sink> Path<'_, S> {
 
 fn base_chain(store: &Store, at: (u32, u32), priority: i32) -> Step {
     let table = store.tables.get(at.0);
-    let chain = table.and_then(|table| table.chains.get(at.1)).map(|chain| chain.name.to_string()).unwrap_or_default();
-    let table = table.map(|table| format!("{} {}", table.family.name(), table.name)).unwrap_or_default();
+    let chain = table
+        .and_then(|table| table.chains.get(at.1))
+        .map(|chain| chain.name.to_string())
+        .unwrap_or_default();
+    let table =
+        table.map(|table| format!("{} {}", table.family.name(), table.name)).unwrap_or_default();
     Step::Chain { table, chain, priority }
 }

@@ -28,7 +28,16 @@ pub(crate) struct Skb {
 impl Skb {
     pub(crate) fn new(packet: &Packet) -> Skb {
         let (packet, headers) = (packet.clone(), packet.headers());
-        Skb { packet, headers, ct: None, in_link: None, out: None, accepted: false, untracked: false, ipvs: false }
+        Skb {
+            packet,
+            headers,
+            ct: None,
+            in_link: None,
+            out: None,
+            accepted: false,
+            untracked: false,
+            ipvs: false,
+        }
     }
 
     /// The packet was changed: its header bytes are written anew.

@@ -54,12 +54,27 @@ pub struct Connection {
 
 impl fmt::Display for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {} {}s {} {}", self.original.protocol, self.state.name(), self.timeout.as_secs(), self.original, self.reply)?;
-        let named = [(status::ASSURED, " [ASSURED]"), (status::SRC_NAT, " snat"), (status::DST_NAT, " dnat")];
+        write!(
+            out,
+            "{} {} {}s {} {}",
+            self.original.protocol,
+            self.state.name(),
+            self.timeout.as_secs(),
+            self.original,
+            self.reply
+        )?;
+        let named = [
+            (status::ASSURED, " [ASSURED]"),
+            (status::SRC_NAT, " snat"),
+            (status::DST_NAT, " dnat"),
+        ];
         if self.status & status::SEEN_REPLY == 0 {
             out.write_str(" [UNREPLIED]")?;
         }
-        named.iter().filter(|(bit, _)| self.status & bit != 0).try_for_each(|(_, text)| out.write_str(text))
+        named
+            .iter()
+            .filter(|(bit, _)| self.status & bit != 0)
+            .try_for_each(|(_, text)| out.write_str(text))
     }
 }
 
@@ -88,7 +103,14 @@ impl Conn {
 
     pub(crate) fn view(&self, now: u64) -> Connection {
         let timeout = Duration::from_nanos(self.expires.saturating_sub(now));
-        Connection { original: self.original, reply: self.reply, status: self.status, mark: self.mark, state: self.state, timeout }
+        Connection {
+            original: self.original,
+            reply: self.reply,
+            status: self.status,
+            mark: self.mark,
+            state: self.state,
+            timeout,
+        }
     }
 }
 
@@ -137,8 +159,11 @@ impl Tracker {
 
     /// Every connection in the table, in the order of the original tuples.
     pub(crate) fn all(&self, now: u64) -> Vec<Connection> {
-        let live = |conn: &&Conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING) && conn.expires > now;
-        let mut all: Vec<_> = self.slots.iter().flatten().filter(live).map(|conn| conn.view(now)).collect();
+        let live = |conn: &&Conn| {
+            conn.has(status::CONFIRMED) && !conn.has(status::DYING) && conn.expires > now
+        };
+        let mut all: Vec<_> =
+            self.slots.iter().flatten().filter(live).map(|conn| conn.view(now)).collect();
         all.sort();
         all
     }
@@ -173,7 +198,11 @@ impl Tracker {
             Verdict::Move(next, timeout) => self.advance(id, packet, (next, timeout), now),
         }
         let conn = self.get_mut(id)?;
-        let standing = if reply || conn.has(status::SEEN_REPLY) { Standing::Established } else { Standing::New };
+        let standing = if reply || conn.has(status::SEEN_REPLY) {
+            Standing::Established
+        } else {
+            Standing::New
+        };
         if reply {
             conn.status |= status::SEEN_REPLY;
         }
@@ -193,7 +222,10 @@ impl Tracker {
                 if !replied && next == State::Established {
                     timeout = timeout.min(300 * SECOND);
                 }
-                if replied && matches!(old, State::SynRecv | State::Established) && next == State::Established {
+                if replied
+                    && matches!(old, State::SynRecv | State::Established)
+                    && next == State::Established
+                {
                     conn.status |= status::ASSURED;
                 }
             }
@@ -304,12 +336,15 @@ impl Tracker {
             return;
         }
         self.remove_where(|conn| conn.expires <= now);
-        self.next_expiry = self.slots.iter().flatten().map(|conn| conn.expires).min().unwrap_or(u64::MAX);
+        self.next_expiry =
+            self.slots.iter().flatten().map(|conn| conn.expires).min().unwrap_or(u64::MAX);
     }
 
     /// Removes the connections a filter names; how many went.
     pub(crate) fn remove_where(&mut self, unwanted: impl Fn(&Conn) -> bool) -> usize {
-        let doomed = |(id, slot): (usize, &Option<Conn>)| slot.as_ref().is_some_and(&unwanted).then_some(id as u32);
+        let doomed = |(id, slot): (usize, &Option<Conn>)| {
+            slot.as_ref().is_some_and(&unwanted).then_some(id as u32)
+        };
         let ids: Vec<u32> = self.slots.iter().enumerate().filter_map(doomed).collect();
         for &id in &ids {
             self.kill(id);
@@ -331,14 +366,23 @@ impl Tracker {
             if id as usize == self.slots.len() {
                 continue;
             }
-            if let Some(conn) = before.as_ref().filter(|conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING)) {
+            if let Some(conn) = before
+                .as_ref()
+                .filter(|conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING))
+            {
                 self.index.insert(conn.original, (id, false));
                 self.index.insert(conn.reply, (id, true));
             }
-            let now_held = std::mem::replace(&mut self.slots[id as usize], before.map(|conn| *conn)).is_some();
+            let now_held =
+                std::mem::replace(&mut self.slots[id as usize], before.map(|conn| *conn)).is_some();
             match (now_held, self.slots[id as usize].is_some()) {
                 (true, false) => self.free.push(id),
-                (false, true) => drop(self.free.iter().rposition(|known| *known == id).map(|place| self.free.remove(place))),
+                (false, true) => drop(
+                    self.free
+                        .iter()
+                        .rposition(|known| *known == id)
+                        .map(|place| self.free.remove(place)),
+                ),
                 _ => {}
             }
         }

@@ -37,7 +37,13 @@ const MAX_ATTEMPTS: u32 = 128;
 
 impl Tracker {
     /// Decides the translation of one end of a new connection (nf_nat_setup_info). False: the packet must be dropped.
-    pub(crate) fn bind(&mut self, id: u32, range: &Range, manip: Manip, env: (&mut Chance, u64)) -> bool {
+    pub(crate) fn bind(
+        &mut self,
+        id: u32,
+        range: &Range,
+        manip: Manip,
+        env: (&mut Chance, u64),
+    ) -> bool {
         let Some(conn) = self.get(id) else { return true };
         let done = match manip {
             Manip::Source => status::SRC_NAT_DONE,
@@ -64,11 +70,22 @@ impl Tracker {
     pub(crate) fn bind_null(&mut self, id: u32, manip: Manip, env: (&mut Chance, u64)) -> bool {
         let Some(conn) = self.get(id) else { return true };
         let address = if manip == Manip::Source { conn.reply.dst } else { conn.reply.src };
-        let range = Range { flags: range_flags::MAP_IPS, addresses: Some((address, address)), ports: (0, 0) };
+        let range = Range {
+            flags: range_flags::MAP_IPS,
+            addresses: Some((address, address)),
+            ports: (0, 0),
+        };
         self.bind(id, &range, manip, env)
     }
 
-    fn unique(&self, id: u32, current: Tuple, range: &Range, manip: Manip, env: (&mut Chance, u64)) -> Tuple {
+    fn unique(
+        &self,
+        id: u32,
+        current: Tuple,
+        range: &Range,
+        manip: Manip,
+        env: (&mut Chance, u64),
+    ) -> Tuple {
         let (chance, now) = env;
         let mut tuple = current;
         if let Some((first, last)) = range.addresses {
@@ -90,16 +107,27 @@ impl Tracker {
     }
 
     /// Tries ports until the tuple is free (nf_nat_l4proto_unique_tuple).
-    fn free_port(&self, id: u32, mut tuple: Tuple, wanted: (&Range, Manip), env: (&mut Chance, u64)) -> Tuple {
+    fn free_port(
+        &self,
+        id: u32,
+        mut tuple: Tuple,
+        wanted: (&Range, Manip),
+        env: (&mut Chance, u64),
+    ) -> Tuple {
         let ((range, manip), (chance, now)) = (wanted, env);
         let has_ports = matches!(tuple.protocol, protocol::TCP | protocol::UDP | protocol::SCTP);
         let is_icmp = matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6);
         let specified = range.flags & range_flags::PROTO_SPECIFIED != 0;
-        if !(has_ports || is_icmp && manip == Manip::Source) || !specified && manip == Manip::Destination {
+        if !(has_ports || is_icmp && manip == Manip::Source)
+            || !specified && manip == Manip::Destination
+        {
             return tuple;
         }
         let (low, size) = match (specified, is_icmp) {
-            (true, _) => (u32::from(range.ports.0.min(range.ports.1)), u32::from(range.ports.0.abs_diff(range.ports.1)) + 1),
+            (true, _) => (
+                u32::from(range.ports.0.min(range.ports.1)),
+                u32::from(range.ports.0.abs_diff(range.ports.1)) + 1,
+            ),
             (false, true) => (0, 65_536),
             (false, false) => source_ports(tuple.sport),
         };
@@ -109,7 +137,11 @@ impl Tracker {
         loop {
             for _ in 0..attempts {
                 let port = (low + offset % size) as u16;
-                if manip == Manip::Source { tuple.sport = port } else { tuple.dport = port }
+                if manip == Manip::Source {
+                    tuple.sport = port
+                } else {
+                    tuple.dport = port
+                }
                 if !self.taken(&tuple.inverse(), id, now) {
                     return tuple;
                 }
@@ -140,15 +172,19 @@ fn in_ports(tuple: &Tuple, manip: Manip, ports: (u16, u16)) -> bool {
 
 /// An address of the range: the only one, or one that follows from the connection's ends.
 fn pick(first: IpAddr, last: IpAddr, tuple: &Tuple) -> IpAddr {
-    let spread = |low: u128, high: u128, seed: u128| low + seed % (high.saturating_sub(low).saturating_add(1)).max(1);
+    let spread = |low: u128, high: u128, seed: u128| {
+        low + seed % (high.saturating_sub(low).saturating_add(1)).max(1)
+    };
     match (first, last, tuple.src, tuple.dst) {
         _ if first == last => first,
         (IpAddr::V4(low), IpAddr::V4(high), IpAddr::V4(src), IpAddr::V4(dst)) => {
             let seed = u128::from(u32::from(src) ^ u32::from(dst));
-            Ipv4Addr::from(spread(u32::from(low).into(), u32::from(high).into(), seed) as u32).into()
+            Ipv4Addr::from(spread(u32::from(low).into(), u32::from(high).into(), seed) as u32)
+                .into()
         }
         (IpAddr::V6(low), IpAddr::V6(high), IpAddr::V6(src), IpAddr::V6(dst)) => {
-            Ipv6Addr::from(spread(low.into(), high.into(), u128::from(src) ^ u128::from(dst))).into()
+            Ipv6Addr::from(spread(low.into(), high.into(), u128::from(src) ^ u128::from(dst)))
+                .into()
         }
         _ => first,
     }

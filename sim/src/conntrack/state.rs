@@ -55,7 +55,9 @@ pub(crate) enum Verdict {
     Reopen,
 }
 
-use State::{Close, CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, SynSent2, TimeWait};
+use State::{
+    Close, CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, SynSent2, TimeWait,
+};
 
 impl State {
     /// The state a first packet makes, or nothing when it may not open a connection.
@@ -68,8 +70,12 @@ impl State {
             },
             Transport::Udp { .. } => Some((State::Stateless, 30 * SECOND)),
             Transport::Sctp { chunk, .. } => sctp_opening(chunk),
-            Transport::Icmp { kind, .. } if packet.dst.is_ipv4() => matches!(kind, 8 | 13 | 15 | 17).then_some((State::Stateless, 30 * SECOND)),
-            Transport::Icmp { kind, .. } => matches!(kind, 128 | 139).then_some((State::Stateless, 30 * SECOND)),
+            Transport::Icmp { kind, .. } if packet.dst.is_ipv4() => {
+                matches!(kind, 8 | 13 | 15 | 17).then_some((State::Stateless, 30 * SECOND))
+            }
+            Transport::Icmp { kind, .. } => {
+                matches!(kind, 128 | 139).then_some((State::Stateless, 30 * SECOND))
+            }
             Transport::Other(_) => Some((State::Stateless, 600 * SECOND)),
         }
     }

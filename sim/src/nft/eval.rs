@@ -4,8 +4,8 @@
 
 use super::dynset::Update;
 use super::expr::{Expr, RejectWith};
-use super::set::Verdict;
 use super::print;
+use super::set::Verdict;
 use super::store::{Rule, Store, Table};
 use crate::journey::{Sink, Step};
 use crate::skb::{End, Env, Place, Skb};
@@ -35,8 +35,21 @@ struct Run {
 }
 
 /// Runs one base chain: (slot of the table, slot of the chain).
-pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Skb, base: (u32, u32)) -> End {
-    let mut run = Run { table: base.0, chain: base.1, index: 0, expr: 0, stack: [(0, 0); STACK], depth: 0, registers: [0; 64] };
+pub(crate) fn run<S: Sink>(
+    store: &mut Store,
+    env: &mut Env<'_, S>,
+    skb: &mut Skb,
+    base: (u32, u32),
+) -> End {
+    let mut run = Run {
+        table: base.0,
+        chain: base.1,
+        index: 0,
+        expr: 0,
+        stack: [(0, 0); STACK],
+        depth: 0,
+        registers: [0; 64],
+    };
     loop {
         let Some(table) = store.tables.get(run.table) else { return End::Accept };
         let Some(chain) = table.chains.get(run.chain) else { return End::Accept };
@@ -47,7 +60,12 @@ pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Sk
             continue;
         };
         let flow = step(&mut run, table, rule, (env, skb));
-        let here = |rule: &Rule| Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: Some(rule.handle) };
+        let here = |rule: &Rule| Place {
+            hook: env.hook,
+            table: table.name.clone(),
+            chain: chain.name.clone(),
+            rule: Some(rule.handle),
+        };
         match flow {
             Flow::Next | Flow::Break => run.next_rule(),
             Flow::Reject(with) => return End::Reject(with, here(rule)),
@@ -58,7 +76,9 @@ pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Sk
                     return End::Drop(here(rule));
                 }
             }
-            Flow::Verdict(Verdict::Goto(target)) => (run.chain, run.index, run.expr) = (target, 0, 0),
+            Flow::Verdict(Verdict::Goto(target)) => {
+                (run.chain, run.index, run.expr) = (target, 0, 0)
+            }
             Flow::Verdict(Verdict::Return) => {
                 if !run.back() {
                     return policy(table, base.1, env);
@@ -107,15 +127,29 @@ fn policy<S: Sink>(table: &Table, chain: u32, env: &mut Env<'_, S>) -> End {
     if accepts {
         return End::Accept;
     }
-    End::Drop(Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: None })
+    End::Drop(Place {
+        hook: env.hook,
+        table: table.name.clone(),
+        chain: chain.name.clone(),
+        rule: None,
+    })
 }
 
 /// Runs a rule from the expression it stands at.
-fn step<S: Sink>(run: &mut Run, table: &Table, rule: &Rule, with: (&mut Env<'_, S>, &mut Skb)) -> Flow {
+fn step<S: Sink>(
+    run: &mut Run,
+    table: &Table,
+    rule: &Rule,
+    with: (&mut Env<'_, S>, &mut Skb),
+) -> Flow {
     let (env, skb) = with;
     if run.expr == 0 {
         env.sink.note(|| Step::Rule {
-            chain: table.chains.get(run.chain).map(|chain| chain.name.to_string()).unwrap_or_default(),
+            chain: table
+                .chains
+                .get(run.chain)
+                .map(|chain| chain.name.to_string())
+                .unwrap_or_default(),
             handle: rule.handle,
             comment: print::comment(rule.userdata.as_deref(), 0),
         });
@@ -148,7 +182,12 @@ fn step<S: Sink>(run: &mut Run, table: &Table, rule: &Rule, with: (&mut Env<'_, 
 }
 
 #[inline]
-fn evaluate<S: Sink>(expr: &Expr, at: (&Table, &mut [u8; 64]), env: &mut Env<'_, S>, skb: &mut Skb) -> Flow {
+fn evaluate<S: Sink>(
+    expr: &Expr,
+    at: (&Table, &mut [u8; 64]),
+    env: &mut Env<'_, S>,
+    skb: &mut Skb,
+) -> Flow {
     let (table, registers) = at;
     match expr {
         Expr::Lookup(lookup) => super::matching::lookup(lookup, (table, registers), env),
@@ -159,7 +198,9 @@ fn evaluate<S: Sink>(expr: &Expr, at: (&Table, &mut [u8; 64]), env: &mut Env<'_,
             Some(update) => Flow::Update(update, dynset.inverted),
             None => Flow::Break,
         },
-        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => super::matching::count(expr, env, skb),
+        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => {
+            super::matching::count(expr, env, skb)
+        }
         _ => super::matching::load(expr, registers, env, skb),
     }
 }

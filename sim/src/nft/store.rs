@@ -65,7 +65,8 @@ pub enum Hook {
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    pub const ALL: [Hook; 5] =
+        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
 
     /// The word nft uses.
     pub fn name(self) -> &'static str {
@@ -190,7 +191,10 @@ pub(crate) struct Store {
 
 impl Store {
     pub(crate) fn find(&self, family: Family, name: &str) -> Option<u32> {
-        self.tables.iter().find(|(_, table)| table.family == family && &*table.name == name).map(|(slot, _)| slot)
+        self.tables
+            .iter()
+            .find(|(_, table)| table.family == family && &*table.name == name)
+            .map(|(slot, _)| slot)
     }
 
     /// Does a rule need connection tracking? Such rules attach it (nf_ct_netns_get).
@@ -200,12 +204,17 @@ impl Store {
 
     /// The base chains packets of a family meet, in no order.
     pub(crate) fn attached(&self, ipv6: bool) -> impl Iterator<Item = (Hook, ChainType, Attached)> {
-        let awake = self.tables.iter().filter(move |(_, table)| table.family.sees(ipv6) && !table.dormant);
+        let awake =
+            self.tables.iter().filter(move |(_, table)| table.family.sees(ipv6) && !table.dormant);
         awake.flat_map(|(table, held)| {
             held.chains.iter().filter_map(move |(chain, known)| {
                 let base = known.base?;
                 let function = HookFunction::Chain { table, chain };
-                Some((base.hook, base.chain_type, Attached { priority: base.priority, since: known.attached, function }))
+                Some((
+                    base.hook,
+                    base.chain_type,
+                    Attached { priority: base.priority, since: known.attached, function },
+                ))
             })
         })
     }
