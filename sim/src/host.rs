@@ -7,10 +7,11 @@ use crate::facilities::Facilities;
 use crate::hash::FastMap;
 use crate::hooks::Hooks;
 use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
-use crate::net::{Link, Net, Sysctls};
+use crate::net::{Link, Net};
 use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
+use crate::sysctls::Sysctls;
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -32,12 +32,14 @@ pub mod nft;
 pub mod packet;
 mod path;
 mod skb;
+mod sysctls;
 
 pub use chance::Probability;
 pub use conntrack::Connection;
 pub use host::Host;
 pub use journey::{Fate, Journey, Outcome, Outcomes, Step};
-pub use net::{Hop, LOOPBACK, Link, Sysctls};
+pub use net::{Hop, LOOPBACK, Link};
 pub use nft::{Errno, Family, Hook, NftError, RejectWith};
 pub use packet::{Entry, Packet, Transport};
 pub use skb::Place;
+pub use sysctls::Sysctls;

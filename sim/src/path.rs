@@ -12,7 +12,7 @@
 
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
-use crate::conntrack::{Standing, Tracker, status};
+use crate::conntrack::{Admission, Standing, Tracker, status};
 use crate::facilities::Facilities;
 use crate::hooks::{Attached, HookFunction, Hooks};
 use crate::journey::{Fate, Outcome, Sink, Step};
@@ -108,15 +108,18 @@ impl<S: Sink> Path<'_, S> {
 
     fn arrive(&mut self, skb: &mut Skb, link: u32) -> Result<Fate, Stop> {
         skb.in_link = Some(link);
-        self.hook(Hook::Prerouting, skb)?;
-        let packet = &skb.packet;
-        let foreign_loopback = packet.dst.is_loopback()
-            && link != LOOPBACK
-            && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
-        if !self.net.accepts_source(packet.src, link) || foreign_loopback {
+        if let (IpAddr::V6(src), IpAddr::V6(dst)) = (skb.packet.src, skb.packet.dst)
+            && (src.is_multicast() || link != LOOPBACK && (src.is_loopback() || dst.is_loopback()))
+        {
             return Err(Fate::Martian.into());
         }
-        let decision = self.net.route(packet.dst);
+        self.hook(Hook::Prerouting, skb)?;
+        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (skb.packet.src, skb.packet.dst)
+            && !self.net.accepts(src, dst, link)
+        {
+            return Err(Fate::Martian.into());
+        }
+        let decision = self.net.route(skb.packet.dst);
         self.sink.note(|| Step::Route(format!("{} → {decision:?}", skb.packet.dst)));
         match decision {
             Decision::Local | Decision::Broadcast => self.deliver(skb),
@@ -224,18 +227,11 @@ impl<S: Sink> Path<'_, S> {
             HookFunction::Chain { .. } | HookFunction::Other(..) => {
                 self.facility(hook, attached, skb)
             }
-            HookFunction::Conntrack => {
-                self.track(skb);
-                Ok(())
-            }
+            HookFunction::Conntrack => self.track(hook, skb),
             HookFunction::Nat => self.nat(hook, skb),
             HookFunction::Confirm => match skb.ct {
                 Some(ct)
-                    if !self.tracker.confirm(
-                        ct.id,
-                        self.now,
-                        self.net.sysctls.nf_conntrack_max,
-                    ) =>
+                    if !self.tracker.confirm(ct.id, self.now) =>
                 {
                     Err(Fate::Unconfirmed(hook).into())
                 }
@@ -244,16 +240,20 @@ impl<S: Sink> Path<'_, S> {
         }
     }
 
-    fn track(&mut self, skb: &mut Skb) {
+    /// Connection tracking finds or opens the packet's connection, unless it brings one along.
+    fn track(&mut self, hook: Hook, skb: &mut Skb) -> Result<(), Stop> {
         if skb.ct.is_some() || skb.untracked {
-            return;
+            return Ok(());
         }
-        skb.ct = self.tracker.admit(&skb.packet, self.now, self.net.sysctls.nf_conntrack_tcp_loose);
-        self.sink.note(|| {
-            Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| {
-                format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" })
-            }))
-        });
+        let admission = self.tracker.admit(&skb.packet, self.now, &self.net.sysctls);
+        self.sink.note(|| Step::Conntrack(admission.to_string()));
+        match admission {
+            Admission::Tracked(ct) => skb.ct = Some(ct),
+            Admission::Invalid => {}
+            Admission::Untracked => skb.untracked = true,
+            Admission::Full => return Err(Fate::Unconfirmed(hook).into()),
+        }
+        Ok(())
     }
 
     /// A base chain, or a function of a facility beside nf_tables.

@@ -2,6 +2,7 @@
 //! Facts from net/netfilter/nf_conntrack_proto_{tcp,udp,sctp,icmp,icmpv6}.c; sequence numbers are not modelled.
 //! It must never know addresses, rules or NAT. Tests: tests/conntrack.rs.
 
+use super::timers::Timers;
 use crate::packet::{Packet, Transport, flags};
 
 /// One second in the unit of the clock.
@@ -34,8 +35,12 @@ pub enum State {
     CookieWait,
     /// SCTP: COOKIE ECHO seen.
     CookieEchoed,
-    /// SCTP: shutting down.
-    Shutdown,
+    /// SCTP: the opener shuts down.
+    ShutdownSent,
+    /// SCTP: the other end shuts down.
+    ShutdownReceived,
+    /// SCTP: a shutdown was acknowledged.
+    ShutdownAckSent,
     /// SCTP: heartbeat of an unknown association.
     HeartbeatSent,
     /// UDP, ICMP and others: there is only one state.
@@ -61,39 +66,47 @@ use State::{
 
 impl State {
     /// The state a first packet makes, or nothing when it may not open a connection.
-    pub(crate) fn opening(packet: &Packet, loose: bool) -> Option<(State, u64)> {
+    pub(crate) fn opening(packet: &Packet, loose: bool, timers: &Timers) -> Option<(State, u64)> {
+        let ipv6 = packet.dst.is_ipv6();
         match packet.transport {
             Transport::Tcp { flags: bits, .. } => match Segment::of(bits)? {
-                Segment::Syn => Some((SynSent, tcp_timeout(SynSent))),
-                Segment::Ack if loose => Some((Established, 300 * SECOND)),
+                Segment::Syn => Some((SynSent, timers.tcp(SynSent))),
+                Segment::Ack if loose => {
+                    Some((Established, timers.unacknowledged().min(timers.tcp(Established))))
+                }
                 _ => None,
             },
-            Transport::Udp { .. } => Some((State::Stateless, 30 * SECOND)),
-            Transport::Sctp { chunk, .. } => sctp_opening(chunk),
-            Transport::Icmp { kind, .. } if packet.dst.is_ipv4() => {
-                matches!(kind, 8 | 13 | 15 | 17).then_some((State::Stateless, 30 * SECOND))
+            Transport::Udp { .. } => Some((State::Stateless, timers.udp())),
+            Transport::Sctp { chunk, .. } => {
+                let state = sctp(State::None, chunk, false).filter(|state| *state != State::None)?;
+                Some((state, timers.sctp(state)))
             }
             Transport::Icmp { kind, .. } => {
-                matches!(kind, 128 | 139).then_some((State::Stateless, 30 * SECOND))
+                let opens = if ipv6 { matches!(kind, 128 | 139) } else { matches!(kind, 8 | 13 | 15 | 17) };
+                opens.then_some((State::Stateless, timers.icmp(ipv6)))
             }
-            Transport::Other(_) => Some((State::Stateless, 600 * SECOND)),
+            Transport::Other(_) => Some((State::Stateless, timers.generic())),
         }
     }
 
     /// What a further packet does, in the original or the reply direction.
-    pub(crate) fn after(self, packet: &Packet, reply: bool) -> Verdict {
+    pub(crate) fn after(self, packet: &Packet, reply: bool, timers: &Timers) -> Verdict {
         match packet.transport {
             Transport::Tcp { flags: bits, .. } => match Segment::of(bits) {
-                Some(segment) => self.after_segment(segment, reply),
+                Some(segment) => self.after_segment(segment, reply, timers),
                 None => Verdict::Invalid,
             },
-            Transport::Sctp { chunk, .. } => self.after_chunk(chunk, reply),
-            Transport::Udp { .. } | Transport::Icmp { .. } => Verdict::Move(self, 30 * SECOND),
-            Transport::Other(_) => Verdict::Move(self, 600 * SECOND),
+            Transport::Sctp { chunk, .. } => match sctp(self, chunk, reply) {
+                Some(next) => Verdict::Move(next, timers.sctp(next)),
+                None => Verdict::Invalid,
+            },
+            Transport::Udp { .. } => Verdict::Move(self, timers.udp()),
+            Transport::Icmp { .. } => Verdict::Move(self, timers.icmp(packet.dst.is_ipv6())),
+            Transport::Other(_) => Verdict::Move(self, timers.generic()),
         }
     }
 
-    fn after_segment(self, segment: Segment, reply: bool) -> Verdict {
+    fn after_segment(self, segment: Segment, reply: bool, timers: &Timers) -> Verdict {
         let next = match (segment, reply) {
             (Segment::Syn, false) => match self {
                 SynSent => SynSent,
@@ -133,24 +146,7 @@ impl State {
             },
             (Segment::Rst, _) => Close,
         };
-        Verdict::Move(next, tcp_timeout(next))
-    }
-
-    fn after_chunk(self, chunk: u8, reply: bool) -> Verdict {
-        use State::{CookieEchoed, CookieWait, HeartbeatSent, Shutdown};
-        let next = match (chunk, self) {
-            (1, CookieWait | Close | HeartbeatSent) => CookieWait,
-            (2, CookieWait) if reply => CookieWait,
-            (6, _) => Close,
-            (7, Established | Shutdown) => Shutdown,
-            (8, Shutdown) => Shutdown,
-            (14, Shutdown) => Close,
-            (10, CookieWait | CookieEchoed) => CookieEchoed,
-            (11, CookieEchoed) if reply => Established,
-            (5, HeartbeatSent) if reply => Established,
-            (_, state) => state,
-        };
-        Verdict::Move(next, sctp_timeout(next))
+        Verdict::Move(next, timers.tcp(next))
     }
 
     /// A short name, as the conntrack tool prints it.
@@ -168,7 +164,9 @@ impl State {
             State::Close => "CLOSE",
             State::CookieWait => "COOKIE_WAIT",
             State::CookieEchoed => "COOKIE_ECHOED",
-            State::Shutdown => "SHUTDOWN_SENT",
+            State::ShutdownSent => "SHUTDOWN_SENT",
+            State::ShutdownReceived => "SHUTDOWN_RECD",
+            State::ShutdownAckSent => "SHUTDOWN_ACK_SENT",
             State::HeartbeatSent => "HEARTBEAT_SENT",
             State::Stateless => "-",
         }
@@ -199,35 +197,33 @@ impl Segment {
     }
 }
 
-/// Seconds of tcp_timeouts.
-fn tcp_timeout(state: State) -> u64 {
-    let seconds = match state {
-        SynRecv | CloseWait => 60,
-        Established => 432_000,
-        LastAck => 30,
-        Close => 10,
-        _ => 120,
+/// The table sctp_conntracks: the next state, or nothing for a packet that does not fit. Chunks that are not in it change nothing.
+fn sctp(state: State, chunk: u8, reply: bool) -> Option<State> {
+    use State::{
+        CookieEchoed as CE, CookieWait as CW, HeartbeatSent as HS, None as NO, ShutdownAckSent as SA,
+        ShutdownReceived as SR, ShutdownSent as SS,
     };
-    seconds * SECOND
-}
-
-/// Seconds of sctp_timeouts.
-fn sctp_timeout(state: State) -> u64 {
-    let seconds = match state {
-        State::CookieWait | State::CookieEchoed | State::Shutdown => 3,
-        Established => 210,
-        State::HeartbeatSent => 30,
-        _ => 10,
+    let (cl, es) = (Close, Established);
+    let next = match (chunk, reply, state) {
+        (1, false, NO | State::Close | CW | HS) => CW,
+        (1, false, SS | SR) => cl,
+        (14, false, SA) | (14, true, SA) => cl,
+        (4, false, NO | HS) => HS,
+        (5, false, HS) => HS,
+        (8, false, NO | HS) => SA,
+        (4, true, HS) => HS,
+        (5, true, HS) => es,
+        (1..=11 | 14, true, NO | HS) => return None,
+        (6, ..) => cl,
+        (1..=11 | 14, false, NO | HS) => cl,
+        (2, true, State::Close) => CW,
+        (7, false, State::Established) => SS,
+        (7, true, State::Established) => SR,
+        (8, _, SS | SR) => SA,
+        (9, true, CE) => cl,
+        (10, _, CW) => CE,
+        (11, _, CE) => es,
+        (_, _, other) => other,
     };
-    seconds * SECOND
-}
-
-fn sctp_opening(chunk: u8) -> Option<(State, u64)> {
-    let state = match chunk {
-        1 => State::CookieWait,
-        4 => State::HeartbeatSent,
-        2 | 6 | 7 | 8 | 9 | 10 | 11 | 14 => Close,
-        _ => return None,
-    };
-    Some((state, sctp_timeout(state)))
+    Some(next)
 }
