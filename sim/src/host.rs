@@ -145,6 +145,18 @@ impl Host {
         Journey { packet: packet.clone(), steps, outcome }
     }
 
+    /// As [`Host::send`], with what the host answers by itself on its way back: an ICMP error or a reset.
+    pub fn send_and_answer(&mut self, packet: &Packet) -> (Journey, Option<Journey>) {
+        let mut steps = Vec::new();
+        let (outcome, answer) = self.path(&mut steps).travel_and_answer(packet);
+        (Journey { packet: packet.clone(), steps, outcome }, answer)
+    }
+
+    /// The source address a local process gets towards a destination when it names none.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.net.source_for(destination)
+    }
+
     /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.
     /// Source ports that masquerading draws are no branches.
     pub fn outcomes(&mut self, packet: &Packet) -> Outcomes {

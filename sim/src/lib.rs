@@ -20,6 +20,7 @@
 //!
 #![doc = include_str!("../MODEL.md")]
 
+mod answer;
 mod chance;
 pub mod conntrack;
 mod facilities;
@@ -33,6 +34,7 @@ pub mod packet;
 mod path;
 mod skb;
 mod sysctls;
+pub mod world;
 
 pub use chance::Probability;
 pub use conntrack::Connection;
@@ -43,3 +45,4 @@ pub use nft::{Errno, Family, Hook, NftError, RejectWith};
 pub use packet::{Entry, Packet, Transport};
 pub use skb::Place;
 pub use sysctls::Sysctls;
+pub use world::World;
