@@ -1,5 +1,5 @@
-//! Several hosts: pods on a bridge of a node, and a client outside. Connections go there and back, or end as they end on Linux
-//! (what hosts answer was seen on Linux 6.18 in network namespaces; tests/fixtures/answers.py asks it again).
+//! Several hosts: pods on links or a bridge of a node, and a client outside. Connections go there and back, or end as the kernel's
+//! sources say they end (net/ipv4/icmp.c, nf_reject_ipv4.c, tcp_ipv4.c, udp.c); not yet asked of a running kernel.
 
 mod support;
 

@@ -258,7 +258,7 @@ fn pick(first: IpAddr, last: IpAddr, tuple: &Tuple, persistent: bool) -> IpAddr 
         chosen[at * 4..at * 4 + 4].copy_from_slice(&here.to_be_bytes());
         full |= here != to;
         if !persistent {
-            hash ^= last_word;
+            hash ^= u32::from_ne_bytes(word(&words(tuple.dst), at));
         }
     }
     match first {
