@@ -2,6 +2,7 @@
 //! `Hooks::register` for its functions; then `path` runs them in the kernel's order.
 //! It must never know the order of hooks (that is `hooks`). Tests: below and tests/hooks.rs.
 
+use crate::ipset::Ipsets;
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
 
@@ -26,6 +27,7 @@ pub(crate) trait Function {
 /// The facilities of one host.
 #[derive(Default)]
 pub(crate) struct Facilities {
+    pub(crate) ipsets: Ipsets,
     #[cfg(test)]
     pub(crate) probe: tests::Probe,
 }

@@ -217,6 +217,21 @@ impl Host {
         self.hooks.order(&self.store);
     }
 
+    /// The facilities beside nf_tables, to read.
+    pub(crate) fn facilities(&self) -> &Facilities {
+        &self.facilities
+    }
+
+    /// The facilities beside nf_tables, to change.
+    pub(crate) fn facilities_mut(&mut self) -> &mut Facilities {
+        &mut self.facilities
+    }
+
+    /// The clock in its own unit; never zero.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.now
+    }
+
     #[cfg(test)]
     pub(crate) fn probe(&self) -> &crate::facilities::tests::Probe {
         &self.facilities.probe
