@@ -67,7 +67,8 @@ impl Ipsets {
                 return self.run(parsed, line.tolerant).map_err(|refused| refused.at(line.number));
             }
         };
-        if words.len() > 1 && (message.set != words[1] || message.deletes != deletes) {
+        let gathered = self.gather(words, deletes).map_err(|refused| refused.at(line.number))?;
+        if message.set != words[1] || message.deletes != deletes {
             self.deliver(message, line.now)?;
             *message = Message {
                 set: words[1].to_owned(),
@@ -79,7 +80,6 @@ impl Ipsets {
         if message.lines.is_empty() {
             message.tolerant = line.tolerant;
         }
-        let gathered = self.gather(words, deletes).map_err(|refused| refused.at(line.number))?;
         message.lines.push((line.number, gathered.0, gathered.1));
         Ok(())
     }
