@@ -27,6 +27,7 @@ mod hash;
 mod hooks;
 mod host;
 pub mod ipset;
+pub mod ipvs;
 mod journey;
 mod net;
 pub mod nft;

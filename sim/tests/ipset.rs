@@ -1,5 +1,7 @@
 //! ipset: every case of tests/fixtures/ipset, which the real one (ipset 7.17) answered, and what rules ask of sets.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where something is not as it says")]
+
 mod support;
 
 use sim::ipset::IpsetErrorKind;
