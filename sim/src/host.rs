@@ -7,10 +7,11 @@ use crate::facilities::Facilities;
 use crate::hash::FastMap;
 use crate::hooks::Hooks;
 use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
-use crate::net::{Link, Net, Sysctls};
+use crate::net::{Link, Net};
 use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
+use crate::sysctls::Sysctls;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -143,6 +144,18 @@ impl Host {
         let mut steps = Vec::new();
         let outcome = self.travel(packet, &mut steps);
         Journey { packet: packet.clone(), steps, outcome }
+    }
+
+    /// As [`Host::send`], with what the host answers by itself on its way back: an ICMP error or a reset.
+    pub fn send_and_answer(&mut self, packet: &Packet) -> (Journey, Option<Journey>) {
+        let mut steps = Vec::new();
+        let (outcome, answer) = self.path(&mut steps).travel_and_answer(packet);
+        (Journey { packet: packet.clone(), steps, outcome }, answer)
+    }
+
+    /// The source address a local process gets towards a destination when it names none.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.net.source_for(destination)
     }
 
     /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.

@@ -3,6 +3,7 @@
 //! It must never know packets' transports, rules or connections. Tests: tests/routing.rs.
 
 use crate::hash::FastMap;
+use crate::sysctls::Sysctls;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -46,37 +47,6 @@ struct Route {
     gateway: Option<IpAddr>,
     link: u32,
     source: Option<IpAddr>,
-}
-
-/// The sysctls the packet path looks at.
-#[derive(Clone, Debug)]
-pub struct Sysctls {
-    /// `net.ipv4.ip_forward`
-    pub ip_forward: bool,
-    /// `net.ipv6.conf.all.forwarding`
-    pub ipv6_forwarding: bool,
-    /// `net.ipv4.conf.all.route_localnet`
-    pub route_localnet: bool,
-    /// `net.ipv4.conf.all.rp_filter`: 0 off, 1 strict, 2 loose.
-    pub rp_filter: u8,
-    /// `net.netfilter.nf_conntrack_max`
-    pub nf_conntrack_max: usize,
-    /// `net.netfilter.nf_conntrack_tcp_loose`: connections already under way are picked up.
-    pub nf_conntrack_tcp_loose: bool,
-}
-
-impl Default for Sysctls {
-    /// A node's settings: forwarding on, the rest as Linux starts.
-    fn default() -> Self {
-        Sysctls {
-            ip_forward: true,
-            ipv6_forwarding: true,
-            route_localnet: false,
-            rp_filter: 0,
-            nf_conntrack_max: 262_144,
-            nf_conntrack_tcp_loose: true,
-        }
-    }
 }
 
 /// Links and routes of one host.
@@ -245,27 +215,33 @@ impl Net {
         near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
     }
 
-    /// Would Linux take a packet with this source from this link? (fib_validate_source)
-    pub(crate) fn accepts_source(&self, source: IpAddr, link: u32) -> bool {
+    /// Would Linux take a packet of IPv4 with this source from this link, to this destination?
+    /// (ip_route_input_slow, fib_validate_source; link-local answers over lo keep their route and are not asked)
+    pub(crate) fn accepts(&self, source: Ipv4Addr, destination: Ipv4Addr, link: u32) -> bool {
+        let sysctls = &self.sysctls;
+        let foreign = source.is_multicast() || source.is_broadcast() || source.octets()[0] == 0;
+        let loopback = source.is_loopback() || destination.is_loopback();
         if link == LOOPBACK {
             return true;
         }
-        if source.is_ipv6() {
-            return !source.is_loopback() && !source.is_multicast();
-        }
-        if self.is_local(source) && !(source.is_loopback() && self.sysctls.route_localnet) {
+        if foreign || destination.octets()[0] == 0 || loopback && !sysctls.route_localnet {
             return false;
         }
-        if source.is_multicast() || self.is_broadcast(source) {
-            return false;
+        if sysctls.rp_filter == 0 {
+            return sysctls.accept_local || !self.locals.contains_key(&source.into());
         }
-        match self.sysctls.rp_filter {
-            0 => true,
-            mode => match self.matching(source) {
-                Some(route) => mode == 2 || route.link == link,
-                None => false,
-            },
+        match self.route(source.into()) {
+            Decision::Local if !sysctls.accept_local => false,
+            Decision::Local => sysctls.rp_filter == 2 || self.holds(link, source.into()),
+            Decision::Via(hop) => sysctls.rp_filter == 2 || hop.link == link,
+            Decision::Broadcast | Decision::Multicast | Decision::Unreachable => false,
         }
+    }
+
+    /// Does the link have the address?
+    pub(crate) fn holds(&self, link: u32, address: IpAddr) -> bool {
+        self.link(link)
+            .is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
     }
 
     /// The type of an address as `fib … type` reports it (RTN_* of linux/rtnetlink.h).

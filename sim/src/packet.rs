@@ -102,6 +102,8 @@ pub struct Packet {
     pub ttl: u8,
     /// Bytes after the transport header.
     pub payload: u16,
+    /// TCP: its sequence number lies outside of the window its connection allows (a late retransmission, a blind reset).
+    pub out_of_window: bool,
     /// Where it enters.
     pub entry: Entry,
 }
@@ -141,6 +143,7 @@ impl Packet {
             priority: 0,
             ttl: 64,
             payload: 0,
+            out_of_window: false,
             entry: Entry::Local,
         }
     }
@@ -225,6 +228,21 @@ impl Packet {
             | Transport::Sctp { sport, dport, .. } => Some((sport, dport)),
             _ => None,
         }
+    }
+
+    /// Ports, or an ICMP identifier: what translation may change beside addresses.
+    pub(crate) fn identity(&self) -> (u16, u16) {
+        match self.transport {
+            Transport::Icmp { id, .. } => (id, 0),
+            _ => self.ports().unwrap_or((0, 0)),
+        }
+    }
+
+    /// The same TCP packet with a sequence number outside of its connection's window.
+    #[must_use]
+    pub fn outside_of_the_window(mut self) -> Self {
+        self.out_of_window = true;
+        self
     }
 
     /// Source port; zero where the protocol has none.
