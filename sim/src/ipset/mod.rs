@@ -33,7 +33,7 @@ pub(crate) struct Ipsets {
     places: Vec<Option<Set>>,
 }
 
-#[allow(dead_code, reason = "the `set` match of xtables asks and holds")]
+#[allow(dead_code, reason = "the `set` match of xtables asks and refers")]
 impl Ipsets {
     /// Is the packet in the set? A set of another family, or of more dimensions than were given, never matches, nor does
     /// one that is not there; to a rule that may not be, for it holds the set.
@@ -55,16 +55,10 @@ impl Ipsets {
         Some(set.kind.dimensions())
     }
 
-    /// A rule refers to the set from now on: it cannot be destroyed or renamed. False: there is none of that name.
-    pub(crate) fn hold(&mut self, name: &str) -> bool {
-        let set = self.find(name).and_then(|place| self.places[place].as_mut());
-        set.map(|set| set.references += 1).is_some()
-    }
-
-    /// A rule refers to it no more.
-    pub(crate) fn release(&mut self, name: &str) {
-        if let Some(set) = self.find(name).and_then(|place| self.places[place].as_mut()) {
-            set.references = set.references.saturating_sub(1);
+    /// Which sets rules ask now, by name: those cannot be destroyed or renamed. To be said before a text is applied.
+    pub(crate) fn refer(&mut self, asked: impl Fn(&str) -> bool) {
+        for set in self.places.iter_mut().flatten() {
+            set.references = u32::from(asked(&set.name));
         }
     }
 
@@ -146,5 +140,31 @@ impl Ipsets {
         std::mem::swap(&mut one.name, &mut two.name);
         std::mem::swap(&mut one.references, &mut two.references);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::restore::Existing;
+    use super::*;
+
+    #[test]
+    fn a_set_that_rules_ask_is_not_destroyed_or_renamed_but_swapped() {
+        let mut sets = Ipsets::default();
+        let mut restore = |text: &str| {
+            sets.refer(|name| name == "A");
+            sets.restore(text, Existing::Refuse, 1).map_err(|error| error.kind)
+        };
+        assert_eq!(restore("create A hash:ip\ncreate B hash:ip\nadd B 10.0.0.1"), Ok(()));
+        assert_eq!(restore("destroy A"), Err(IpsetErrorKind::InUse));
+        assert_eq!(restore("destroy"), Err(IpsetErrorKind::InUse));
+        assert_eq!(restore("rename A C"), Err(IpsetErrorKind::InUse));
+        assert_eq!(restore("swap A B\ndestroy B\ncreate B hash:ip"), Ok(()));
+        let packet = Packet::udp(
+            "10.0.0.1:1".parse().expect("a literal"),
+            "10.0.0.2:1".parse().expect("a literal"),
+        );
+        assert!(sets.matches("A", &packet, &[Direction::Src], 1), "it has what B had");
+        assert_eq!(sets.dimensions("A"), Some(1));
     }
 }
