@@ -2,12 +2,15 @@
 //! `Hooks::register` for its functions; then `path` runs them in the kernel's order.
 //! It must never know the order of hooks (that is `hooks`). Tests: below and tests/hooks.rs.
 
+use crate::ipset::Ipsets;
+use crate::ipvs::Ipvs;
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
 
 /// Names a facility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Facility {
+    Ipvs,
     #[cfg(test)]
     Probe,
 }
@@ -26,6 +29,8 @@ pub(crate) trait Function {
 /// The facilities of one host.
 #[derive(Default)]
 pub(crate) struct Facilities {
+    pub(crate) ipsets: Ipsets,
+    pub(crate) ipvs: Ipvs,
     #[cfg(test)]
     pub(crate) probe: tests::Probe,
 }
@@ -37,20 +42,21 @@ impl Facilities {
         env: &mut Env<'_, S>,
         skb: &mut Skb,
     ) -> End {
-        #[cfg(not(test))]
-        let _ = (env, skb);
         match which.0 {
+            Facility::Ipvs => self.ipvs.run(which.1, env, skb),
             #[cfg(test)]
             Facility::Probe => self.probe.run(which.1, env, skb),
         }
     }
 
     pub(crate) fn begin_dry(&mut self) {
+        self.ipvs.begin_dry();
         #[cfg(test)]
         self.probe.begin_dry();
     }
 
     pub(crate) fn end_dry(&mut self) {
+        self.ipvs.end_dry();
         #[cfg(test)]
         self.probe.end_dry();
     }

@@ -103,6 +103,7 @@ impl Host {
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
         self.now = self.now.max(nanos + 1);
         self.tracker.sweep(self.now);
+        self.facilities.ipvs.sweep(self.now, &mut self.tracker);
     }
 
     /// Applies an nf_tables batch: the bytes a program sends to its netlink socket. All of it, or nothing.
@@ -228,6 +229,26 @@ impl Host {
     pub(crate) fn with_hooks(&mut self, change: impl FnOnce(&mut Hooks)) {
         change(&mut self.hooks);
         self.hooks.order(&self.store);
+    }
+
+    /// The facilities beside nf_tables, to read.
+    pub(crate) fn facilities(&self) -> &Facilities {
+        &self.facilities
+    }
+
+    /// The facilities beside nf_tables, to change.
+    pub(crate) fn facilities_mut(&mut self) -> &mut Facilities {
+        &mut self.facilities
+    }
+
+    /// IPVS with what it needs of the host to change.
+    pub(crate) fn ipvs_parts(&mut self) -> (&mut crate::ipvs::Ipvs, &mut Tracker) {
+        (&mut self.facilities.ipvs, &mut self.tracker)
+    }
+
+    /// The clock in its own unit; never zero.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.now
     }
 
     #[cfg(test)]

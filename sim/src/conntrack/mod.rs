@@ -439,6 +439,14 @@ impl Tracker {
         ids.len()
     }
 
+    /// Forgets the connection of a tuple, if there is one.
+    pub(crate) fn forget(&mut self, tuple: &Tuple) {
+        if let Some(&(id, _)) = self.index.get(tuple) {
+            self.kill(id);
+            self.release(id);
+        }
+    }
+
     /// From now on changes are noted, to be taken back.
     pub(crate) fn begin_dry(&mut self) {
         self.journal = Some(Vec::new());
