@@ -41,7 +41,11 @@ pub struct NftError {
 
 impl fmt::Display for NftError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?} ({}) from {} seq {} at byte {}: {}", self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail)
+        write!(
+            out,
+            "{:?} ({}) from {} seq {} at byte {}: {}",
+            self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail
+        )
     }
 }
 

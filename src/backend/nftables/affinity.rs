@@ -22,19 +22,6 @@ pub fn stale(applied: &Applied, entries: &[ElementFact]) -> Vec<Key> {
     entries.iter().filter(is_stale).filter_map(|entry| Key::from_bytes(&entry.key)).collect()
 }
 
-/// Whether clients of a frontend with session affinity may be remembered with an endpoint they
-/// can no longer have.
-pub(super) fn strands_clients(old: &Program, new: Option<&Program>) -> bool {
-    // Both are sorted.
-    let lost = |old: &[Target], new: &[Target]| old.iter().any(|t| new.binary_search(t).is_err());
-    new.is_none_or(|new| {
-        new.sticky.is_none()
-            || new.role != old.role
-            || lost(&old.targets, &new.targets)
-            || lost(&old.local, &new.local)
-    })
-}
-
 /// The transaction that forgets these clients; all of them must still be there.
 pub fn forget(family: Family, clients: &[Key]) -> NftBatch {
     let mut batch = Batch::new(family, TABLE);

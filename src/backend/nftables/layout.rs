@@ -184,17 +184,6 @@ impl Set {
         self.spec().name
     }
 
-    /// Whether it numbers the endpoints of frontends.
-    pub fn is_of_endpoints(self) -> bool {
-        matches!(
-            self,
-            Set::Endpoints
-                | Set::LocalEndpoints
-                | Set::NodePortEndpoints
-                | Set::NodePortLocalEndpoints
-        )
-    }
-
     /// The set with this name.
     pub fn by_name(name: &str) -> Option<Set> {
         Set::ALL.into_iter().find(|set| set.name() == name)

@@ -1,7 +1,6 @@
 //! How to get from what is in the kernel to what is wanted, in bounded atomic steps.
 //!
-//! Everything about one frontend changes in one step, so that no packet sees half of it; only the
-//! endpoints beyond a count that shrinks go after it, since a packet asks for the count first. Chains
+//! Everything about one frontend changes in one step, so that no packet sees half of it. Chains
 //! come before what leads to them; those nobody needs any more stay until the proxy is idle, and go
 //! in a transaction of their own (kernels before 6.2 may still count what an earlier step let go). Pure; `Applied` is only
 //! valid while every step was carried out, which is the caller's promise. Tests: `proptests`.
@@ -16,7 +15,7 @@ use super::Options;
 use super::affinity;
 use super::elements::{self, Element, Gives, Key};
 use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
-use super::program::{Frontend, Program, without_nested};
+use super::program::{Frontend, Program, Target, without_nested};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use super::ruleset::Ruleset;
 use crate::kernel::{ElementFact, NftBatch, Socket};
@@ -165,19 +164,10 @@ struct Step {
     chains: Vec<(String, Vec<crate::netlink::expr::Rule>)>,
     rewritten: Vec<(Set, Vec<Element>)>,
     removed: Vec<Element>,
-    /// Endpoints beyond a count that shrinks.
-    outgrown: Vec<Element>,
     added: Vec<(Element, Option<Arc<ServicePortName>>)>,
 }
 
 impl Step {
-    /// Takes away what is not among `after`, the elements its frontend is to have.
-    fn remove(&mut self, element: Option<&Element>, after: &[Element]) {
-        let Some(element) = element else { return };
-        let list = if is_outgrown(element, after) { &mut self.outgrown } else { &mut self.removed };
-        list.push(*element);
-    }
-
     fn len(&self) -> usize {
         self.removed.len() + self.added.len() + self.chains.len()
     }
@@ -192,9 +182,6 @@ pub struct Plan<'a> {
     stage: Stage,
     step: usize,
     remembered: Vec<ElementFact>,
-    /// Endpoints that only a packet under way may still ask for, by a count it was given before
-    /// that shrank: they go in a step of their own, or it would find none.
-    outgrown: Vec<Element>,
     /// Whether the plan took away endpoints that clients may be remembered with.
     pub forgets_clients: bool,
 }
@@ -203,7 +190,6 @@ pub struct Plan<'a> {
 enum Stage {
     Begin,
     Frontends,
-    Outgrown,
     Done,
 }
 
@@ -229,7 +215,6 @@ impl<'a> Plan<'a> {
             stage,
             step: STEP,
             remembered: Vec::new(),
-            outgrown: Vec::new(),
             forgets_clients: false,
         }
     }
@@ -251,7 +236,6 @@ impl<'a> Plan<'a> {
             let batch = match self.stage {
                 Stage::Begin => self.first_step(),
                 Stage::Frontends => self.further_step(),
-                Stage::Outgrown => self.outgrown_step(),
                 Stage::Done => return None,
             };
             if !batch.is_empty() {
@@ -305,17 +289,6 @@ impl<'a> Plan<'a> {
         self.fill(&mut step);
         let mut batch = self.batch();
         write(&mut batch, step);
-        batch
-    }
-
-    fn outgrown_step(&mut self) -> Batch<'static> {
-        let rest = self.outgrown.split_off(self.outgrown.len().min(self.step));
-        let removed = std::mem::replace(&mut self.outgrown, rest);
-        if self.outgrown.is_empty() {
-            self.stage = Stage::Done;
-        }
-        let mut batch = self.batch();
-        write(&mut batch, Step { removed, ..Step::default() });
         batch
     }
 
@@ -405,12 +378,11 @@ impl<'a> Plan<'a> {
         while step.len() < self.step {
             let Some(frontend) = self.todo.next() else {
                 self.remove_idle(step);
-                self.stage = Stage::Outgrown;
-                break;
+                self.stage = Stage::Done;
+                return;
             };
             self.bring(&frontend, step);
         }
-        self.outgrown.append(&mut step.outgrown);
     }
 
     /// Brings one frontend up to date.
@@ -429,7 +401,7 @@ impl<'a> Plan<'a> {
         let origins = (old.as_ref().map(|p| &p.origin), new.as_ref().map(|p| &p.origin));
         difference(&before, &after, origins, step);
         self.forgets_clients |= match (old.as_deref(), new.as_deref()) {
-            (Some(old), new) if old.sticky.is_some() => affinity::strands_clients(old, new),
+            (Some(old), new) if old.sticky.is_some() => forgets_clients(old, new),
             (_, Some(new)) if new.sticky.is_some() => self.hides_sticky_node_port(frontend),
             _ => false,
         };
@@ -542,22 +514,25 @@ fn difference(
                 b.next();
                 a.next();
             }
-            (Some(x), Some(y)) if x <= y => step.remove(b.next(), after),
+            (Some(x), Some(y)) if x <= y => step.removed.extend(b.next()),
             (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, new.cloned()))),
-            (Some(_), None) => step.remove(b.next(), after),
+            (Some(_), None) => step.removed.extend(b.next()),
             (None, None) => return,
         }
     }
 }
 
-/// Whether an endpoint goes because there are fewer of them, not none and not another in its place.
-fn is_outgrown(element: &Element, after: &[Element]) -> bool {
-    // The first endpoint of a set sorts before all others, so that it stands before where this
-    // one would be.
-    let place = after.partition_point(|e| (e.set, e.key) < (element.set, element.key));
-    let replaced = after.get(place).is_some_and(|e| (e.set, e.key) == (element.set, element.key));
-    let others = place.checked_sub(1).is_some_and(|i| after[i].set == element.set);
-    element.set.is_of_endpoints() && others && !replaced
+/// Whether clients of a frontend with session affinity may be remembered with an endpoint they
+/// can no longer have.
+fn forgets_clients(old: &Program, new: Option<&Program>) -> bool {
+    // Both are sorted.
+    let lost = |old: &[Target], new: &[Target]| old.iter().any(|t| new.binary_search(t).is_err());
+    new.is_none_or(|new| {
+        new.sticky.is_none()
+            || new.role != old.role
+            || lost(&old.targets, &new.targets)
+            || lost(&old.local, &new.local)
+    })
 }
 
 /// Writes a step: chains, then whole sets, then removals, then additions, set by set.
@@ -594,5 +569,11 @@ fn comment<'n>(
 
 /// Endpoints are many: only the first of a frontend carries the name.
 fn names_its_service(element: &Element) -> bool {
-    !element.set.is_of_endpoints() || element.key.as_bytes().ends_with(&[0; 4])
+    match element.set {
+        Set::Endpoints
+        | Set::LocalEndpoints
+        | Set::NodePortEndpoints
+        | Set::NodePortLocalEndpoints => element.key.as_bytes().ends_with(&[0; 4]),
+        _ => true,
+    }
 }
