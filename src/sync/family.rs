@@ -17,6 +17,7 @@ use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
 use crate::model::{Family, NamespacedName, Protocol};
+use crate::netlink::nft::Batch;
 use crate::track::Cluster;
 
 /// Remembered clients that one transaction forgets: 64 KiB of it, which every socket takes.
@@ -143,11 +144,10 @@ impl FamilySync {
         report: &mut Report,
     ) -> Result<(), Error> {
         let largest = kernel.capabilities().largest_batch;
-        let mut remembered = Vec::new();
+        let (mut start, mut remembered) = (Start::Known, Vec::new());
         let applied = match &mut self.applied {
             Some(applied) => applied,
             None => {
-                let start;
                 (start, remembered) = read_start(kernel, self.family)?;
                 self.applied.insert(Applied::new(self.family, start))
             }
@@ -157,11 +157,35 @@ impl FamilySync {
         plan.limit_to(largest);
         plan.carry_over(remembered);
         while let Some(batch) = plan.next_batch() {
+            if start == Start::Replace && batch.bytes.len() > largest {
+                return self.build_anew(kernel, options, report);
+            }
             apply(kernel, batch, report)?;
         }
         self.forget_clients |= plan.forgets_clients;
         self.behind = false;
         self.forget_clients(kernel, report)
+    }
+
+    /// Takes the table away and builds it step by step, where the socket does not take enough to
+    /// replace it at once: outside the first user namespace `net.core.wmem_max` is its limit. For
+    /// some milliseconds there is no Service; else there would be none of what changed, for ever.
+    fn build_anew(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        tracing::warn!(
+            "the {} table is too large to be replaced at once and is built anew, which new \
+             connections notice for a moment; raise net.core.wmem_max to avoid it",
+            self.family
+        );
+        let mut batch = Batch::new(self.family, TABLE);
+        batch.delete_table();
+        apply(kernel, batch.finish(), report)?;
+        self.applied = Some(Applied::new(self.family, Start::Absent));
+        self.carry_out(kernel, options, report)
     }
 
     /// Removes chains that nobody needs any more and clients that were written down late; for when

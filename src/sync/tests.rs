@@ -493,3 +493,45 @@ fn a_packet_that_draws_an_endpoint_that_just_went_gets_another() {
         assert!(went == endpoint("10.1.0.1") || went == endpoint("10.1.0.2"), "{went:?}");
     }
 }
+
+/// A kernel whose socket takes no more than it says, as in a user namespace.
+#[derive(Clone)]
+struct Narrow(Simulated);
+
+impl Kernel for Narrow {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        match transaction {
+            Transaction::Nft(batch) if batch.bytes.len() > self.0.capabilities().largest_batch => {
+                Err(Error::new(ErrorKind::Invalid, "send", "EMSGSIZE"))
+            }
+            _ => self.0.apply(transaction),
+        }
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        self.0.read(query)
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[test]
+fn a_table_too_large_to_be_replaced_at_once_is_built_anew() {
+    let narrow = Capabilities { largest_batch: 100 << 10, ..Capabilities::default() };
+    let kernel = simulated();
+    let narrow = Narrow(kernel.clone().with_capabilities(narrow));
+    let many: Vec<String> = (0..20).map(|i| format!("10.1.0.{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let objects: String = (0..100)
+        .map(|i| {
+            service(&format!("s{i}"), &format!("10.96.1.{i}"), "")
+                + &slice(&format!("s{i}"), "TCP", &many)
+        })
+        .collect();
+    proxy(Box::new(narrow.clone()), &objects).sync().unwrap();
+    let mut restarted = proxy(Box::new(narrow), &objects);
+    let report = restarted.sync();
+    assert!(report.is_ok(), "{report:?}");
+    assert!(connect(&kernel, "10.2.0.1:1000", "10.96.1.99:80").is_some());
+    assert_eq!(restarted.sync(), Ok(Report::default()));
+}

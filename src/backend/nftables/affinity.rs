@@ -1,7 +1,8 @@
 //! Which remembered clients have to be forgotten: those whose endpoint they can no longer have.
 //!
 //! The kernel writes these entries, so they are read when an endpoint of a Service with session
-//! affinity goes and when a table is replaced, at no other time. Pure. Tests: below, `proptests`, `netlab`.
+//! affinity goes, once more when house is kept after that, and when a table is replaced, at no
+//! other time. Pure. Tests: `sync`, `netlab`.
 
 use std::net::IpAddr;
 
