@@ -20,6 +20,8 @@ const DRAIN: usize = 16_384;
 pub trait Observer {
     /// An event came in, and is about to be fed.
     fn event(&mut self, event: &Event);
+    /// Events have been fed; whether they change what is to be programmed is said by `queued`.
+    fn fed(&mut self, proxy: &Proxy);
     /// Something waits to be programmed.
     fn queued(&mut self);
     /// A sync begins.
@@ -124,6 +126,7 @@ impl<O: Observer> Loop<O> {
                 taken = self.events.recv_many(&mut batch, DRAIN) => {
                     if taken == 0 { return Gone::NoSource; }
                     batch.drain(..).for_each(|event| self.feed(event));
+                    self.observer.fed(&self.proxy);
                     self.want_if_changed();
                 }
             }
