@@ -6,18 +6,17 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::Report;
-use crate::backend::nftables::Options;
 use crate::backend::nftables::affinity;
 use crate::backend::nftables::elements::Key;
 use crate::backend::nftables::layout::{Set, TABLE, table_comment};
 use crate::backend::nftables::plan::{Applied, Plan, Start};
 use crate::backend::nftables::program::{Frontend, compile, without_nested};
 use crate::backend::nftables::ruleset::Ruleset;
+use crate::backend::nftables::{self, Options};
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
 use crate::model::{Family, NamespacedName, Protocol};
-use crate::netlink::nft::Batch;
 use crate::track::Cluster;
 
 /// Remembered clients that one transaction forgets: 64 KiB of it, which every socket takes.
@@ -157,10 +156,13 @@ impl FamilySync {
         plan.limit_to(largest);
         plan.carry_over(remembered);
         while let Some(batch) = plan.next_batch() {
-            if start == Start::Replace && batch.bytes.len() > largest {
-                return self.build_anew(kernel, options, report);
+            let too_large = start == Start::Replace && batch.bytes.len() > largest;
+            match apply(kernel, batch, report) {
+                Err(e) if too_large && e.kind == ErrorKind::Invalid => {
+                    return self.build_anew(kernel, options, report);
+                }
+                applied => applied?,
             }
-            apply(kernel, batch, report)?;
         }
         self.forget_clients |= plan.forgets_clients;
         self.behind = false;
@@ -181,9 +183,7 @@ impl FamilySync {
              connections notice for a moment; raise net.core.wmem_max to avoid it",
             self.family
         );
-        let mut batch = Batch::new(self.family, TABLE);
-        batch.delete_table();
-        apply(kernel, batch.finish(), report)?;
+        apply(kernel, nftables::removal(self.family), report)?;
         self.applied = Some(Applied::new(self.family, Start::Absent));
         self.carry_out(kernel, options, report)
     }
