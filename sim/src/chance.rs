@@ -25,7 +25,9 @@ impl Chance {
     #[inline]
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         match self {
-            Chance::Seeded(state) => ((u64::from(next(state) as u32) * u64::from(bound)) >> 32) as u32,
+            Chance::Seeded(state) => {
+                ((u64::from(next(state) as u32) * u64::from(bound)) >> 32) as u32
+            }
             Chance::Scripted(script) => script.next(bound),
         }
     }

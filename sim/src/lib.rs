@@ -20,21 +20,32 @@
 //!
 #![doc = include_str!("../MODEL.md")]
 
+mod answer;
 mod chance;
 pub mod conntrack;
+mod facilities;
 mod hash;
+mod hooks;
 mod host;
+pub mod ipset;
+pub mod ipvs;
 mod journey;
 mod net;
 pub mod nft;
 pub mod packet;
 mod path;
+mod skb;
+mod sysctls;
+pub mod world;
 
 pub use chance::Probability;
 pub use conntrack::Connection;
 pub use host::Host;
+pub use ipset::{Direction, IpsetError};
 pub use journey::{Fate, Journey, Outcome, Outcomes, Step};
-pub use net::{Hop, LOOPBACK, Link, Sysctls};
-pub use nft::eval::Place;
+pub use net::{Hop, LOOPBACK, Link};
 pub use nft::{Errno, Family, Hook, NftError, RejectWith};
 pub use packet::{Entry, Packet, Transport};
+pub use skb::Place;
+pub use sysctls::Sysctls;
+pub use world::World;

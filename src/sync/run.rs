@@ -74,6 +74,8 @@ pub struct Loop<O> {
     schedule: Schedule,
     start: Instant,
     synced_once: bool,
+    /// House was to be kept while a sync was wanted.
+    house_waits: bool,
 }
 
 impl<O> std::fmt::Debug for Loop<O> {
@@ -99,6 +101,7 @@ impl<O: Observer> Loop<O> {
             pace,
             start: Instant::now(),
             synced_once: false,
+            house_waits: false,
         }
     }
 
@@ -177,12 +180,17 @@ impl<O: Observer> Loop<O> {
         self.synced_once |= outcome.is_ok();
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
+        // Where there is always something to sync there would never be a better moment.
+        if self.house_waits {
+            self.keep_house();
+        }
         true
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.
     fn keep_house(&mut self) {
-        if !self.synced_once || self.schedule.due().is_some() {
+        self.house_waits = self.synced_once && self.schedule.due().is_some();
+        if !self.synced_once || self.house_waits {
             return;
         }
         let kept = self.proxy.check_tables().and_then(|()| self.proxy.tidy());

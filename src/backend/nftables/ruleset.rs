@@ -113,12 +113,6 @@ impl Ruleset {
         claims.flatten().map(|program| &program.origin.service)
     }
 
-    /// How many endpoints the frontend with the most of them has.
-    pub fn most_targets(&self) -> usize {
-        let programs = self.claims.values().filter_map(|claims| claims.first());
-        programs.map(|program| program.targets.len()).max().unwrap_or(0)
-    }
-
     /// Every frontend that something is wanted of.
     pub fn frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.claims.keys()
