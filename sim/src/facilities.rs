@@ -4,10 +4,13 @@
 
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
+use crate::xtables::{NoSets, Xtables};
 
 /// Names a facility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Facility {
+    /// The tables of iptables.
+    Xtables,
     #[cfg(test)]
     Probe,
 }
@@ -26,6 +29,7 @@ pub(crate) trait Function {
 /// The facilities of one host.
 #[derive(Default)]
 pub(crate) struct Facilities {
+    pub(crate) xtables: Xtables,
     #[cfg(test)]
     pub(crate) probe: tests::Probe,
 }
@@ -37,9 +41,8 @@ impl Facilities {
         env: &mut Env<'_, S>,
         skb: &mut Skb,
     ) -> End {
-        #[cfg(not(test))]
-        let _ = (env, skb);
         match which.0 {
+            Facility::Xtables => self.xtables.run(which.1, &NoSets, (env, skb)),
             #[cfg(test)]
             Facility::Probe => self.probe.run(which.1, env, skb),
         }
@@ -51,6 +54,7 @@ impl Facilities {
     }
 
     pub(crate) fn end_dry(&mut self) {
+        self.xtables.end_dry();
         #[cfg(test)]
         self.probe.end_dry();
     }
