@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// What a pod answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,10 +129,15 @@ fn read_line(reader: &mut BufReader<TcpStream>) -> io::Result<String> {
     Ok(line)
 }
 
-/// One TCP connection: connects, hears who answers, closes.
+/// One TCP connection: connects, hears who answers, resets. A load would otherwise use up the
+/// client's ports and fill the connection table with connections that wait for their end.
 pub fn ask_tcp(source: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Outcome {
     match Conversation::open(source, to, patience) {
-        Ok(conversation) => Outcome::Answered(conversation.answer),
+        Ok(conversation) => {
+            let stream = conversation.reader.get_ref();
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            Outcome::Answered(conversation.answer)
+        }
         Err(outcome) => outcome,
     }
 }

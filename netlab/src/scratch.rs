@@ -16,6 +16,7 @@ impl Scratch {
     /// A new, empty folder that only we can read.
     pub fn new() -> Result<Scratch, String> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        sweep(&std::env::temp_dir());
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("netlab-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -34,6 +35,21 @@ impl Scratch {
         let path = self.path.join(name);
         std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(path)
+    }
+}
+
+/// Deletes what runs left that were killed without a chance to do it themselves.
+fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let mut words = name.split('-');
+        let (Some("netlab"), Some(id), Some(_)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        let number = id.parse::<u32>().is_ok();
+        if number && !Path::new("/proc").join(id).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

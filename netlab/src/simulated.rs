@@ -148,6 +148,27 @@ impl World {
         }
     }
 
+    /// Opens a TCP connection: there, back and there again. Says with which pod.
+    fn establish(
+        &self,
+        own: SocketAddr,
+        to: SocketAddr,
+        link: Option<u32>,
+    ) -> Option<(SocketAddr, String)> {
+        let mut host = self.kernel.host();
+        let first = Packet::tcp(own, to);
+        let there = match link {
+            Some(link) => host.receive(&first, link),
+            None => host.emit(&first),
+        };
+        drop(host);
+        let Outcome::Answered(answer) = self.arrived(&there.packet, own) else { return None };
+        let back = self.links.get(&answer.pod).copied().unwrap_or(self.eth0);
+        self.kernel.host().receive(&there.packet.answer(), back);
+        let last = self.send(&first.with_flags(ACK), own, link);
+        matches!(last, Outcome::Answered(_)).then_some((own, answer.pod))
+    }
+
     /// A packet that left the node: at a pod's port it is answered, else it is lost in the world.
     fn arrived(&self, packet: &Packet, own: SocketAddr) -> Outcome {
         let (sport, dport) = (packet.sport(), packet.dport());
@@ -173,10 +194,7 @@ impl World {
         let kept: Vec<(SocketAddr, String)> = (0..8)
             .filter_map(|n| {
                 let own = SocketAddr::new(source, 40000 + n);
-                match self.send(&Packet::tcp(own, to), own, link) {
-                    Outcome::Answered(answer) => Some((own, answer.pod)),
-                    _ => None,
-                }
+                self.establish(own, to, link)
             })
             .collect();
         let mut slice =

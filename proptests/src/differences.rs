@@ -84,6 +84,9 @@ pub const DIFFERENCES: [Difference; 7] = [
 
 /// The departure that applies to a flow, with the fate that holds instead.
 pub fn applying(situation: &Situation) -> Option<(&'static Difference, Promise)> {
+    if !situation.setup.families.contains(&situation.packet.family()) {
+        return None;
+    }
     DIFFERENCES
         .iter()
         .filter(|d| d.mode == situation.setup.mode)

@@ -434,8 +434,8 @@ fn met(host: &mut sim::Host, packet: &Packet, promises: &[Promise]) -> Result<()
     Ok(())
 }
 
-/// What is in a host's tables, a line an object, without what does not matter (handles, order)
-/// and without elements' comments, which name whoever an element was first written for.
+/// What is in a host's tables, a line an object, comments included, without what does not matter
+/// (handles, order).
 pub fn content(host: &sim::Host) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     for table in host.nft().tables() {
@@ -458,9 +458,10 @@ pub fn content(host: &sim::Host) -> BTreeSet<String> {
                 let (key, end) = (element.key(), element.key_end());
                 let interval_end = element.is_interval_end();
                 lines.insert(format!(
-                    "{place} {} {key:02x?} {end:02x?} {interval_end} {}",
+                    "{place} {} {key:02x?} {end:02x?} {interval_end} {} {:?}",
                     set.name(),
                     element.describe(),
+                    element.comment(),
                 ));
             }
         }

@@ -5,6 +5,7 @@
 //! against what was promised. `vectors` and `differences` do this for the files of packet flows,
 //! `generate` for clusters nobody thought of.
 
+pub mod check;
 pub mod cluster;
 pub mod coverage;
 pub mod differences;

@@ -133,7 +133,7 @@ fn explore(
     for number in numbers {
         let (case, packets) = numbered(seed, number, most)?;
         let mut said = String::new();
-        let outcome = judge(&case.setup, &case.objects, &packets, heart.as_mut(), &mut said);
+        let outcome = judge(&case, &packets, heart.as_mut(), &mut said);
         if outcome.failed > 0 {
             println!("FAILED case {number} of seed {seed}\n{said}");
             println!(

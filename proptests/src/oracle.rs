@@ -1,6 +1,7 @@
 //! The oracle: what the Kubernetes API promises for the first packet of a connection, worked out
 //! from the objects alone. Must never look at a ruleset, nor use topology, track or backend.
-//! Facts: `/work/shared/upstream-behaviour.md`, cited as #line. Tests: below and `tests/`.
+//! `#n` cites line n of the project's notes on what the reference (Kubernetes v1.36.2) does.
+//! Tests: `tests/`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -164,7 +165,7 @@ impl<'a> Question<'a> {
     /// Traffic to a cluster IP (#33).
     fn inside<'c>(&self, claim: &Claim, choice: &'c Choice<'a>) -> Chosen<'c, 'a> {
         let list = if claim.service.internal_local { &choice.local } else { &choice.cluster };
-        let stranger = self.detects() && !self.from_local_pod();
+        let stranger = self.detects() && !self.source_is_local_pod();
         (list, self.setup.masquerade_all || stranger)
     }
 
@@ -173,7 +174,7 @@ impl<'a> Question<'a> {
         if !claim.service.external_local {
             return (&choice.cluster, true);
         }
-        if self.detects() && self.from_local_pod() {
+        if self.detects() && self.source_is_local_pod() {
             return (&choice.cluster, false);
         }
         if self.setup.is_own(self.packet.source) {
@@ -196,7 +197,7 @@ impl<'a> Question<'a> {
         cidrs.iter().copied().find(|c| Family::of(c.addr()) == self.packet.family())
     }
 
-    fn from_local_pod(&self) -> bool {
+    fn source_is_local_pod(&self) -> bool {
         let interface = match &self.packet.entry {
             Entry::Node => "",
             Entry::Link(name) => name,

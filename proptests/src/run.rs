@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use crate::cluster::{Cluster, Setup};
 use crate::differences::{Difference, Situation, applying};
 use crate::fate::{Packet, Promise, Seen};
+use crate::generate::Case;
 use crate::oracle::promise;
 use crate::vectors::{Flow, State};
 use crate::world::Objects;
@@ -142,13 +143,8 @@ fn say_difference(state: &State, expected: &Expected, out: &mut String) {
 }
 
 /// Holds packets' fates against the oracle and writes what there is to say about them.
-pub fn judge(
-    setup: &Setup,
-    objects: &Objects,
-    packets: &[Packet],
-    heart: &mut dyn Heart,
-    out: &mut String,
-) -> Tally {
+pub fn judge(case: &Case, packets: &[Packet], heart: &mut dyn Heart, out: &mut String) -> Tally {
+    let Case { setup, objects } = case;
     let cluster = objects.cluster();
     let promises: Vec<Promise> = packets.iter().map(|p| promise(&cluster, setup, p)).collect();
     let asked: Vec<_> = packets.iter().zip(&promises).collect();

@@ -3,13 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test may say so")]
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
+use proptests::cluster::{Cluster, Mode, Setup};
 use proptests::coverage::Coverage;
+use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
+use proptests::fate::{Packet, Promise};
 use proptests::generate::case;
 use proptests::history::{Weather, history, play};
 use proptests::oracle::promise;
@@ -56,7 +60,7 @@ fn holds<S: Strategy>(
 fn every_packet_meets_its_promise() {
     let coverage = RefCell::new(Coverage::default());
     let asked = RefCell::new(0);
-    holds("every_packet_meets_its_promise", 150, case(), |case| {
+    holds("every_packet_meets_its_promise", 300, case(), |case| {
         let cluster = case.objects.cluster();
         let all = packets::all(&case.setup, &cluster);
         let step = all.len().div_ceil(600).max(1);
@@ -68,7 +72,7 @@ fn every_packet_meets_its_promise() {
         }
         *asked.borrow_mut() += packets.len();
         let mut said = String::new();
-        let tally = judge(&case.setup, &case.objects, &packets, &mut SimHeart, &mut said);
+        let tally = judge(case, &packets, &mut SimHeart, &mut said);
         if tally.failed == 0 { Ok(()) } else { Err(said) }
     });
     println!("{} packets, every outcome of each; reached:\n{}", asked.borrow(), coverage.borrow());
@@ -79,11 +83,59 @@ fn every_packet_meets_its_promise() {
 #[test]
 fn any_history_ends_as_one_sync_from_nothing() {
     let name = "any_history_ends_as_one_sync_from_nothing";
-    holds(name, 120, history(Weather::Fair), play);
+    holds(name, 400, history(Weather::Fair), play);
 }
 
 #[test]
 fn a_failing_kernel_converges_and_harms_nobody() {
     let name = "a_failing_kernel_converges_and_harms_nobody";
-    holds(name, 120, history(Weather::Foul), play);
+    holds(name, 400, history(Weather::Foul), play);
+}
+
+/// What a vector would say: by the rules of iptables mode, with one bit for all endpoints.
+fn as_a_vector_says(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promise {
+    let iptables = Setup { mode: Mode::Iptables, ..setup.clone() };
+    match promise(cluster, &iptables, packet) {
+        Promise::Dnat(endpoints) => {
+            let any = endpoints.values().any(|masquerade| *masquerade);
+            Promise::Dnat(endpoints.into_keys().map(|socket| (socket, any)).collect())
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn the_named_differences_explain_every_difference() {
+    let applied: RefCell<BTreeMap<&str, usize>> = RefCell::default();
+    let with_localhost = (case(), proptest::bool::ANY);
+    holds(
+        "the_named_differences_explain_every_difference",
+        300,
+        with_localhost,
+        |(case, local)| {
+            let cluster = case.objects.cluster();
+            let setup = Setup { localhost_node_ports: *local, ..case.setup.clone() };
+            for packet in &packets::all(&setup, &cluster) {
+                let claimed = &as_a_vector_says(&cluster, &setup, packet);
+                let situation = Situation { cluster: &cluster, setup: &setup, packet, claimed };
+                let difference = applying(&situation).filter(|(_, instead)| instead != claimed);
+                if let Some((difference, _)) = &difference {
+                    *applied.borrow_mut().entry(difference.name).or_default() += 1;
+                }
+                let expected = difference.map_or_else(|| claimed.clone(), |(_, instead)| instead);
+                let says = promise(&cluster, &setup, packet);
+                if says != expected {
+                    return Err(format!(
+                        "{packet}: a vector says {claimed}; named: {expected}; oracle: {says}\n{setup:?}\n{}",
+                        case.objects
+                    ));
+                }
+            }
+            Ok(())
+        },
+    );
+    println!("differences applied: {:#?}", applied.borrow());
+    let unused: Vec<&str> =
+        DIFFERENCES.iter().map(|d| d.name).filter(|n| !applied.borrow().contains_key(n)).collect();
+    assert!(unused.is_empty(), "never applied: {unused:?}");
 }

@@ -1,6 +1,6 @@
 //! The form of the code, held by a test: which room may know which, what the pure rooms may not do,
 //! headers, sizes, nothing unfinished. It reads the sources as text and must never need a build of
-//! them. Every exception stands in a list with its reason, and one that is not needed fails too.
+//! them. Every exception stands in a list with its reason.
 //! Tests: it is all test.
 
 use std::collections::BTreeSet;
@@ -46,8 +46,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/config", &["model", "sync"]),
     ("src/cli", &["model", "config"]),
     ("src/logging", &["config"]),
+    ("src/sync/cleanup.rs", &["model", "kernel", "backend", "netlink"]),
+    ("src/daemon", EVERY),
+    ("src/main.rs", &[]),
     ("src/serve", &["model", "track", "topology"]),
 ];
+
+/// The one room that wires all others together.
+const EVERY: &[&str] = &["model", "kernel", "sync", "api", "config", "cli", "logging", "serve"];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same
 /// question, always.
@@ -73,7 +79,12 @@ const BANS: &[(&[&str], &[&str], &str)] = &[
     (PURE, &["println!", "eprintln!", "tracing::"], "what happens is told by values"),
     (&["src"], &["process::Command"], "no foreign process: the kernel is spoken to over netlink"),
     (&["src"], &["println!(", "eprintln!("], "words to a person are main's; else log"),
-    (&["src", "sim", "netlab", "proptests", "benches"], &["unsafe "], "only src/kernel/real may"),
+    (
+        &["src", "sim", "netlab", "proptests", "benches"],
+        &["unsafe "],
+        "there is none; if there must be, in src/kernel/real and with its reason",
+    ),
+    (&["src"], &["panic!("], "no input may end the process; `expect` says why it cannot be"),
     (&["src"], &["sim::"], "the simulator is behind the seam"),
     (&["src"], &["kube::", "k8s_openapi::"], "the API server's words stay in api"),
     (&["sim"], &["kube_proxy", "kubernetes"], "the simulator knows nothing of ours"),
@@ -89,7 +100,17 @@ const BANS: &[(&[&str], &[&str], &str)] = &[
 const MAY: &[(&str, &str, &str)] = &[
     ("src/sync/conntrack.rs", "HashMap", "looked up for every flow, never walked"),
     ("src/sync/conntrack.rs", "HashSet", "looked up for every flow, never walked"),
+    (
+        "src/sync/family.rs",
+        "tracing::",
+        "a table that somebody removed is worth a line, where seen",
+    ),
     ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
+    ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),
+    ("netlab/src/simulated.rs", "kube_proxy::", "the proxy itself, where no process can be asked"),
+    ("src/api", "kube::", "it is the API server's room"),
+    ("src/daemon", "println!(", "--help and --version are for a person"),
+    ("src/main.rs", "eprintln!(", "the one line that a process ends with"),
 ];
 
 /// Files whose header or length is beyond the limits, with the reason.
@@ -98,10 +119,12 @@ const LONG_HEADERS: &[(&str, &str)] = &[
     ("src/config/mod.rs", "the map of the room"),
     ("sim/src/path.rs", "the netfilter diagram"),
     ("netlab/src/probe.rs", "the grammar of the probe language"),
-    ("netlab/src/lab.rs", "a drawing of the lab's hosts and links"),
+    ("sim/src/lib.rs", "an example that runs as a test, and the map"),
 ];
-const LONG_FILES: &[(&str, &str)] =
-    &[("src/backend/nftables/plan.rs", "one walk from what is to what is wanted")];
+const LONG_FILES: &[(&str, usize, &str)] = &[
+    ("src/backend/nftables/plan.rs", 600, "one walk from what is to what is wanted"),
+    ("sim/src/nft/sets.rs", 520, "every message about sets, one function each"),
+];
 
 /// A source file.
 struct Source {
@@ -130,9 +153,7 @@ fn rooms_know_only_the_rooms_they_may() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|s| s.path.starts_with("src/")) {
         let Some((room, may)) = room_of(&source.path) else {
-            if !source.path.starts_with("src/main") {
-                wrong.push(format!("{}: of no room: add it to ROOMS", source.path));
-            }
+            wrong.push(format!("{}: of no room: add it to ROOMS", source.path));
             continue;
         };
         let own = room.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default();
@@ -215,8 +236,8 @@ fn files_say_what_they_are_and_are_short() {
         } else if (header > LONGEST_HEADER) != long {
             wrong.push(format!("{}: a header of {header} lines", source.path));
         }
-        let long = LONG_FILES.iter().any(|(path, _)| *path == source.path);
-        if (source.length > LONGEST_FILE) != long {
+        let limit = LONG_FILES.iter().find(|(path, ..)| *path == source.path);
+        if source.length > limit.map_or(LONGEST_FILE, |(_, most, _)| *most) {
             wrong.push(format!("{}: {} lines without tests", source.path, source.length));
         }
     }
@@ -342,7 +363,7 @@ fn leaves_by_super(path: &str, code: &str) -> bool {
     code.contains(&"super::".repeat(depth)) && path != "src/lib.rs"
 }
 
-/// The exception for a word in a file, as its place in the list. `unsafe` is for one room.
+/// The exception for a word in a file, as its place in the list.
 fn exception(path: &str, word: &str) -> Option<usize> {
     MAY.iter().position(|(place, banned, _)| is_in(path, place) && *banned == word)
 }

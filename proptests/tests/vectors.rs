@@ -4,7 +4,10 @@
 
 use proptests::cluster::Mode;
 use proptests::differences::{Situation, applying};
+use proptests::lab::RealHeart;
 use proptests::oracle::promise;
+use proptests::run::{Heart, Tally, run};
+use proptests::sim_heart::SimHeart;
 use proptests::vectors::{State, read};
 
 const FILE: &str = include_str!("../vectors/flows.jsonl");
@@ -39,4 +42,31 @@ fn the_oracle_agrees_in_nftables_mode_but_for_the_named_differences() {
         }
     }
     assert_eq!(named, 6, "flows whose fate differs in nftables mode");
+}
+
+fn all_hold(heart: &mut dyn Heart) {
+    let mut tally = Tally::default();
+    let mut said = String::new();
+    for state in states(Mode::Nftables) {
+        tally += run(&state, heart, &mut said);
+    }
+    assert_eq!((tally.failed, tally.skipped), (0, 0), "{said}");
+    assert_eq!(tally.passed, 108);
+}
+
+#[test]
+fn every_vector_holds_on_the_simulated_kernel() {
+    all_hold(&mut SimHeart);
+}
+
+#[test]
+fn every_vector_holds_on_the_real_kernel() {
+    if std::env::var("NETLAB").as_deref() != Ok("required") {
+        println!("skipped: needs root and namespaces; NETLAB=required turns it on");
+        return;
+    }
+    if let Some(why) = RealHeart::obstacle() {
+        panic!("the real kernel cannot be asked: {why}");
+    }
+    all_hold(&mut RealHeart);
 }

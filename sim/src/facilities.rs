@@ -2,6 +2,8 @@
 //! `Hooks::register` for its functions; then `path` runs them in the kernel's order.
 //! It must never know the order of hooks (that is `hooks`). Tests: below and tests/hooks.rs.
 
+use crate::ipset::Ipsets;
+use crate::ipvs::Ipvs;
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
 use crate::xtables::{NoSets, Xtables};
@@ -9,6 +11,7 @@ use crate::xtables::{NoSets, Xtables};
 /// Names a facility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Facility {
+    Ipvs,
     /// The tables of iptables.
     Xtables,
     #[cfg(test)]
@@ -29,6 +32,8 @@ pub(crate) trait Function {
 /// The facilities of one host.
 #[derive(Default)]
 pub(crate) struct Facilities {
+    pub(crate) ipsets: Ipsets,
+    pub(crate) ipvs: Ipvs,
     pub(crate) xtables: Xtables,
     #[cfg(test)]
     pub(crate) probe: tests::Probe,
@@ -42,6 +47,7 @@ impl Facilities {
         skb: &mut Skb,
     ) -> End {
         match which.0 {
+            Facility::Ipvs => self.ipvs.run(which.1, env, skb),
             Facility::Xtables => self.xtables.run(which.1, &NoSets, (env, skb)),
             #[cfg(test)]
             Facility::Probe => self.probe.run(which.1, env, skb),
@@ -49,11 +55,13 @@ impl Facilities {
     }
 
     pub(crate) fn begin_dry(&mut self) {
+        self.ipvs.begin_dry();
         #[cfg(test)]
         self.probe.begin_dry();
     }
 
     pub(crate) fn end_dry(&mut self) {
+        self.ipvs.end_dry();
         self.xtables.end_dry();
         #[cfg(test)]
         self.probe.end_dry();

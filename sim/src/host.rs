@@ -104,6 +104,7 @@ impl Host {
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
         self.now = self.now.max(nanos + 1);
         self.tracker.sweep(self.now);
+        self.facilities.ipvs.sweep(self.now, &mut self.tracker);
     }
 
     /// Applies an nf_tables batch: the bytes a program sends to its netlink socket. All of it, or nothing.
@@ -198,6 +199,18 @@ impl Host {
         Journey { packet: packet.clone(), steps, outcome }
     }
 
+    /// As [`Host::send`], with what the host answers by itself on its way back: an ICMP error or a reset.
+    pub fn send_and_answer(&mut self, packet: &Packet) -> (Journey, Option<Journey>) {
+        let mut steps = Vec::new();
+        let (outcome, answer) = self.path(&mut steps).travel_and_answer(packet);
+        (Journey { packet: packet.clone(), steps, outcome }, answer)
+    }
+
+    /// The source address a local process gets towards a destination when it names none.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.net.source_for(destination)
+    }
+
     /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.
     /// Source ports that masquerading draws are no branches.
     pub fn outcomes(&mut self, packet: &Packet) -> Outcomes {
@@ -269,6 +282,26 @@ impl Host {
     pub(crate) fn with_hooks(&mut self, change: impl FnOnce(&mut Hooks)) {
         change(&mut self.hooks);
         self.hooks.order(&self.store);
+    }
+
+    /// The facilities beside nf_tables, to read.
+    pub(crate) fn facilities(&self) -> &Facilities {
+        &self.facilities
+    }
+
+    /// The facilities beside nf_tables, to change.
+    pub(crate) fn facilities_mut(&mut self) -> &mut Facilities {
+        &mut self.facilities
+    }
+
+    /// IPVS with what it needs of the host to change.
+    pub(crate) fn ipvs_parts(&mut self) -> (&mut crate::ipvs::Ipvs, &mut Tracker) {
+        (&mut self.facilities.ipvs, &mut self.tracker)
+    }
+
+    /// The clock in its own unit; never zero.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.now
     }
 
     #[cfg(test)]

@@ -21,12 +21,15 @@
 //!
 #![doc = include_str!("../MODEL.md")]
 
+mod answer;
 mod chance;
 pub mod conntrack;
 mod facilities;
 mod hash;
 mod hooks;
 mod host;
+pub mod ipset;
+pub mod ipvs;
 mod journey;
 mod net;
 pub mod nft;
@@ -34,15 +37,18 @@ pub mod packet;
 mod path;
 mod skb;
 mod sysctls;
+pub mod world;
 mod xtables;
 
 pub use chance::Probability;
 pub use conntrack::Connection;
 pub use host::Host;
+pub use ipset::{Direction, IpsetError};
 pub use journey::{Fate, Journey, Outcome, Outcomes, Step};
 pub use net::{Hop, LOOPBACK, Link};
 pub use nft::{Errno, Family, Hook, NftError, RejectWith};
 pub use packet::{Entry, Packet, Transport};
 pub use skb::Place;
 pub use sysctls::Sysctls;
+pub use world::World;
 pub use xtables::{XtCounters, XtError, XtErrorKind, XtFamily, XtRestore, XtTable};

@@ -240,7 +240,8 @@ impl Net {
 
     /// Does the link have the address?
     pub(crate) fn holds(&self, link: u32, address: IpAddr) -> bool {
-        self.link(link).is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
+        self.link(link)
+            .is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
     }
 
     /// The type of an address as `fib … type` reports it (RTN_* of linux/rtnetlink.h).

@@ -10,12 +10,13 @@
 //! Facts from net/ipv4/ip_{input,forward,output}.c, nf_nat_core.c (nf_nat_inet_fn) and nf_nat_proto.c.
 //! It must never know what rules say. Tests: tests/hooks.rs, tests/conntrack.rs, tests/routing.rs.
 
+use crate::answer;
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
-use crate::conntrack::{Admission, Standing, Tracker, status};
+use crate::conntrack::{Admission, Ct, Standing, Tracker, status};
 use crate::facilities::Facilities;
 use crate::hooks::{Attached, HookFunction, Hooks};
-use crate::journey::{Fate, Outcome, Sink, Step};
+use crate::journey::{Fate, Journey, Outcome, Sink, Step};
 use crate::net::{Decision, Hop, LOOPBACK, Net};
 use crate::nft::eval::run;
 use crate::nft::{Hook, Store};
@@ -58,27 +59,31 @@ impl<S: Sink> Path<'_, S> {
     pub(crate) fn travel(&mut self, packet: &Packet) -> Outcome {
         let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
         let mut skb = Skb::new(packet);
-        let mut end = match (packet.src, packet.dst, packet.entry) {
+        let fate = self.walk(&mut skb);
+        self.outcome(fate, skb, before)
+    }
+
+    fn walk(&mut self, skb: &mut Skb) -> Fate {
+        let mut end = match (skb.packet.src, skb.packet.dst, skb.packet.entry) {
             (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => {
                 Err(Fate::Unmodelled("a packet of two families").into())
             }
             (_, _, Entry::Link(link)) if self.net.link(link).is_none() => {
                 Err(Fate::Unmodelled("a link that is not there").into())
             }
-            (_, _, Entry::Link(link)) => self.arrive(&mut skb, link),
-            (_, _, Entry::Local) => self.depart(&mut skb),
+            (_, _, Entry::Link(link)) => self.arrive(skb, link),
+            (_, _, Entry::Local) => self.depart(skb),
         };
         for _ in 0..RESENDS {
             if !matches!(end, Err(Stop::Resend)) {
                 break;
             }
-            end = self.resend(&mut skb);
+            end = self.resend(skb);
         }
-        let fate = match end {
+        match end {
             Ok(fate) | Err(Stop::End(fate)) => fate,
             Err(Stop::Resend) => Fate::Unmodelled("a packet that is sent anew without end"),
-        };
-        self.outcome(fate, skb, before)
+        }
     }
 
     fn outcome(
@@ -230,9 +235,7 @@ impl<S: Sink> Path<'_, S> {
             HookFunction::Conntrack => self.track(hook, skb),
             HookFunction::Nat => self.nat(hook, skb),
             HookFunction::Confirm => match skb.ct {
-                Some(ct)
-                    if !self.tracker.confirm(ct.id, self.now) =>
-                {
+                Some(ct) if !ct.reply && !self.tracker.confirm(ct.id, self.now) => {
                     Err(Fate::Unconfirmed(hook).into())
                 }
                 _ => Ok(()),
@@ -293,7 +296,9 @@ impl<S: Sink> Path<'_, S> {
             _ => (Manip::Source, status::SRC_NAT_DONE),
         };
         let is_done = |tracker: &Tracker| tracker.get(ct.id).is_none_or(|conn| conn.has(done));
-        if ct.standing != Standing::Established && !is_done(self.tracker) {
+        // An error is translated as its connection is, and asks nobody (nf_nat_icmp_reply_translation).
+        let quoting = ct.standing == Standing::Related && skb.packet.is_icmp_error();
+        if !quoting && ct.standing != Standing::Established && !is_done(self.tracker) {
             let hooks = self.hooks;
             for attached in hooks.nat(skb.packet.dst.is_ipv6(), hook) {
                 self.facility(hook, *attached, skb)?;
@@ -329,6 +334,28 @@ impl<S: Sink> Path<'_, S> {
         };
         let link = self.tracker.get(ct.id).and_then(|conn| conn.masquerade_link);
         matches!((link, skb.out), (Some(link), Some(out)) if link != out.link)
+    }
+}
+
+impl Path<'_, Vec<Step>> {
+    /// As `travel`; the packet this host answers with by itself goes its way too, with the connection of the one it answers
+    /// (nf_ct_attach).
+    pub(crate) fn travel_and_answer(&mut self, packet: &Packet) -> (Outcome, Option<Journey>) {
+        let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
+        let mut skb = Skb::new(packet);
+        let fate = self.walk(&mut skb);
+        let answer = answer::to(&fate, &skb.packet, self.net.is_local(skb.packet.dst));
+        let answered = answer.map(|packet| {
+            let mut back = Skb::new(&packet);
+            back.ct = skb.ct.map(|ct| Ct { reply: !ct.reply, standing: Standing::Related, ..ct });
+            let before = std::mem::take(self.sink);
+            let fate = self.walk(&mut back);
+            let steps = std::mem::replace(self.sink, before);
+            // The connection is released with the packet that is answered.
+            back.ct = None;
+            Journey { packet, steps, outcome: self.outcome(fate, back, None) }
+        });
+        (self.outcome(fate, skb, before), answered)
     }
 }
 

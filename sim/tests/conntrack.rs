@@ -41,7 +41,7 @@ fn connections_live_and_die() {
         "10.1.0.3:6".parse().expect("literal"),
     )
     .arriving(node.cni0);
-    assert_eq!(node.host.fate(&sctp).after.map(|conn| conn.state), Some(State::CookieWait));
+    assert_eq!(node.host.fate(&sctp).after.map(|conn| conn.state), Some(State::Close));
 }
 
 #[test]

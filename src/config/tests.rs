@@ -40,6 +40,7 @@ fn settings(text: &str, args: &[(&str, &str)]) -> Settings {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a whole file, as it is written")]
 fn the_defaults_as_a_file() {
     let text = load(&[], "host").unwrap().text;
     expect![[r#"

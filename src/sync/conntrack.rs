@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::kernel::{FlowFact, Socket};
-use crate::model::{Family, Protocol, Service, ServicePort};
+use crate::model::{Family, NamespacedName, Protocol, Service, ServicePort};
 use crate::topology;
 use crate::track::Cluster;
 
@@ -28,12 +28,14 @@ pub struct Frontends {
 }
 
 impl Frontends {
-    /// The UDP frontends of a cluster, in these families.
+    /// The UDP frontends of some of a cluster's Services, in these families. Of Services that
+    /// claim the same address and port all must be given, or none.
     ///
     /// `node_addresses` are the node's own addresses that take NodePort traffic. `None` if they
     /// could not be read: then only flows that were destination-NATed count as NodePort traffic.
-    pub fn of(
+    pub fn of<'n>(
         cluster: &Cluster,
+        services: impl Iterator<Item = &'n NamespacedName>,
         families: &[Family],
         node_addresses: Option<&[IpAddr]>,
     ) -> Frontends {
@@ -41,9 +43,11 @@ impl Frontends {
             node_addresses: node_addresses.map(|list| list.iter().copied().collect()),
             ..Frontends::default()
         };
-        let mut services: Vec<&Service> = cluster.services().filter(|s| concerns(s)).collect();
+        let known = services.filter_map(|name| cluster.service(name));
+        let mut services: Vec<&Service> = known.filter(|s| has_udp(s)).collect();
         // Of two that claim one address and port the older one has it, so it is put in first.
-        services.sort_by_key(|s| s.created);
+        services.sort_by_key(|s| (s.created, &s.name));
+        services.dedup_by_key(|s| &s.name);
         for service in services {
             for port in service.ports.iter().filter(|p| p.protocol == Protocol::Udp) {
                 for family in families.iter().filter(|f| service.cluster_ip(**f).is_some()) {
@@ -95,7 +99,7 @@ impl Frontends {
 }
 
 /// Whether a change of this Service or its endpoints can leave stale flows behind.
-pub fn concerns(service: &Service) -> bool {
+fn has_udp(service: &Service) -> bool {
     service.ports.iter().any(|p| p.protocol == Protocol::Udp)
 }
 
@@ -123,9 +127,7 @@ fn is_stale(frontends: &Frontends, flow: &FlowFact) -> bool {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{
-        Conditions, Endpoint, EndpointSlice, Event, NamespacedName, SlicePort, TrafficPolicy,
-    };
+    use crate::model::{Conditions, Endpoint, EndpointSlice, Event, SlicePort, TrafficPolicy};
     use crate::track::Tracker;
 
     fn socket(text: &str) -> Socket {
@@ -198,8 +200,12 @@ mod tests {
         }
     }
 
+    fn of_all(cluster: &Cluster, families: &[Family], addresses: Option<&[IpAddr]>) -> Frontends {
+        Frontends::of(cluster, cluster.services().map(|s| &s.name), families, addresses)
+    }
+
     fn is_forgotten(cluster: &Cluster, addresses: Option<&[IpAddr]>, flow: FlowFact) -> bool {
-        let frontends = Frontends::of(cluster, &Family::ALL, addresses);
+        let frontends = of_all(cluster, &Family::ALL, addresses);
         stale(&frontends, std::slice::from_ref(&flow)) == [flow]
     }
 
@@ -263,7 +269,7 @@ mod tests {
         // It has no IPv4 cluster IP, so its IPv4 addresses are not programmed.
         let four = flow("198.51.100.1:53", "10.1.0.2:5353");
         assert!(!is_forgotten(&cluster(vec![six()]), None, four));
-        let frontends = Frontends::of(&cluster(vec![six()]), &[Family::V4], None);
+        let frontends = of_all(&cluster(vec![six()]), &[Family::V4], None);
         assert!(frontends.is_empty());
         assert_eq!(stale(&frontends, &[stale_flow()]), []);
     }
@@ -290,7 +296,7 @@ mod tests {
                 )
             })
             .collect();
-        let frontends = Frontends::of(&dns("10.1.0.1=S"), &Family::ALL, None);
+        let frontends = of_all(&dns("10.1.0.1=S"), &Family::ALL, None);
         let stale = stale(&frontends, &flows);
         assert_eq!(stale.len(), 500);
         assert!(stale.is_sorted_by_key(|f| f.source.address));

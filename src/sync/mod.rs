@@ -22,7 +22,9 @@ use ipnet::IpNet;
 
 use crate::backend::nftables;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
-use crate::model::{Event, Family, LocalDetector, NodePortAddresses, Notice, Protocol};
+use crate::model::{
+    Event, Family, LocalDetector, NamespacedName, NodePortAddresses, Notice, Protocol,
+};
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
 
@@ -80,7 +82,8 @@ pub struct Proxy {
     options: Options,
     tracker: Tracker,
     families: Vec<FamilySync>,
-    stale_flows: bool,
+    /// Services that UDP flows may slip past, or go on through to endpoints that are gone.
+    stale_flows: BTreeSet<NamespacedName>,
     last_changes: Changes,
 }
 
@@ -98,7 +101,7 @@ impl Proxy {
             tracker: Tracker::new(options.node_name.clone()),
             families: options.families.iter().map(|f| FamilySync::new(*f)).collect(),
             options,
-            stale_flows: false,
+            stale_flows: BTreeSet::new(),
             last_changes: Changes::default(),
         }
     }
@@ -115,7 +118,8 @@ impl Proxy {
 
     /// Whether something is known that was not programmed yet.
     pub fn has_changes(&self) -> bool {
-        self.tracker.has_changes() || self.families.iter().any(FamilySync::is_behind)
+        let behind = self.families.iter().any(FamilySync::is_behind);
+        behind || self.tracker.has_changes() || !self.stale_flows.is_empty()
     }
 
     /// What is known of the cluster.
@@ -201,9 +205,16 @@ impl Proxy {
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
         }
-        outcome?;
-        report.not_forgotten = self.forget_stale_flows(&mut report).err();
-        Ok(report)
+        // Flows of a family whose rules could not be written would come back as they were.
+        let written = |family: &&FamilySync| !family.is_behind();
+        let written: Vec<Family> =
+            self.families.iter().filter(written).map(FamilySync::family).collect();
+        let services = std::mem::take(&mut self.stale_flows);
+        report.not_forgotten = self.forget_stale_flows((&services, &written), &mut report).err();
+        if report.not_forgotten.is_some() || outcome.is_err() {
+            self.stale_flows = services;
+        }
+        outcome.map(|()| report)
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -224,10 +235,8 @@ impl Proxy {
         }
         report.services = changes.services.len();
         for name in &changes.services {
-            // Of one that is gone it is not known any more whether it had UDP ports.
-            self.stale_flows |= cluster.service(name).is_none_or(conntrack::concerns);
             for family in &mut self.families {
-                family.compile(cluster, name);
+                self.stale_flows.extend(family.compile(cluster, name));
             }
         }
         if changes.service_cidrs || changes.everything {
@@ -252,20 +261,28 @@ impl Proxy {
 
     /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
     /// forgotten, after the rules are in.
-    fn forget_stale_flows(&mut self, report: &mut Report) -> Result<(), Error> {
-        if !self.stale_flows || !self.kernel.capabilities().has(Capability::Conntrack) {
+    fn forget_stale_flows(
+        &mut self,
+        (services, written): (&BTreeSet<NamespacedName>, &[Family]),
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let able = self.kernel.capabilities().has(Capability::Conntrack);
+        if services.is_empty() || !able {
             return Ok(());
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
             Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
             _ => None,
         };
+        // Of those that share an address with another, it takes all to know whose flows they are.
+        let contenders = self.families.iter().flat_map(|family| family.ruleset().contenders());
         let frontends = conntrack::Frontends::of(
             self.tracker.cluster(),
+            contenders.chain(services),
             &self.options.families,
             addresses.as_deref(),
         );
-        for family in &self.options.families {
+        for family in written {
             let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
                 Facts::Flows(flows) => flows,
                 other => unreachable_answer("flows", &other)?,
@@ -276,7 +293,6 @@ impl Proxy {
                 self.kernel.apply(&Transaction::ForgetFlows(stale))?;
             }
         }
-        self.stale_flows = false;
         Ok(())
     }
 }

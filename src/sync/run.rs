@@ -61,16 +61,21 @@ pub enum Gone {
     NoNode,
 }
 
+/// Options, given this node's object as far as it is known.
+pub type Resolve = Box<dyn Fn(Option<&Node>) -> Options + Send>;
+
 /// The loop.
 pub struct Loop<O> {
     proxy: Proxy,
     events: mpsc::Receiver<Event>,
     observer: O,
-    options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+    options: Resolve,
     pace: Pace,
     schedule: Schedule,
     start: Instant,
     synced_once: bool,
+    /// House was to be kept while a sync was wanted.
+    house_waits: bool,
 }
 
 impl<O> std::fmt::Debug for Loop<O> {
@@ -84,7 +89,7 @@ impl<O: Observer> Loop<O> {
     pub fn new(
         proxy: Proxy,
         (events, observer): (mpsc::Receiver<Event>, O),
-        options: Box<dyn Fn(Option<&Node>) -> Options + Send>,
+        options: Resolve,
         pace: Pace,
     ) -> Loop<O> {
         Loop {
@@ -96,6 +101,7 @@ impl<O: Observer> Loop<O> {
             pace,
             start: Instant::now(),
             synced_once: false,
+            house_waits: false,
         }
     }
 
@@ -174,12 +180,17 @@ impl<O: Observer> Loop<O> {
         self.synced_once |= outcome.is_ok();
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
+        // Where there is always something to sync there would never be a better moment.
+        if self.house_waits {
+            self.keep_house();
+        }
         true
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.
     fn keep_house(&mut self) {
-        if !self.synced_once || self.schedule.due().is_some() {
+        self.house_waits = self.synced_once && self.schedule.due().is_some();
+        if !self.synced_once || self.house_waits {
             return;
         }
         let kept = self.proxy.check_tables().and_then(|()| self.proxy.tidy());

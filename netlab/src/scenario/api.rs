@@ -17,6 +17,7 @@ use crate::apiserver::{ApiServer, Manners, Shared};
 use crate::client::Outcome;
 use crate::load::{Attempt, Load, PATIENCE, ask};
 use crate::manifests::Transport;
+use crate::proxy::nft;
 use crate::scale::endpoint;
 use crate::setting::Setting;
 
@@ -80,6 +81,10 @@ fn play(bench: &Bench, manners: &Manners, act: Act) -> Verdict {
         play.judge(&attempts)?;
         Ok(remark)
     });
+    let verdict = verdict.map_err(|stop| match stop {
+        Stop::Failed(why) => Stop::Failed(format!("{why}\n{}", play.programmed())),
+        skipped => skipped,
+    });
     told(&play.setting, verdict)
 }
 
@@ -106,6 +111,16 @@ impl Play {
         };
         play.serve()?;
         Ok(play)
+    }
+
+    /// What the kernel's table says of the Service, for a failure's report.
+    fn programmed(&self) -> String {
+        let listed = nft(&self.setting.lab, &["list", "table", "ip", "kube-proxy"]);
+        let listed = listed.unwrap_or_else(|why| format!("nft: {why}"));
+        let ours = listed
+            .lines()
+            .filter(|line| line.contains("default/api:") || line.contains("10.96.0.99"));
+        ours.map(str::trim).collect::<Vec<_>>().join("\n")
     }
 
     /// Starts the server, always at the same address.
@@ -382,7 +397,15 @@ fn stale(play: &mut Play) -> Verdict {
 /// its endpoint, so that the change is one event.
 fn latency(play: &mut Play) -> Verdict {
     begin(play)?;
+    // Never without an endpoint: refusals are ICMP errors, which Linux sends sparingly, and a SYN
+    // without an answer waits a second.
+    let (pod, address, node) = PODS[3];
+    play.desired.push((Instant::now(), BTreeSet::from([pod.to_owned()])));
+    play.shared.store.set(&slice("api-slice-flip", &endpoint(pod, address, node)))?;
     play.want(&[])?;
+    play.desired.push((Instant::now(), BTreeSet::from([pod.to_owned()])));
+    play.settle()?;
+    std::thread::sleep(Duration::from_secs(2));
     let from = play.setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let to = TO.parse().expect("well-formed");
     let mut times = Vec::new();

@@ -7,14 +7,15 @@ mod state;
 mod timers;
 mod tuple;
 
+use state::History;
 pub use state::State;
 pub(crate) use state::{SECOND, Verdict};
 pub use timers::Timers;
 pub use tuple::Tuple;
 
 use crate::hash::FastMap;
-use crate::sysctls::Sysctls;
 use crate::packet::{Packet, Transport, flags, protocol};
+use crate::sysctls::Sysctls;
 use std::fmt;
 use std::time::Duration;
 
@@ -94,6 +95,7 @@ pub(crate) struct Conn {
     pub(crate) masquerade_link: Option<u32>,
     /// In which order sources were bound; the youngest mapping is found first.
     pub(crate) bound: u64,
+    pub(crate) history: History,
 }
 
 impl Conn {
@@ -223,14 +225,19 @@ impl Tracker {
         };
         let Some(conn) = self.get(id) else { return Admission::Invalid };
         let outside = packet.out_of_window && packet.protocol() == protocol::TCP;
-        match conn.state.after(packet, reply, &sysctls.timers) {
+        let history = conn.history;
+        let verdict = match history.fits(packet, reply) {
+            true => conn.state.after(packet, reply, &sysctls.timers),
+            false => Verdict::Invalid,
+        };
+        match verdict {
             Verdict::Invalid => return Admission::Invalid,
-            Verdict::Reopen => {
+            Verdict::Reopen if history.reopens(reply) => {
                 self.kill(id);
                 self.release(id);
                 return self.open(packet, tuple, now, sysctls);
             }
-            Verdict::Ignore => {}
+            Verdict::Ignore | Verdict::Reopen => {}
             Verdict::Move(..) if outside && !sysctls.nf_conntrack_tcp_be_liberal => {
                 return Admission::Invalid;
             }
@@ -239,6 +246,7 @@ impl Tracker {
             }
         }
         let Some(conn) = self.get_mut(id) else { return Admission::Invalid };
+        conn.history.note(packet, reply, conn.state);
         let seen = conn.has(status::SEEN_REPLY);
         let standing = if reply || seen { Standing::Established } else { Standing::New };
         if reply {
@@ -292,6 +300,8 @@ impl Tracker {
         if sysctls.nf_conntrack_max != 0 && self.len() >= sysctls.nf_conntrack_max {
             return Admission::Full;
         }
+        let mut history = History::default();
+        history.note(packet, false, state);
         let conn = Conn {
             original: tuple,
             reply: tuple.inverse(),
@@ -302,6 +312,7 @@ impl Tracker {
             opened: now,
             masquerade_link: None,
             bound: 0,
+            history,
         };
         let id = self.free.pop().unwrap_or(self.slots.len() as u32);
         self.remember(id);
@@ -426,6 +437,14 @@ impl Tracker {
             self.release(id);
         }
         ids.len()
+    }
+
+    /// Forgets the connection of a tuple, if there is one.
+    pub(crate) fn forget(&mut self, tuple: &Tuple) {
+        if let Some(&(id, _)) = self.index.get(tuple) {
+            self.kill(id);
+            self.release(id);
+        }
     }
 
     /// From now on changes are noted, to be taken back.

@@ -251,13 +251,14 @@ fn pick(first: IpAddr, last: IpAddr, tuple: &Tuple, persistent: bool) -> IpAddr 
     let (mut chosen, mut full) = ([0u8; 16], false);
     for at in 0..=most {
         let (from, to) = (u32::from_be_bytes(word(&low, at)), u32::from_be_bytes(word(&high, at)));
-        let (from, width) = if full { (0, u32::MAX) } else { (from, to.wrapping_sub(from).wrapping_add(1)) };
+        let (from, width) =
+            if full { (0, u32::MAX) } else { (from, to.wrapping_sub(from).wrapping_add(1)) };
         let scaled = ((u64::from(hash) * u64::from(width)) >> 32) as u32;
         let here = from.wrapping_add(scaled);
         chosen[at * 4..at * 4 + 4].copy_from_slice(&here.to_be_bytes());
         full |= here != to;
         if !persistent {
-            hash ^= last_word;
+            hash ^= u32::from_ne_bytes(word(&words(tuple.dst), at));
         }
     }
     match first {

@@ -47,6 +47,45 @@ pub enum State {
     Stateless,
 }
 
+/// What a connection remembers of its packets beside the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct History {
+    /// TCP: an end closed in good order (IP_CT_TCP_FLAG_CLOSE_INIT).
+    closing: bool,
+    /// TCP: the last packet was a reset; was it of the reply direction?
+    last_reset: Option<bool>,
+    /// SCTP: the tag the opener must use was seen; before that only few chunks of it fit.
+    tagged: bool,
+}
+
+impl History {
+    /// May a SYN open the connection anew? Only after a good end, or after a reset by the same end.
+    pub(crate) fn reopens(self, reply: bool) -> bool {
+        self.closing || self.last_reset == Some(reply)
+    }
+
+    /// Does an SCTP packet's tag fit? (Senders are taken to be honest: they use the tag as soon as there is one.)
+    pub(crate) fn fits(self, packet: &Packet, reply: bool) -> bool {
+        match packet.transport {
+            Transport::Sctp { chunk, .. } => reply || self.tagged || matches!(chunk, 1 | 4 | 5 | 8),
+            _ => true,
+        }
+    }
+
+    /// The packet was taken, and the connection is in this state now.
+    pub(crate) fn note(&mut self, packet: &Packet, reply: bool, now: State) {
+        match packet.transport {
+            Transport::Tcp { flags: bits, .. } => {
+                self.closing |= now == FinWait;
+                self.last_reset = (bits & flags::RST != 0).then_some(reply);
+            }
+            Transport::Sctp { chunk: 1 | 2, .. } => self.tagged |= reply,
+            Transport::Sctp { chunk: 4 | 5, .. } => self.tagged |= !reply,
+            _ => {}
+        }
+    }
+}
+
 /// What becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -78,11 +117,14 @@ impl State {
             },
             Transport::Udp { .. } => Some((State::Stateless, timers.udp())),
             Transport::Sctp { chunk, .. } => {
-                let state = sctp(State::None, chunk, false).filter(|state| *state != State::None)?;
+                // A first packet of any other kind has no tag that fits.
+                let state =
+                    sctp(State::None, chunk, false).filter(|_| matches!(chunk, 1 | 4 | 5 | 8))?;
                 Some((state, timers.sctp(state)))
             }
             Transport::Icmp { kind, .. } => {
-                let opens = if ipv6 { matches!(kind, 128 | 139) } else { matches!(kind, 8 | 13 | 15 | 17) };
+                let opens =
+                    if ipv6 { matches!(kind, 128 | 139) } else { matches!(kind, 8 | 13 | 15 | 17) };
                 opens.then_some((State::Stateless, timers.icmp(ipv6)))
             }
             Transport::Other(_) => Some((State::Stateless, timers.generic())),
@@ -200,30 +242,28 @@ impl Segment {
 /// The table sctp_conntracks: the next state, or nothing for a packet that does not fit. Chunks that are not in it change nothing.
 fn sctp(state: State, chunk: u8, reply: bool) -> Option<State> {
     use State::{
-        CookieEchoed as CE, CookieWait as CW, HeartbeatSent as HS, None as NO, ShutdownAckSent as SA,
-        ShutdownReceived as SR, ShutdownSent as SS,
+        CookieEchoed as CE, CookieWait as CW, HeartbeatSent as HS, None as NO,
+        ShutdownAckSent as SA, ShutdownReceived as SR, ShutdownSent as SS,
     };
-    let (cl, es) = (Close, Established);
+    let known = matches!(chunk, 1 | 2 | 4..=11 | 14);
     let next = match (chunk, reply, state) {
-        (1, false, NO | State::Close | CW | HS) => CW,
-        (1, false, SS | SR) => cl,
-        (14, false, SA) | (14, true, SA) => cl,
-        (4, false, NO | HS) => HS,
-        (5, false, HS) => HS,
+        (1, false, HS) => CW,
+        (1, false, SS | SR) => Close,
+        (14, _, SA) => Close,
+        (4, _, HS) | (4, false, NO) | (5, false, HS) => HS,
+        (5, true, HS) => Established,
         (8, false, NO | HS) => SA,
-        (4, true, HS) => HS,
-        (5, true, HS) => es,
-        (1..=11 | 14, true, NO | HS) => return None,
-        (6, ..) => cl,
-        (1..=11 | 14, false, NO | HS) => cl,
-        (2, true, State::Close) => CW,
-        (7, false, State::Established) => SS,
-        (7, true, State::Established) => SR,
+        (_, true, NO | HS) if known => return None,
+        (6, ..) => Close,
+        (_, false, NO | HS) if known => Close,
+        (2, true, Close) => CW,
+        (7, false, Established) => SS,
+        (7, true, Established) => SR,
         (8, _, SS | SR) => SA,
-        (9, true, CE) => cl,
+        (9, true, CE) => Close,
         (10, _, CW) => CE,
-        (11, _, CE) => es,
-        (_, _, other) => other,
+        (11, _, CE) => Established,
+        (.., other) => other,
     };
     Some(next)
 }

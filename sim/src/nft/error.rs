@@ -9,6 +9,7 @@ use std::fmt;
 #[expect(missing_docs, reason = "the names are Linux's own")]
 pub enum Errno {
     ENOENT = 2,
+    ESRCH = 3,
     EBUSY = 16,
     EEXIST = 17,
     EINVAL = 22,

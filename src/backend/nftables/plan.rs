@@ -6,6 +6,7 @@
 //! valid while every step was carried out, which is the caller's promise. Tests: `proptests`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use super::Options;
 use super::affinity;
 use super::elements::{self, Element, Gives, Key};
 use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
-use super::program::{Frontend, Program, without_nested};
+use super::program::{Frontend, Program, Target, without_nested};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use super::ruleset::Ruleset;
 use crate::kernel::{ElementFact, NftBatch, Socket};
@@ -31,6 +32,8 @@ const SKELETON_BYTES: usize = 64 << 10;
 /// Endpoint counts whose chains are made with the table. A rule that looks into a map makes the
 /// kernel walk the map once (`nf_tables_bind_set`), which costs 50 ms where it holds 500,000
 /// endpoints and nothing while it is empty; so the usual counts do not wait until they come up.
+/// A fixed range: the same cluster gives the same table, whatever its history, and a person who
+/// lists the table reads past all of these chains.
 const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
 
 /// Where a plan starts from.
@@ -142,6 +145,13 @@ impl Applied {
         self.timeouts.idle.clear();
     }
 
+    /// Whether an address is known to be that of a pod on this node.
+    pub(super) fn is_pod(&self, address: IpAddr) -> bool {
+        let detector = self.options.as_ref().map(|options| &options.detector);
+        let cidr = detector.and_then(|detector| detector.cidr(Family::of(address)));
+        cidr.is_some_and(|cidr| cidr.contains(&address))
+    }
+
     /// Whether the table is as this process left it, so that only changes need to be written.
     pub fn is_known(&self) -> bool {
         self.start == Start::Known
@@ -243,7 +253,10 @@ impl<'a> Plan<'a> {
         let mut batch = self.batch();
         match self.applied.start {
             Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
-            Start::Known => self.rewrite_rules(&mut batch),
+            Start::Known => {
+                self.rewrite_rules(&mut batch);
+                self.forgets_clients = true;
+            }
             Start::Absent => self.skeleton(&mut batch),
             Start::Replace => {
                 batch.delete_table();
@@ -374,7 +387,7 @@ impl<'a> Plan<'a> {
 
     /// Brings one frontend up to date.
     fn bring(&mut self, frontend: &Frontend, step: &mut Step) {
-        let new = self.ruleset.program(frontend).cloned();
+        let new = self.ruleset.program(frontend);
         let old = self.applied.programs.get(frontend).cloned();
         if old == new {
             return;
@@ -385,9 +398,14 @@ impl<'a> Plan<'a> {
         if let Some(program) = &new {
             self.need(frontend, program, step);
         }
-        difference(&before, &after, new.as_ref().map(|p| &p.origin), step);
+        let origins = (old.as_ref().map(|p| &p.origin), new.as_ref().map(|p| &p.origin));
+        difference(&before, &after, origins, step);
+        self.forgets_clients |= match (old.as_deref(), new.as_deref()) {
+            (Some(old), new) if old.sticky.is_some() => forgets_clients(old, new),
+            (_, Some(new)) if new.sticky.is_some() => self.hides_sticky_node_port(frontend),
+            _ => false,
+        };
         if let Some(program) = &old {
-            self.forgets_clients |= forgets_clients(program, new.as_deref());
             self.release(frontend, program);
         }
         debug_assert!(frontend.address.is_none_or(|a| Family::of(a) == family));
@@ -395,6 +413,13 @@ impl<'a> Plan<'a> {
             Some(program) => self.applied.programs.insert(*frontend, program),
             None => self.applied.programs.remove(frontend),
         };
+    }
+
+    /// Whether clients may be remembered for this address by a node port of the same number.
+    fn hides_sticky_node_port(&self, frontend: &Frontend) -> bool {
+        let node_port = Frontend { address: None, ..*frontend };
+        let known = self.applied.program(&node_port);
+        frontend.address.is_some() && known.is_some_and(|program| program.sticky.is_some())
     }
 
     fn need(&mut self, frontend: &Frontend, program: &Program, step: &mut Step) {
@@ -410,8 +435,8 @@ impl<'a> Plan<'a> {
         }
         for (set, key) in shared_keys(frontend, program) {
             if self.applied.shared.need((set, key)) {
-                let element = Element::new(set, key, Gives::Nothing);
-                step.added.push((element, Some(program.origin.clone())));
+                // No name: who needed it first may not be who needs it last.
+                step.added.push((Element::new(set, key, Gives::Nothing), None));
             }
         }
     }
@@ -473,37 +498,40 @@ fn shared_keys(frontend: &Frontend, program: &Program) -> BTreeSet<(Set, Key)> {
     keys
 }
 
-/// What turns the elements `before` into those `after`; both sorted.
+/// What turns the elements `before` into those `after`; both sorted. Elements that say the name
+/// of another Service port than they should are written anew.
 fn difference(
     before: &[Element],
     after: &[Element],
-    origin: Option<&Arc<ServicePortName>>,
+    (old, new): (Option<&Arc<ServicePortName>>, Option<&Arc<ServicePortName>>),
     step: &mut Step,
 ) {
+    let renamed = old != new;
     let (mut b, mut a) = (before.iter().peekable(), after.iter().peekable());
     loop {
         match (b.peek(), a.peek()) {
-            (Some(x), Some(y)) if x == y => {
+            (Some(x), Some(y)) if x == y && !(renamed && names_its_service(x)) => {
                 b.next();
                 a.next();
             }
-            (Some(x), Some(y)) if x < y => step.removed.extend(b.next()),
-            (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, origin.cloned()))),
+            (Some(x), Some(y)) if x <= y => step.removed.extend(b.next()),
+            (_, Some(_)) => step.added.extend(a.next().map(|e| (*e, new.cloned()))),
             (Some(_), None) => step.removed.extend(b.next()),
             (None, None) => return,
         }
     }
 }
 
-/// Whether clients may be remembered with an endpoint they can no longer have.
+/// Whether clients of a frontend with session affinity may be remembered with an endpoint they
+/// can no longer have.
 fn forgets_clients(old: &Program, new: Option<&Program>) -> bool {
-    if old.sticky.is_none() {
-        return false;
-    }
+    // Both are sorted.
+    let lost = |old: &[Target], new: &[Target]| old.iter().any(|t| new.binary_search(t).is_err());
     new.is_none_or(|new| {
         new.sticky.is_none()
-            || old.targets.iter().any(|t| !new.targets.contains(t))
-            || old.local.iter().any(|t| !new.local.contains(t))
+            || new.role != old.role
+            || lost(&old.targets, &new.targets)
+            || lost(&old.local, &new.local)
     })
 }
 

@@ -214,7 +214,10 @@ fn allowed_sources(cluster: &Cluster, service: &Service, ip: IpAddr) -> Option<A
     }
     let node = cluster.node().and_then(|node| node.primary(family));
     let node_allowed = node.is_some_and(|node| ranges.iter().any(|range| range.contains(&node)));
-    let own = node_allowed.then(|| IpNet::from(ip));
+    let own: Vec<IpNet> = of_family(&service.load_balancer_ips, family)
+        .filter(|_| node_allowed)
+        .map(IpNet::from)
+        .collect();
     Some(without_nested(ranges.into_iter().chain(own)).into())
 }
 

@@ -92,9 +92,25 @@ impl Ruleset {
         self.health_check_ports.iter().rev().map(|(name, port)| (*port, name)).collect()
     }
 
-    /// What is wanted of a frontend, if anything.
-    pub fn program(&self, frontend: &Frontend) -> Option<&Arc<Program>> {
-        self.claims.get(frontend)?.first()
+    /// What is wanted of a frontend, if anything. An address that an older Service has as its
+    /// external IP stays the cluster IP of the Service it was allocated to, with its guard.
+    pub fn program(&self, frontend: &Frontend) -> Option<Arc<Program>> {
+        let (winner, losers) = self.claims.get(frontend)?.split_first()?;
+        if winner.cluster_ip || losers.iter().all(|loser| !loser.cluster_ip) {
+            return Some(winner.clone());
+        }
+        Some(Arc::new(Program { cluster_ip: true, ..Program::clone(winner) }))
+    }
+
+    /// The frontends a Service claims.
+    pub fn claimed(&self, service: &NamespacedName) -> impl Iterator<Item = &Frontend> {
+        self.owned.get(service).into_iter().flatten()
+    }
+
+    /// Services that claim a frontend which another one claims as well.
+    pub fn contenders(&self) -> impl Iterator<Item = &NamespacedName> {
+        let claims = self.contested.iter().filter_map(|frontend| self.claims.get(frontend));
+        claims.flatten().map(|program| &program.origin.service)
     }
 
     /// Every frontend that something is wanted of.
