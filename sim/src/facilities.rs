@@ -6,7 +6,7 @@ use crate::ipset::Ipsets;
 use crate::ipvs::Ipvs;
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
-use crate::xtables::{NoSets, Xtables};
+use crate::xtables::Xtables;
 
 /// Names a facility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Facilities {
     ) -> End {
         match which.0 {
             Facility::Ipvs => self.ipvs.run(which.1, env, skb),
-            Facility::Xtables => self.xtables.run(which.1, &NoSets, (env, skb)),
+            Facility::Xtables => self.xtables.run(which.1, &self.ipsets, (env, skb)),
             #[cfg(test)]
             Facility::Probe => self.probe.run(which.1, env, skb),
         }

@@ -12,7 +12,7 @@ use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
 use crate::sysctls::Sysctls;
-use crate::xtables::{NoSets, XtCounters, XtError, XtFamily, XtRestore, XtTable};
+use crate::xtables::{XtCounters, XtError, XtFamily, XtRestore, XtTable};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ impl Host {
         text: &str,
         how: XtRestore,
     ) -> Result<(), XtError> {
-        let done = self.facilities.xtables.restore((family, how), text, &NoSets);
+        let Facilities { xtables, ipsets, .. } = &mut self.facilities;
+        let done = xtables.restore((family, how), text, ipsets);
         if self.facilities.xtables.is_unattached() {
             self.facilities.xtables.attach(&mut self.hooks);
             self.hooks.order(&self.store);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use sim::ipset::IpsetErrorKind;
 use sim::{
     Fate, Host, Outcome, Probability, RejectWith, XtCounters, XtErrorKind, XtFamily, XtRestore,
     XtTable,
@@ -313,4 +314,32 @@ fn hostile_texts_end_soon_and_without_harm() {
             .map_err(|error| error.kind),
         Err(XtErrorKind::NotModelled)
     );
+}
+
+#[test]
+fn a_rule_asks_a_set_and_holds_it() {
+    let mut node = node();
+    let sets = "create X hash:ip,port\nadd X 10.1.0.2,tcp:80";
+    node.host.ipset_restore(sets).expect("a set");
+    load(&mut node, "*filter\n-A FORWARD -m set --match-set X dst,dst -j DROP\nCOMMIT\n");
+    let drops = |node: &mut Node, src: &str, dst: &str| {
+        let packet = tcp(src, dst).arriving(node.eth0);
+        dropped(&node.host.fate(&packet)).is_some()
+    };
+    assert!(drops(&mut node, "192.168.1.7:4000", "10.1.0.2:80"));
+    assert!(!drops(&mut node, "192.168.1.7:4000", "10.1.0.2:81"));
+    assert!(!drops(&mut node, "192.168.1.7:80", "10.1.0.3:80"));
+    node.host.ipset_restore("add X 10.1.0.3,tcp:80").expect("an element");
+    assert!(drops(&mut node, "192.168.1.7:80", "10.1.0.3:80"), "what is added counts at once");
+
+    for text in ["destroy X", "rename X Y", "destroy"] {
+        let refused = node.host.ipset_restore(text).expect_err("a rule asks it");
+        assert_eq!(refused.kind, IpsetErrorKind::InUse, "{text}");
+    }
+    load(&mut node, "*filter\n-D FORWARD -m set --match-set X dst,dst -j DROP\nCOMMIT\n");
+    node.host.ipset_restore("destroy X").expect("no rule asks it now");
+    let how = XtRestore { noflush: true, counters: false };
+    let text = "*filter\n-A FORWARD -m set --match-set X dst,dst -j DROP\nCOMMIT\n";
+    let refused = node.host.iptables_restore(XtFamily::V4, text, how).expect_err("no set");
+    assert_eq!(refused.kind, XtErrorKind::Absent);
 }

@@ -17,8 +17,7 @@ mod verify;
 mod words;
 
 pub use error::{XtError, XtErrorKind};
-#[allow(unused_imports, reason = "ipset answers by them")]
-pub(crate) use objects::{NoSets, Sets, Side};
+pub(crate) use objects::{Sets, Side};
 pub use save::XtCounters;
 
 use crate::facilities::Facility;
@@ -174,7 +173,6 @@ impl Xtables {
     }
 
     /// Do rules ask this set? Then it cannot be destroyed.
-    #[allow(dead_code, reason = "ipset asks it")]
     pub(crate) fn asks_set(&self, set: &str) -> bool {
         self.set_users.contains_key(set)
     }

@@ -43,16 +43,3 @@ pub(crate) trait Sets {
         now: u64,
     ) -> bool;
 }
-
-/// No sets at all.
-pub(crate) struct NoSets;
-
-impl Sets for NoSets {
-    fn exists(&self, _: &str) -> bool {
-        false
-    }
-
-    fn holds(&self, _: &str, _: &[Side], _: (&Packet, (Option<u32>, Option<u32>)), _: u64) -> bool {
-        false
-    }
-}
