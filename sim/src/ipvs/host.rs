@@ -165,13 +165,13 @@ impl Host {
         for ipv6 in [false, true] {
             let family = usize::from(ipv6);
             if wanted[family] != before[family] {
-                self.ipvs_hook(ipv6, wanted[family]);
+                self.ipvs_hook((ipv6, wanted[family]));
             }
         }
         done
     }
 
-    fn ipvs_hook(&mut self, ipv6: bool, there: bool) {
+    fn ipvs_hook(&mut self, (ipv6, there): (bool, bool)) {
         self.with_hooks(|hooks| {
             hooks.unregister(ipv6, Facility::Ipvs, |_| true);
             for (hook, priority, function) in PLACES.into_iter().filter(|_| there) {

@@ -240,14 +240,7 @@ impl Restore<'_> {
     ) -> Taken<()> {
         let (verb, counters) = verb;
         let chain = words.value(verb)?;
-        let short = match verb.text.as_str() {
-            "--append" => "-A",
-            "--insert" => "-I",
-            "--delete" => "-D",
-            "--replace" => "-R",
-            "--check" => "-C",
-            short => short,
-        };
+        let short = short_of(&verb.text);
         let numbered = words.peek().is_some_and(|word| {
             word.text.bytes().all(|byte| byte.is_ascii_digit()) && !word.text.is_empty()
         });
@@ -314,6 +307,18 @@ impl Restore<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A command about rules by its short name.
+fn short_of(verb: &str) -> &str {
+    match verb {
+        "--append" => "-A",
+        "--insert" => "-I",
+        "--delete" => "-D",
+        "--replace" => "-R",
+        "--check" => "-C",
+        short => short,
     }
 }
 
