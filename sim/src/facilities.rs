@@ -6,11 +6,14 @@ use crate::ipset::Ipsets;
 use crate::ipvs::Ipvs;
 use crate::journey::Sink;
 use crate::skb::{End, Env, Skb};
+use crate::xtables::Xtables;
 
 /// Names a facility.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Facility {
     Ipvs,
+    /// The tables of iptables.
+    Xtables,
     #[cfg(test)]
     Probe,
 }
@@ -31,6 +34,7 @@ pub(crate) trait Function {
 pub(crate) struct Facilities {
     pub(crate) ipsets: Ipsets,
     pub(crate) ipvs: Ipvs,
+    pub(crate) xtables: Xtables,
     #[cfg(test)]
     pub(crate) probe: tests::Probe,
 }
@@ -44,6 +48,7 @@ impl Facilities {
     ) -> End {
         match which.0 {
             Facility::Ipvs => self.ipvs.run(which.1, env, skb),
+            Facility::Xtables => self.xtables.run(which.1, &self.ipsets, (env, skb)),
             #[cfg(test)]
             Facility::Probe => self.probe.run(which.1, env, skb),
         }
@@ -57,6 +62,7 @@ impl Facilities {
 
     pub(crate) fn end_dry(&mut self) {
         self.ipvs.end_dry();
+        self.xtables.end_dry();
         #[cfg(test)]
         self.probe.end_dry();
     }

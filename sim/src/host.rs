@@ -12,6 +12,7 @@ use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
 use crate::sysctls::Sysctls;
+use crate::xtables::{XtCounters, XtError, XtFamily, XtRestore, XtTable};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -112,6 +113,59 @@ impl Host {
         nft::apply(&mut self.store, bytes, self.now)?;
         self.hooks.follow(&mut self.store);
         Ok(())
+    }
+
+    /// Takes a text for iptables-restore or ip6tables-restore. Each `COMMIT` is kept or refused as a whole; tables committed
+    /// before an error stay changed, as with the tool.
+    pub fn iptables_restore(
+        &mut self,
+        family: XtFamily,
+        text: &str,
+        how: XtRestore,
+    ) -> Result<(), XtError> {
+        let Facilities { xtables, ipsets, .. } = &mut self.facilities;
+        let done = xtables.restore((family, how), text, ipsets);
+        if self.facilities.xtables.is_unattached() {
+            self.facilities.xtables.attach(&mut self.hooks);
+            self.hooks.order(&self.store);
+        }
+        done
+    }
+
+    /// A table as iptables-save prints it, without the counters of rules. The clock counts from 1970.
+    pub fn iptables_save(&self, family: XtFamily, table: XtTable) -> String {
+        self.iptables_save_with(family, table, XtCounters::Hide)
+    }
+
+    /// A table as iptables-save prints it, with or without the counters of rules.
+    pub fn iptables_save_with(
+        &self,
+        family: XtFamily,
+        table: XtTable,
+        counters: XtCounters,
+    ) -> String {
+        self.facilities.xtables.save((family, table), counters, self.now().as_secs())
+    }
+
+    /// Makes an accounting object (`nfacct add`); one that is there stays.
+    pub fn add_nfacct(&mut self, name: &str) {
+        self.facilities.xtables.add_account(name);
+    }
+
+    /// Packets and bytes an accounting object has counted.
+    pub fn nfacct(&self, name: &str) -> Option<(u64, u64)> {
+        self.facilities.xtables.account(name)
+    }
+
+    /// The addresses of a `recent` list, each with the time since it was last seen.
+    pub fn recent(&self, name: &str) -> Vec<(IpAddr, Duration)> {
+        let since = |stamp: u64| Duration::from_nanos(self.now.saturating_sub(stamp));
+        self.facilities
+            .xtables
+            .recent(name)
+            .into_iter()
+            .map(|(address, stamp)| (address, since(stamp)))
+            .collect()
     }
 
     /// The tables, to read.

@@ -136,6 +136,7 @@ fn errors_are_the_kernels() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of errors")]
 fn errors_of_elements_are_the_kernels() {
     let m = ("t", "m");
     let put = |key: u8, data: u8| element(&[key; 4], &[value(2, &[data; 4])]);

@@ -113,6 +113,7 @@ fn answered(line: &str) -> &'static str {
 }
 
 /// The requests of the probe, in its order: one stands on what another has made.
+#[expect(clippy::too_many_lines, reason = "one table of requests, in the order they are sent")]
 fn requests() -> Vec<(&'static str, u8, Vec<u8>)> {
     let with = |port: u16, one: Vec<u8>, more: Vec<u8>| {
         [service(&[ident(port)]), destination(&[one, more])].concat()

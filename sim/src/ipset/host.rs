@@ -2,20 +2,19 @@
 
 use super::restore::Existing;
 use super::{Direction, IpsetError};
+use crate::facilities::Facilities;
 use crate::host::Host;
 use crate::packet::Packet;
 
 impl Host {
     /// What `ipset restore` does with this text: commands line by line, up to the first that is refused.
     pub fn ipset_restore(&mut self, text: &str) -> Result<(), IpsetError> {
-        let now = self.nanos();
-        self.facilities_mut().ipsets.restore(text, Existing::Refuse, now)
+        self.restore_sets(text, Existing::Refuse)
     }
 
     /// What `ipset -exist restore` does: what is there already, or is not there to be deleted, counts as done.
     pub fn ipset_restore_exist(&mut self, text: &str) -> Result<(), IpsetError> {
-        let now = self.nanos();
-        self.facilities_mut().ipsets.restore(text, Existing::Tolerate, now)
+        self.restore_sets(text, Existing::Tolerate)
     }
 
     /// All sets, as `ipset save` prints them.
@@ -37,5 +36,12 @@ impl Host {
     /// Is the packet in the set, its dimensions taken from these ends?
     pub fn ipset_matches(&self, name: &str, packet: &Packet, dimensions: &[Direction]) -> bool {
         self.facilities().ipsets.matches(name, packet, dimensions, self.nanos())
+    }
+
+    fn restore_sets(&mut self, text: &str, existing: Existing) -> Result<(), IpsetError> {
+        let now = self.nanos();
+        let Facilities { ipsets, xtables, .. } = self.facilities_mut();
+        ipsets.refer(|name| xtables.asks_set(name));
+        ipsets.restore(text, existing, now)
     }
 }

@@ -15,6 +15,7 @@ mod set;
 pub use error::{IpsetError, IpsetErrorKind};
 
 use crate::packet::Packet;
+use crate::xtables::{Sets, Side};
 use error::Refused;
 use set::Set;
 
@@ -33,7 +34,6 @@ pub(crate) struct Ipsets {
     places: Vec<Option<Set>>,
 }
 
-#[allow(dead_code, reason = "the `set` match of xtables asks and refers")]
 impl Ipsets {
     /// Is the packet in the set? A set of another family, or of more dimensions than were given, never matches, nor does
     /// one that is not there; to a rule that may not be, for it holds the set.
@@ -140,6 +140,29 @@ impl Ipsets {
         std::mem::swap(&mut one.name, &mut two.name);
         std::mem::swap(&mut one.references, &mut two.references);
         Ok(())
+    }
+}
+
+/// What `-m set` asks. No kind of set looks at links.
+impl Sets for Ipsets {
+    fn exists(&self, set: &str) -> bool {
+        self.dimensions(set).is_some()
+    }
+
+    fn holds(
+        &self,
+        set: &str,
+        sides: &[Side],
+        (packet, _): (&Packet, (Option<u32>, Option<u32>)),
+        now: u64,
+    ) -> bool {
+        let mut dimensions = [Direction::Src; 6];
+        for (dimension, side) in dimensions.iter_mut().zip(sides) {
+            if *side == Side::Destination {
+                *dimension = Direction::Dst;
+            }
+        }
+        self.matches(set, packet, &dimensions[..sides.len().min(6)], now)
     }
 }
 

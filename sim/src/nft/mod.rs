@@ -19,7 +19,7 @@ mod set;
 mod sets;
 mod store;
 mod tables;
-mod translate;
+pub(crate) mod translate;
 mod verify;
 mod wire;
 

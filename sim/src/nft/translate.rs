@@ -64,7 +64,7 @@ pub(super) fn bind<S: Sink>(
 }
 
 /// The address masquerade and redirect take from the links.
-fn chosen<S>(kind: NatKind, env: &Env<'_, S>, skb: &Skb) -> Option<IpAddr> {
+pub(crate) fn chosen<S>(kind: NatKind, env: &Env<'_, S>, skb: &Skb) -> Option<IpAddr> {
     if kind == NatKind::Masquerade {
         let hop = skb.out?;
         return env.net.address_towards(hop.link, hop.next);
