@@ -26,3 +26,4 @@ pub mod sctp;
 pub mod setting;
 pub mod simulated;
 pub mod table;
+pub mod twin;
