@@ -121,7 +121,12 @@ impl Cluster {
     }
 
     /// The slice of the n-th Service in one family, with those of its [`ROOM`] endpoints.
-    pub fn slice(&self, number: usize, family: Family, chosen: std::ops::Range<usize>) -> Event {
+    pub fn slice(
+        &self,
+        number: usize,
+        family: Family,
+        chosen: impl Iterator<Item = usize>,
+    ) -> Event {
         let service = self.names[number].clone();
         let protocol = if self.is_udp(number) { Protocol::Udp } else { Protocol::Tcp };
         let endpoint = |n: usize| Endpoint {
@@ -138,7 +143,7 @@ impl Cluster {
             service,
             family,
             ports: vec![SlicePort { name: self.port.clone(), protocol, port: 8080 }],
-            endpoints: chosen.map(endpoint).collect(),
+            endpoints: chosen.map(endpoint).collect::<Vec<_>>().into(),
             trigger_time: None,
         }))
     }

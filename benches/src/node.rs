@@ -30,7 +30,7 @@ const PORT: u16 = 8080;
 /// Between two attempts of a client that waits for a change.
 const PAUSE: Duration = Duration::from_micros(200);
 /// How long one attempt may take: before there are rules there is no answer at all.
-const ATTEMPT: Duration = Duration::from_millis(200);
+const ATTEMPT: Duration = Duration::from_millis(50);
 
 /// Which endpoint the Service has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

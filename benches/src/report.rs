@@ -36,7 +36,7 @@ impl Row {
 
     /// A figure without a goal.
     pub fn plain(what: impl Into<String>, value: f64, unit: &str) -> Row {
-        let value = format!("{} {unit}", short(value));
+        let value = format!("{} {unit}", short(value)).trim_end().to_owned();
         Row { what: what.into(), value, goal: String::new(), met: None }
     }
 }
@@ -44,6 +44,7 @@ impl Row {
 /// Three digits that count.
 fn short(value: f64) -> String {
     match value.abs() {
+        v if v == v.trunc() => format!("{value:.0}"),
         v if v >= 100.0 => format!("{value:.0}"),
         v if v >= 10.0 => format!("{value:.1}"),
         v if v >= 1.0 => format!("{value:.2}"),

@@ -1,6 +1,6 @@
 //! The lab: the same questions put to a real kernel, in network namespaces of our own.
 //!
-//! `namespace`, `links`, `lab` build the world; `echo`, `client`, `sctp` talk in it; `process` and
+//! `namespace`, `links`, `lab` build the world; `echo`, `client`, `sctp`, `page` talk in it; `process` and
 //! `proxy` run the real kube-proxy; `probe` is the language of questions with their expected
 //! answers; `apiserver` is an API server small enough to be broken on purpose. `demo` and
 //! `scenario` use them all. Nothing here knows rules or maps: all is judged from outside, by packets.
@@ -14,6 +14,7 @@ pub mod links;
 pub mod load;
 pub mod manifests;
 pub mod namespace;
+pub mod page;
 pub mod plan;
 pub mod privilege;
 pub mod probe;

@@ -66,6 +66,8 @@ pub enum Input {
     Manifests(PathBuf),
     /// An API server's URL.
     Server(String),
+    /// A kubeconfig file, which names an API server.
+    Kubeconfig(PathBuf),
 }
 
 /// How it is started.
@@ -89,6 +91,7 @@ impl Start {
         let input = match &self.input {
             Input::Manifests(folder) => format!("--manifests={}", folder.display()),
             Input::Server(url) => format!("--master={url}"),
+            Input::Kubeconfig(file) => format!("--kubeconfig={}", file.display()),
         };
         let mut all = vec![
             input,

@@ -37,7 +37,9 @@ fn main() {
     node.host.nft_batch(&bytes).unwrap_or_else(|error| panic!("{error}"));
     println!("batch of 2 elements: {:?}", start.elapsed());
 
-    for (what, source) in [("from pods", [10, 1, 0, 5]), ("from outside, masqueraded", [172, 20, 0, 5])] {
+    for (what, source) in
+        [("from pods", [10, 1, 0, 5]), ("from outside, masqueraded", [172, 20, 0, 5])]
+    {
         let count = 500_000u32;
         let (start, began) = (Instant::now(), ran());
         let mut ended = 0u64;
@@ -45,12 +47,16 @@ fn main() {
             let service = IpAddr::V4(Ipv4Addr::from(planned::service(n % SERVICES)));
             let client = u32::from_be_bytes(source) + n / 60_000;
             let client = SocketAddr::new(Ipv4Addr::from(client).into(), (n % 60_000) as u16 + 1024);
-            let packet = Packet::tcp(client, SocketAddr::new(service, 80)).arriving(if source[0] == 10 { node.cni0 } else { node.eth0 });
+            let packet = Packet::tcp(client, SocketAddr::new(service, 80))
+                .arriving(if source[0] == 10 { node.cni0 } else { node.eth0 });
             let outcome = node.host.fate(&packet);
             ended += u64::from(outcome.dnat.is_some());
         }
         let (took, ran) = (start.elapsed(), ran() - began);
         assert_eq!(ended, u64::from(count), "every packet is translated");
-        println!("new connections {what}: {:.0} a second of this thread's time ({ran:.2} s; {took:?} on the clock for {count})", f64::from(count) / ran);
+        println!(
+            "new connections {what}: {:.0} a second of this thread's time ({ran:.2} s; {took:?} on the clock for {count})",
+            f64::from(count) / ran
+        );
     }
 }

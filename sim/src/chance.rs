@@ -13,10 +13,18 @@ pub(crate) enum Chance {
     Scripted(Script),
 }
 
-/// The draws of one branch: (what was drawn, out of how many).
+/// What was drawn, out of how many; for a weighted draw of two, what the first of them has of a whole.
+#[derive(Clone, Copy, Debug)]
+struct Draw {
+    drawn: u32,
+    bound: u32,
+    weight: Option<(u32, u32)>,
+}
+
+/// The draws of one branch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Script {
-    taken: Vec<(u32, u32)>,
+    taken: Vec<Draw>,
     at: usize,
 }
 
@@ -25,8 +33,20 @@ impl Chance {
     #[inline]
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         match self {
-            Chance::Seeded(state) => ((u64::from(next(state) as u32) * u64::from(bound)) >> 32) as u32,
+            Chance::Seeded(state) => {
+                ((u64::from(next(state) as u32) * u64::from(bound)) >> 32) as u32
+            }
             Chance::Scripted(script) => script.next(bound),
+        }
+    }
+
+    /// Does something happen that has a chance of `weight / whole`? It makes two branches in exhaustive mode.
+    pub(crate) fn happens(&mut self, weight: u32, whole: u32) -> bool {
+        match self {
+            Chance::Scripted(script) if weight < whole && weight > 0 => {
+                script.draw(2, Some((weight, whole))) == 0
+            }
+            _ => self.below(whole) < weight,
         }
     }
 
@@ -45,10 +65,14 @@ impl Script {
         if bound <= 1 {
             return 0;
         }
+        self.draw(bound, None)
+    }
+
+    fn draw(&mut self, bound: u32, weight: Option<(u32, u32)>) -> u32 {
         if self.at == self.taken.len() {
-            self.taken.push((0, bound));
+            self.taken.push(Draw { drawn: 0, bound, weight });
         }
-        let drawn = self.taken[self.at].0;
+        let drawn = self.taken[self.at].drawn;
         self.at += 1;
         drawn
     }
@@ -56,9 +80,9 @@ impl Script {
     /// The script of the next branch, or nothing when all were walked.
     pub(crate) fn advance(mut self) -> Option<Script> {
         self.at = 0;
-        while let Some((drawn, bound)) = self.taken.pop() {
-            if drawn + 1 < bound {
-                self.taken.push((drawn + 1, bound));
+        while let Some(last) = self.taken.pop() {
+            if last.drawn + 1 < last.bound {
+                self.taken.push(Draw { drawn: last.drawn + 1, ..last });
                 return Some(self);
             }
         }
@@ -68,7 +92,11 @@ impl Script {
     /// How likely this branch was.
     pub(crate) fn probability(&self) -> Probability {
         let draws = &self.taken[..self.at];
-        draws.iter().fold(Probability::ONE, |product, &(_, bound)| product.divided(bound))
+        draws.iter().fold(Probability::ONE, |product, draw| match draw.weight {
+            None => product.scaled(1, draw.bound),
+            Some((weight, whole)) if draw.drawn == 0 => product.scaled(weight, whole),
+            Some((weight, whole)) => product.scaled(whole - weight, whole),
+        })
     }
 }
 
@@ -117,10 +145,14 @@ impl Probability {
         sum().unwrap_or_else(|| rounded(self.as_f64() + other.as_f64()))
     }
 
-    fn divided(self, bound: u32) -> Probability {
-        match self.denominator.checked_mul(u128::from(bound)) {
-            Some(denominator) => reduce(self.numerator, denominator),
-            None => rounded(self.as_f64() / f64::from(bound)),
+    fn scaled(self, numerator: u32, denominator: u32) -> Probability {
+        let product = self
+            .numerator
+            .checked_mul(u128::from(numerator))
+            .zip(self.denominator.checked_mul(u128::from(denominator)));
+        match product {
+            Some((numerator, denominator)) => reduce(numerator, denominator),
+            None => rounded(self.as_f64() * f64::from(numerator) / f64::from(denominator)),
         }
     }
 }
@@ -176,6 +208,19 @@ mod tests {
         }
         assert_eq!(branches, 6);
         assert_eq!(sum, Probability::ONE);
+    }
+
+    #[test]
+    fn a_weighted_draw_has_two_branches() {
+        let mut chance = Chance::Scripted(Script::default());
+        assert!(chance.happens(2, 5));
+        let Chance::Scripted(first) = chance else { unreachable!("it was scripted") };
+        assert_eq!(first.probability(), Probability::new(2, 5));
+        let mut chance = Chance::Scripted(first.advance().expect("a second branch"));
+        assert!(!chance.happens(2, 5));
+        let Chance::Scripted(second) = chance else { unreachable!("it was scripted") };
+        assert_eq!(second.probability(), Probability::new(3, 5));
+        assert!(second.advance().is_none());
     }
 
     #[test]

@@ -3,12 +3,16 @@
 
 use crate::chance::{Chance, Probability, Script};
 use crate::conntrack::{Connection, Tracker};
+use crate::facilities::Facilities;
 use crate::hash::FastMap;
+use crate::hooks::Hooks;
 use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
-use crate::net::{Link, Net, Sysctls};
+use crate::net::{Link, Net};
 use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
+use crate::sysctls::Sysctls;
+use crate::xtables::{XtCounters, XtError, XtFamily, XtRestore, XtTable};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -19,6 +23,8 @@ const MOST_BRANCHES: usize = 1 << 20;
 pub struct Host {
     net: Net,
     store: Store,
+    hooks: Hooks,
+    facilities: Facilities,
     tracker: Tracker,
     chance: Chance,
     now: u64,
@@ -27,7 +33,15 @@ pub struct Host {
 impl Host {
     /// A host with a loopback link and nothing else. The same seed gives the same run.
     pub fn new(seed: u64) -> Self {
-        Host { net: Net::new(), store: Store::default(), tracker: Tracker::default(), chance: Chance::Seeded(seed), now: 1 }
+        Host {
+            net: Net::new(),
+            store: Store::default(),
+            hooks: Hooks::default(),
+            facilities: Facilities::default(),
+            tracker: Tracker::default(),
+            chance: Chance::Seeded(seed),
+            now: 1,
+        }
     }
 
     /// Adds a link and returns its index.
@@ -90,11 +104,68 @@ impl Host {
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
         self.now = self.now.max(nanos + 1);
         self.tracker.sweep(self.now);
+        self.facilities.ipvs.sweep(self.now, &mut self.tracker);
     }
 
     /// Applies an nf_tables batch: the bytes a program sends to its netlink socket. All of it, or nothing.
     pub fn nft_batch(&mut self, bytes: &[u8]) -> Result<(), NftError> {
-        nft::apply(&mut self.store, bytes, self.now)
+        self.store.last_attached = self.hooks.clock();
+        nft::apply(&mut self.store, bytes, self.now)?;
+        self.hooks.follow(&mut self.store);
+        Ok(())
+    }
+
+    /// Takes a text for iptables-restore or ip6tables-restore. Each `COMMIT` is kept or refused as a whole; tables committed
+    /// before an error stay changed, as with the tool.
+    pub fn iptables_restore(
+        &mut self,
+        family: XtFamily,
+        text: &str,
+        how: XtRestore,
+    ) -> Result<(), XtError> {
+        let Facilities { xtables, ipsets, .. } = &mut self.facilities;
+        let done = xtables.restore((family, how), text, ipsets);
+        if self.facilities.xtables.is_unattached() {
+            self.facilities.xtables.attach(&mut self.hooks);
+            self.hooks.order(&self.store);
+        }
+        done
+    }
+
+    /// A table as iptables-save prints it, without the counters of rules. The clock counts from 1970.
+    pub fn iptables_save(&self, family: XtFamily, table: XtTable) -> String {
+        self.iptables_save_with(family, table, XtCounters::Hide)
+    }
+
+    /// A table as iptables-save prints it, with or without the counters of rules.
+    pub fn iptables_save_with(
+        &self,
+        family: XtFamily,
+        table: XtTable,
+        counters: XtCounters,
+    ) -> String {
+        self.facilities.xtables.save((family, table), counters, self.now().as_secs())
+    }
+
+    /// Makes an accounting object (`nfacct add`); one that is there stays.
+    pub fn add_nfacct(&mut self, name: &str) {
+        self.facilities.xtables.add_account(name);
+    }
+
+    /// Packets and bytes an accounting object has counted.
+    pub fn nfacct(&self, name: &str) -> Option<(u64, u64)> {
+        self.facilities.xtables.account(name)
+    }
+
+    /// The addresses of a `recent` list, each with the time since it was last seen.
+    pub fn recent(&self, name: &str) -> Vec<(IpAddr, Duration)> {
+        let since = |stamp: u64| Duration::from_nanos(self.now.saturating_sub(stamp));
+        self.facilities
+            .xtables
+            .recent(name)
+            .into_iter()
+            .map(|(address, stamp)| (address, since(stamp)))
+            .collect()
     }
 
     /// The tables, to read.
@@ -129,6 +200,18 @@ impl Host {
         Journey { packet: packet.clone(), steps, outcome }
     }
 
+    /// As [`Host::send`], with what the host answers by itself on its way back: an ICMP error or a reset.
+    pub fn send_and_answer(&mut self, packet: &Packet) -> (Journey, Option<Journey>) {
+        let mut steps = Vec::new();
+        let (outcome, answer) = self.path(&mut steps).travel_and_answer(packet);
+        (Journey { packet: packet.clone(), steps, outcome }, answer)
+    }
+
+    /// The source address a local process gets towards a destination when it names none.
+    pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
+        self.net.source_for(destination)
+    }
+
     /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.
     /// Source ports that masquerading draws are no branches.
     pub fn outcomes(&mut self, packet: &Packet) -> Outcomes {
@@ -144,7 +227,8 @@ impl Host {
             *known = known.plus(probability);
             match script.clone().advance() {
                 Some(_) if branch == MOST_BRANCHES => {
-                    let rest = Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
+                    let rest =
+                        Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
                     found.insert(unexplored(packet), rest);
                     break;
                 }
@@ -153,8 +237,11 @@ impl Host {
             }
         }
         self.chance = seeded;
-        let mut outcomes: Outcomes = found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
-        outcomes.sort_by(|one, two| two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1)));
+        let mut outcomes: Outcomes =
+            found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
+        outcomes.sort_by(|one, two| {
+            two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1))
+        });
         outcomes
     }
 
@@ -162,32 +249,65 @@ impl Host {
     fn dry(&mut self, packet: &Packet) -> Outcome {
         self.tracker.begin_dry();
         self.store.begin_dry();
-        let mut path = Path {
-            store: &mut self.store,
-            net: &self.net,
-            tracker: &mut self.tracker,
-            chance: &mut self.chance,
-            sink: &mut Silent,
-            now: self.now,
-            dry: true,
-        };
+        self.facilities.begin_dry();
+        let mut silent = Silent;
+        let mut path = self.path(&mut silent);
+        path.dry = true;
         let outcome = path.travel(packet);
         self.tracker.end_dry();
         self.store.end_dry();
+        self.facilities.end_dry();
         outcome
     }
 
     fn travel<S: Sink>(&mut self, packet: &Packet, sink: &mut S) -> Outcome {
-        let mut path = Path {
+        self.path(sink).travel(packet)
+    }
+
+    fn path<'h, S>(&'h mut self, sink: &'h mut S) -> Path<'h, S> {
+        Path {
             store: &mut self.store,
+            hooks: &self.hooks,
+            facilities: &mut self.facilities,
             net: &self.net,
             tracker: &mut self.tracker,
             chance: &mut self.chance,
             sink,
             now: self.now,
             dry: false,
-        };
-        path.travel(packet)
+        }
+    }
+
+    /// Changes what stands at the hooks beside nf_tables, and orders it anew.
+    #[allow(dead_code, reason = "facilities beside nf_tables use it")]
+    pub(crate) fn with_hooks(&mut self, change: impl FnOnce(&mut Hooks)) {
+        change(&mut self.hooks);
+        self.hooks.order(&self.store);
+    }
+
+    /// The facilities beside nf_tables, to read.
+    pub(crate) fn facilities(&self) -> &Facilities {
+        &self.facilities
+    }
+
+    /// The facilities beside nf_tables, to change.
+    pub(crate) fn facilities_mut(&mut self) -> &mut Facilities {
+        &mut self.facilities
+    }
+
+    /// IPVS with what it needs of the host to change.
+    pub(crate) fn ipvs_parts(&mut self) -> (&mut crate::ipvs::Ipvs, &mut Tracker) {
+        (&mut self.facilities.ipvs, &mut self.tracker)
+    }
+
+    /// The clock in its own unit; never zero.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.now
+    }
+
+    #[cfg(test)]
+    pub(crate) fn probe(&self) -> &crate::facilities::tests::Probe {
+        &self.facilities.probe
     }
 
     /// Every connection, by its original direction.
@@ -205,5 +325,13 @@ impl Host {
 /// Where did it enter, and nothing more is known.
 fn unexplored(packet: &Packet) -> Outcome {
     let packet = Packet { entry: Entry::Local, ..packet.clone() };
-    Outcome { fate: Fate::Unexplored, packet, dnat: None, snat: None, before: None, after: None, accepted: false }
+    Outcome {
+        fate: Fate::Unexplored,
+        packet,
+        dnat: None,
+        snat: None,
+        before: None,
+        after: None,
+        accepted: false,
+    }
 }

@@ -4,9 +4,9 @@
 use crate::chance::Probability;
 use crate::conntrack::Connection;
 use crate::net::Hop;
-use crate::nft::eval::Place;
 use crate::nft::{Hook, RejectWith};
 use crate::packet::Packet;
+use crate::skb::Place;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -163,7 +163,9 @@ impl fmt::Display for Fate {
             Fate::Martian => out.write_str("martian: not taken from that link"),
             Fate::NotForwarded => out.write_str("not forwarded: forwarding is off"),
             Fate::Expired => out.write_str("time to live exceeded"),
-            Fate::Unconfirmed(hook) => write!(out, "not taken by connection tracking at {}", hook.name()),
+            Fate::Unconfirmed(hook) => {
+                write!(out, "not taken by connection tracking at {}", hook.name())
+            }
             Fate::Unmodelled(what) => write!(out, "not modelled: {what}"),
             Fate::Unexplored => out.write_str("not explored"),
         }
@@ -187,7 +189,9 @@ impl fmt::Display for Step {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Hook(hook) => write!(out, "{}", hook.name()),
-            Step::Chain { table, chain, priority } => write!(out, "  {table} {chain} (priority {priority})"),
+            Step::Chain { table, chain, priority } => {
+                write!(out, "  {table} {chain} (priority {priority})")
+            }
             Step::Rule { chain, handle, comment } => {
                 write!(out, "    {chain} rule {handle}")?;
                 comment.as_ref().map_or(Ok(()), |comment| write!(out, " \"{comment}\""))
@@ -223,7 +227,9 @@ impl fmt::Display for Journey {
                 }
                 Step::Verdict(verdict) => writeln!(out, "    {verdict}")?,
                 Step::NoMatch => {}
-                Step::Lookup { .. } | Step::Nat(_) | Step::Log(_) if open => below.push_str(&format!("{step}\n")),
+                Step::Lookup { .. } | Step::Nat(_) | Step::Log(_) if open => {
+                    below.push_str(&format!("{step}\n"))
+                }
                 Step::Rule { .. } => {
                     write!(out, "{step}")?;
                     open = true;

@@ -13,6 +13,7 @@
 //!
 //! [`Host::nft_batch`] takes a netlink batch; [`Host::fate`] says what becomes of a packet, [`Host::send`] says it with every step,
 //! [`Host::outcomes`] says everything that can become of it with the probability of each, and changes nothing.
+//! [`Host::iptables_restore`] takes a text for iptables-restore, [`Host::iptables_save`] prints one.
 //!
 //! The crate knows nothing of Kubernetes, has no dependencies, reads no clock, and panics on no input. Its files: `host` (the verbs),
 //! `path` (the netfilter diagram), `nft` (tables and rules), `conntrack` (connections and NAT), `net` (links and routes), `packet`, `chance`,
@@ -20,21 +21,34 @@
 //!
 #![doc = include_str!("../MODEL.md")]
 
+mod answer;
 mod chance;
 pub mod conntrack;
+mod facilities;
 mod hash;
+mod hooks;
 mod host;
+pub mod ipset;
+pub mod ipvs;
 mod journey;
 mod net;
 pub mod nft;
 pub mod packet;
 mod path;
+mod skb;
+mod sysctls;
+pub mod world;
+mod xtables;
 
 pub use chance::Probability;
 pub use conntrack::Connection;
 pub use host::Host;
+pub use ipset::{Direction, IpsetError};
 pub use journey::{Fate, Journey, Outcome, Outcomes, Step};
-pub use net::{Hop, LOOPBACK, Link, Sysctls};
-pub use nft::eval::Place;
+pub use net::{Hop, LOOPBACK, Link};
 pub use nft::{Errno, Family, Hook, NftError, RejectWith};
 pub use packet::{Entry, Packet, Transport};
+pub use skb::Place;
+pub use sysctls::Sysctls;
+pub use world::World;
+pub use xtables::{XtCounters, XtError, XtErrorKind, XtFamily, XtRestore, XtTable};

@@ -3,6 +3,7 @@
 //! It must never know packets' transports, rules or connections. Tests: tests/routing.rs.
 
 use crate::hash::FastMap;
+use crate::sysctls::Sysctls;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -48,37 +49,6 @@ struct Route {
     source: Option<IpAddr>,
 }
 
-/// The sysctls the packet path looks at.
-#[derive(Clone, Debug)]
-pub struct Sysctls {
-    /// `net.ipv4.ip_forward`
-    pub ip_forward: bool,
-    /// `net.ipv6.conf.all.forwarding`
-    pub ipv6_forwarding: bool,
-    /// `net.ipv4.conf.all.route_localnet`
-    pub route_localnet: bool,
-    /// `net.ipv4.conf.all.rp_filter`: 0 off, 1 strict, 2 loose.
-    pub rp_filter: u8,
-    /// `net.netfilter.nf_conntrack_max`
-    pub nf_conntrack_max: usize,
-    /// `net.netfilter.nf_conntrack_tcp_loose`: connections already under way are picked up.
-    pub nf_conntrack_tcp_loose: bool,
-}
-
-impl Default for Sysctls {
-    /// A node's settings: forwarding on, the rest as Linux starts.
-    fn default() -> Self {
-        Sysctls {
-            ip_forward: true,
-            ipv6_forwarding: true,
-            route_localnet: false,
-            rp_filter: 0,
-            nf_conntrack_max: 262_144,
-            nf_conntrack_tcp_loose: true,
-        }
-    }
-}
-
 /// Links and routes of one host.
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
@@ -98,7 +68,13 @@ impl Net {
             addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)],
         };
         let locals = lo.addresses.iter().map(|(address, _)| (*address, 1)).collect();
-        Net { links: vec![lo], routes: Vec::new(), locals, broadcasts: FastMap::default(), sysctls: Sysctls::default() }
+        Net {
+            links: vec![lo],
+            routes: Vec::new(),
+            locals,
+            broadcasts: FastMap::default(),
+            sysctls: Sysctls::default(),
+        }
     }
 
     pub(crate) fn links(&self) -> &[Link] {
@@ -129,24 +105,43 @@ impl Net {
             *self.broadcasts.entry(last).or_default() += 1;
         }
         if prefix < width(address) {
-            self.insert_route(Route { network: masked(address, prefix), prefix, gateway: None, link, source: Some(address) });
+            self.insert_route(Route {
+                network: masked(address, prefix),
+                prefix,
+                gateway: None,
+                link,
+                source: Some(address),
+            });
         }
     }
 
     pub(crate) fn remove_address(&mut self, link: u32, address: IpAddr) {
-        let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else { return };
-        let (gone, kept): (Vec<_>, Vec<_>) = found.addresses.drain(..).partition(|(known, _)| *known == address);
+        let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else {
+            return;
+        };
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            found.addresses.drain(..).partition(|(known, _)| *known == address);
         found.addresses = kept;
         for (address, prefix) in gone {
             forget(&mut self.locals, address);
-            broadcast(address, prefix).into_iter().for_each(|last| forget(&mut self.broadcasts, last));
+            broadcast(address, prefix)
+                .into_iter()
+                .for_each(|last| forget(&mut self.broadcasts, last));
         }
-        self.routes.retain(|route| !(route.link == link && route.gateway.is_none() && route.source == Some(address)));
+        self.routes.retain(|route| {
+            !(route.link == link && route.gateway.is_none() && route.source == Some(address))
+        });
     }
 
     pub(crate) fn add_route(&mut self, network: (IpAddr, u8), gateway: Option<IpAddr>, link: u32) {
         let (address, prefix) = (network.0, network.1.min(width(network.0)));
-        self.insert_route(Route { network: masked(address, prefix), prefix, gateway, link, source: None });
+        self.insert_route(Route {
+            network: masked(address, prefix),
+            prefix,
+            gateway,
+            link,
+            source: None,
+        });
     }
 
     /// Longest prefix first; among equals the older first.
@@ -164,7 +159,8 @@ impl Net {
     }
 
     fn is_broadcast(&self, address: IpAddr) -> bool {
-        self.broadcasts.contains_key(&address) || matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
+        self.broadcasts.contains_key(&address)
+            || matches!(address, IpAddr::V4(v4) if v4.is_broadcast())
     }
 
     /// The routing decision for a destination (local table, then main, longest prefix).
@@ -177,7 +173,10 @@ impl Net {
             Decision::Broadcast
         } else {
             match self.matching(destination) {
-                Some(route) => Decision::Via(Hop { link: route.link, next: route.gateway.unwrap_or(destination) }),
+                Some(route) => Decision::Via(Hop {
+                    link: route.link,
+                    next: route.gateway.unwrap_or(destination),
+                }),
                 None => Decision::Unreachable,
             }
         }
@@ -185,7 +184,8 @@ impl Net {
 
     fn matching(&self, destination: IpAddr) -> Option<&Route> {
         self.routes.iter().find(|route| {
-            route.network.is_ipv4() == destination.is_ipv4() && masked(destination, route.prefix) == route.network
+            route.network.is_ipv4() == destination.is_ipv4()
+                && masked(destination, route.prefix) == route.network
         })
     }
 
@@ -195,47 +195,62 @@ impl Net {
             return Some(destination);
         }
         let route = self.matching(destination)?;
-        route.source.or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
+        route
+            .source
+            .or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
     }
 
     /// The address a packet leaving by `link` towards `next` is given: the first address of the link whose network holds
     /// the next hop, else the link's first, else the first of another link. Addresses of the loopback network never.
     pub(crate) fn address_towards(&self, link: u32, next: IpAddr) -> Option<IpAddr> {
-        let usable = |(address, _): &&(IpAddr, u8)| address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address);
+        let usable = |(address, _): &&(IpAddr, u8)| {
+            address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address)
+        };
         let on_link = self.link(link)?.addresses.iter().filter(usable);
-        let near = on_link.clone().find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
+        let near = on_link
+            .clone()
+            .find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
         let first = || on_link.clone().next();
         let elsewhere = || self.links.iter().flat_map(|other| other.addresses.iter()).find(usable);
         near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
     }
 
-    /// Would Linux take a packet with this source from this link? (fib_validate_source)
-    pub(crate) fn accepts_source(&self, source: IpAddr, link: u32) -> bool {
+    /// Would Linux take a packet of IPv4 with this source from this link, to this destination?
+    /// (ip_route_input_slow, fib_validate_source; link-local answers over lo keep their route and are not asked)
+    pub(crate) fn accepts(&self, source: Ipv4Addr, destination: Ipv4Addr, link: u32) -> bool {
+        let sysctls = &self.sysctls;
+        let foreign = source.is_multicast() || source.is_broadcast() || source.octets()[0] == 0;
+        let loopback = source.is_loopback() || destination.is_loopback();
         if link == LOOPBACK {
             return true;
         }
-        if source.is_ipv6() {
-            return !source.is_loopback() && !source.is_multicast();
-        }
-        if self.is_local(source) && !(source.is_loopback() && self.sysctls.route_localnet) {
+        if foreign || destination.octets()[0] == 0 || loopback && !sysctls.route_localnet {
             return false;
         }
-        if source.is_multicast() || self.is_broadcast(source) {
-            return false;
+        if sysctls.rp_filter == 0 {
+            return sysctls.accept_local || !self.locals.contains_key(&source.into());
         }
-        match self.sysctls.rp_filter {
-            0 => true,
-            mode => match self.matching(source) {
-                Some(route) => mode == 2 || route.link == link,
-                None => false,
-            },
+        match self.route(source.into()) {
+            Decision::Local if !sysctls.accept_local => false,
+            Decision::Local => sysctls.rp_filter == 2 || self.holds(link, source.into()),
+            Decision::Via(hop) => sysctls.rp_filter == 2 || hop.link == link,
+            Decision::Broadcast | Decision::Multicast | Decision::Unreachable => false,
         }
+    }
+
+    /// Does the link have the address?
+    pub(crate) fn holds(&self, link: u32, address: IpAddr) -> bool {
+        self.link(link)
+            .is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
     }
 
     /// The type of an address as `fib … type` reports it (RTN_* of linux/rtnetlink.h).
     #[inline]
     pub(crate) fn address_type(&self, address: IpAddr, link: Option<u32>) -> u32 {
-        let on_link = |wanted: u32| self.link(wanted).is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address));
+        let on_link = |wanted: u32| {
+            self.link(wanted)
+                .is_some_and(|found| found.addresses.iter().any(|(known, _)| *known == address))
+        };
         match (self.route(address), link) {
             (Decision::Local, Some(link)) if !on_link(link) => 1,
             (Decision::Local, _) => 2,
@@ -252,7 +267,9 @@ impl Net {
 /// The last address of a network of IPv4, where it is a broadcast address.
 fn broadcast(address: IpAddr, prefix: u8) -> Option<IpAddr> {
     match address {
-        IpAddr::V4(v4) if prefix < 31 => Some(Ipv4Addr::from(u32::from(v4) | (u32::MAX >> prefix)).into()),
+        IpAddr::V4(v4) if prefix < 31 => {
+            Some(Ipv4Addr::from(u32::from(v4) | (u32::MAX >> prefix)).into())
+        }
         _ => None,
     }
 }

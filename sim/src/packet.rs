@@ -102,6 +102,8 @@ pub struct Packet {
     pub ttl: u8,
     /// Bytes after the transport header.
     pub payload: u16,
+    /// TCP: its sequence number lies outside of the window its connection allows (a late retransmission, a blind reset).
+    pub out_of_window: bool,
     /// Where it enters.
     pub entry: Entry,
 }
@@ -133,7 +135,17 @@ impl Packet {
 
     /// Any packet sent by this host.
     pub fn new(src: IpAddr, dst: IpAddr, transport: Transport) -> Self {
-        Packet { src, dst, transport, mark: 0, priority: 0, ttl: 64, payload: 0, entry: Entry::Local }
+        Packet {
+            src,
+            dst,
+            transport,
+            mark: 0,
+            priority: 0,
+            ttl: 64,
+            payload: 0,
+            out_of_window: false,
+            entry: Entry::Local,
+        }
     }
 
     /// The same packet, arriving on a link.
@@ -171,13 +183,16 @@ impl Packet {
     pub fn answer(&self) -> Self {
         let transport = match self.transport {
             Transport::Tcp { sport, dport, flags: sent } => {
-                let back = if sent & flags::SYN != 0 { flags::SYN | flags::ACK } else { flags::ACK };
+                let back =
+                    if sent & flags::SYN != 0 { flags::SYN | flags::ACK } else { flags::ACK };
                 Transport::Tcp { sport: dport, dport: sport, flags: back }
             }
             Transport::Udp { sport, dport } => Transport::Udp { sport: dport, dport: sport },
-            Transport::Sctp { sport, dport, chunk } => {
-                Transport::Sctp { sport: dport, dport: sport, chunk: if chunk == 1 { 2 } else { chunk } }
-            }
+            Transport::Sctp { sport, dport, chunk } => Transport::Sctp {
+                sport: dport,
+                dport: sport,
+                chunk: if chunk == 1 { 2 } else { chunk },
+            },
             Transport::Icmp { kind, code, id, .. } => {
                 let kind = match kind {
                     8 => 0,
@@ -208,11 +223,26 @@ impl Packet {
     #[inline]
     pub fn ports(&self) -> Option<(u16, u16)> {
         match self.transport {
-            Transport::Tcp { sport, dport, .. } | Transport::Udp { sport, dport } | Transport::Sctp { sport, dport, .. } => {
-                Some((sport, dport))
-            }
+            Transport::Tcp { sport, dport, .. }
+            | Transport::Udp { sport, dport }
+            | Transport::Sctp { sport, dport, .. } => Some((sport, dport)),
             _ => None,
         }
+    }
+
+    /// Ports, or an ICMP identifier: what translation may change beside addresses.
+    pub(crate) fn identity(&self) -> (u16, u16) {
+        match self.transport {
+            Transport::Icmp { id, .. } => (id, 0),
+            _ => self.ports().unwrap_or((0, 0)),
+        }
+    }
+
+    /// The same TCP packet with a sequence number outside of its connection's window.
+    #[must_use]
+    pub fn outside_of_the_window(mut self) -> Self {
+        self.out_of_window = true;
+        self
     }
 
     /// Source port; zero where the protocol has none.
@@ -228,7 +258,9 @@ impl Packet {
     pub(crate) fn set_source(&mut self, address: IpAddr, port: u16) {
         self.src = address;
         match &mut self.transport {
-            Transport::Tcp { sport, .. } | Transport::Udp { sport, .. } | Transport::Sctp { sport, .. } => *sport = port,
+            Transport::Tcp { sport, .. }
+            | Transport::Udp { sport, .. }
+            | Transport::Sctp { sport, .. } => *sport = port,
             Transport::Icmp { id, .. } => *id = port,
             Transport::Other(_) => {}
         }
@@ -237,7 +269,9 @@ impl Packet {
     pub(crate) fn set_destination(&mut self, address: IpAddr, port: u16) {
         self.dst = address;
         match &mut self.transport {
-            Transport::Tcp { dport, .. } | Transport::Udp { dport, .. } | Transport::Sctp { dport, .. } => *dport = port,
+            Transport::Tcp { dport, .. }
+            | Transport::Udp { dport, .. }
+            | Transport::Sctp { dport, .. } => *dport = port,
             Transport::Icmp { .. } | Transport::Other(_) => {}
         }
     }
@@ -245,7 +279,9 @@ impl Packet {
     /// Is this an ICMP error, which belongs to the connection it quotes?
     pub(crate) fn is_icmp_error(&self) -> bool {
         match self.transport {
-            Transport::Icmp { kind, .. } if self.dst.is_ipv4() => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            Transport::Icmp { kind, .. } if self.dst.is_ipv4() => {
+                matches!(kind, 3 | 4 | 5 | 11 | 12)
+            }
             Transport::Icmp { kind, .. } => kind < 128,
             _ => false,
         }
@@ -268,7 +304,12 @@ impl Packet {
 
     /// The header bytes, as nft `payload` would load them. Checksums are zero.
     pub(crate) fn headers(&self) -> Headers {
-        let mut headers = Headers { network: [0; 40], network_len: 0, transport: [0; 20], transport_len: self.transport_length() };
+        let mut headers = Headers {
+            network: [0; 40],
+            network_len: 0,
+            transport: [0; 20],
+            transport_len: self.transport_length(),
+        };
         self.write_network(&mut headers);
         self.write_transport(&mut headers.transport);
         headers
@@ -309,7 +350,9 @@ impl Packet {
                 bytes[12] = 5 << 4;
                 bytes[13] = flags;
             }
-            Transport::Udp { .. } => bytes[4..6].copy_from_slice(&self.payload.saturating_add(8).to_be_bytes()),
+            Transport::Udp { .. } => {
+                bytes[4..6].copy_from_slice(&self.payload.saturating_add(8).to_be_bytes())
+            }
             Transport::Sctp { chunk, .. } => bytes[12] = chunk,
             Transport::Icmp { kind, code, id, .. } => {
                 bytes[0] = kind;
@@ -345,13 +388,45 @@ impl Headers {
 impl fmt::Display for Packet {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match &self.transport {
-            Transport::Tcp { flags: bits, .. } => return write!(out, "tcp {} → {} [{}]{}", self.end(self.src, self.sport()), self.end(self.dst, self.dport()), FlagNames(*bits), Marked(self.mark)),
+            Transport::Tcp { flags: bits, .. } => {
+                return write!(
+                    out,
+                    "tcp {} → {} [{}]{}",
+                    self.end(self.src, self.sport()),
+                    self.end(self.dst, self.dport()),
+                    FlagNames(*bits),
+                    Marked(self.mark)
+                );
+            }
             Transport::Udp { .. } => "udp",
             Transport::Sctp { .. } => "sctp",
-            Transport::Icmp { kind, code, id, .. } => return write!(out, "icmp {}/{code} id {id} {} → {}{}", kind, self.src, self.dst, Marked(self.mark)),
-            Transport::Other(number) => return write!(out, "protocol {number} {} → {}{}", self.src, self.dst, Marked(self.mark)),
+            Transport::Icmp { kind, code, id, .. } => {
+                return write!(
+                    out,
+                    "icmp {}/{code} id {id} {} → {}{}",
+                    kind,
+                    self.src,
+                    self.dst,
+                    Marked(self.mark)
+                );
+            }
+            Transport::Other(number) => {
+                return write!(
+                    out,
+                    "protocol {number} {} → {}{}",
+                    self.src,
+                    self.dst,
+                    Marked(self.mark)
+                );
+            }
         };
-        write!(out, "{name} {} → {}{}", self.end(self.src, self.sport()), self.end(self.dst, self.dport()), Marked(self.mark))
+        write!(
+            out,
+            "{name} {} → {}{}",
+            self.end(self.src, self.sport()),
+            self.end(self.dst, self.dport()),
+            Marked(self.mark)
+        )
     }
 }
 
@@ -373,8 +448,17 @@ struct FlagNames(u8);
 
 impl fmt::Display for FlagNames {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = [(flags::SYN, "S"), (flags::ACK, "A"), (flags::FIN, "F"), (flags::RST, "R"), (flags::PSH, "P")];
-        named.iter().filter(|(bit, _)| self.0 & bit != 0).try_for_each(|(_, letter)| out.write_str(letter))
+        let named = [
+            (flags::SYN, "S"),
+            (flags::ACK, "A"),
+            (flags::FIN, "F"),
+            (flags::RST, "R"),
+            (flags::PSH, "P"),
+        ];
+        named
+            .iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .try_for_each(|(_, letter)| out.write_str(letter))
     }
 }
 
@@ -384,7 +468,10 @@ mod tests {
 
     #[test]
     fn header_bytes_are_where_linux_has_them() {
-        let packet = Packet::tcp("10.0.0.1:1000".parse().expect("literal"), "10.0.0.2:80".parse().expect("literal"));
+        let packet = Packet::tcp(
+            "10.0.0.1:1000".parse().expect("literal"),
+            "10.0.0.2:80".parse().expect("literal"),
+        );
         let headers = packet.headers();
         assert_eq!(&headers.network()[12..20], &[10, 0, 0, 1, 10, 0, 0, 2]);
         assert_eq!(headers.network()[9], 6);

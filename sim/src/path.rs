@@ -10,19 +10,25 @@
 //! Facts from net/ipv4/ip_{input,forward,output}.c, nf_nat_core.c (nf_nat_inet_fn) and nf_nat_proto.c.
 //! It must never know what rules say. Tests: tests/hooks.rs, tests/conntrack.rs, tests/routing.rs.
 
+use crate::answer;
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
-use crate::conntrack::{Standing, Tracker, status};
-use crate::journey::{Fate, Outcome, Sink, Step};
+use crate::conntrack::{Admission, Ct, Standing, Tracker, status};
+use crate::facilities::Facilities;
+use crate::hooks::{Attached, HookFunction, Hooks};
+use crate::journey::{Fate, Journey, Outcome, Sink, Step};
 use crate::net::{Decision, Hop, LOOPBACK, Net};
-use crate::nft::eval::{End, Env, Skb, run};
-use crate::nft::{Attached, Hook, Store};
+use crate::nft::eval::run;
+use crate::nft::{Hook, Store};
 use crate::packet::{Entry, Packet};
+use crate::skb::{End, Env, Place, Skb};
 use std::net::IpAddr;
 
 /// What a packet meets on its way.
 pub(crate) struct Path<'h, S> {
     pub(crate) store: &'h mut Store,
+    pub(crate) hooks: &'h Hooks,
+    pub(crate) facilities: &'h mut Facilities,
     pub(crate) net: &'h Net,
     pub(crate) tracker: &'h mut Tracker,
     pub(crate) chance: &'h mut Chance,
@@ -31,34 +37,65 @@ pub(crate) struct Path<'h, S> {
     pub(crate) dry: bool,
 }
 
-/// The end of the way, when it comes early.
-type Stopped = Result<(), Fate>;
-
-/// What stands at a hook beside the chains of tables.
-#[derive(Clone, Copy)]
-enum Core {
-    Conntrack,
-    Nat,
-    Confirm,
+/// Why the way does not go on as usual.
+enum Stop {
+    /// It ends here.
+    End(Fate),
+    /// A facility sends the packet anew from the output hook.
+    Resend,
 }
+
+impl From<Fate> for Stop {
+    fn from(fate: Fate) -> Stop {
+        Stop::End(fate)
+    }
+}
+
+/// How often a packet may be sent anew before it counts as looping.
+const RESENDS: u32 = 4;
 
 impl<S: Sink> Path<'_, S> {
     /// Takes a packet from where it enters to its end.
     pub(crate) fn travel(&mut self, packet: &Packet) -> Outcome {
         let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
-        let mut skb = Skb { packet: packet.clone(), headers: packet.headers(), ct: None, in_link: None, out: None, accepted: false };
-        let fate = match (packet.src, packet.dst, packet.entry) {
-            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => Err(Fate::Unmodelled("a packet of two families")),
-            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => Err(Fate::Unmodelled("a link that is not there")),
-            (_, _, Entry::Link(link)) => self.arrive(&mut skb, link),
-            (_, _, Entry::Local) => self.depart(&mut skb),
-        };
-        self.outcome(fate.unwrap_or_else(|fate| fate), skb, before)
+        let mut skb = Skb::new(packet);
+        let fate = self.walk(&mut skb);
+        self.outcome(fate, skb, before)
     }
 
-    fn outcome(&mut self, fate: Fate, skb: Skb, before: Option<crate::conntrack::Connection>) -> Outcome {
+    fn walk(&mut self, skb: &mut Skb) -> Fate {
+        let mut end = match (skb.packet.src, skb.packet.dst, skb.packet.entry) {
+            (IpAddr::V4(_), IpAddr::V6(_), _) | (IpAddr::V6(_), IpAddr::V4(_), _) => {
+                Err(Fate::Unmodelled("a packet of two families").into())
+            }
+            (_, _, Entry::Link(link)) if self.net.link(link).is_none() => {
+                Err(Fate::Unmodelled("a link that is not there").into())
+            }
+            (_, _, Entry::Link(link)) => self.arrive(skb, link),
+            (_, _, Entry::Local) => self.depart(skb),
+        };
+        for _ in 0..RESENDS {
+            if !matches!(end, Err(Stop::Resend)) {
+                break;
+            }
+            end = self.resend(skb);
+        }
+        match end {
+            Ok(fate) | Err(Stop::End(fate)) => fate,
+            Err(Stop::Resend) => Fate::Unmodelled("a packet that is sent anew without end"),
+        }
+    }
+
+    fn outcome(
+        &mut self,
+        fate: Fate,
+        skb: Skb,
+        before: Option<crate::conntrack::Connection>,
+    ) -> Outcome {
         let conn = skb.ct.and_then(|ct| self.tracker.get(ct.id));
-        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply));
+        let translated = |bit: u32, end: fn(&crate::conntrack::Tuple) -> (IpAddr, u16)| {
+            conn.filter(|conn| conn.has(bit)).map(|conn| end(&conn.reply))
+        };
         let outcome = Outcome {
             fate,
             dnat: translated(status::DST_NAT, |reply| (reply.src, reply.sport)),
@@ -74,64 +111,89 @@ impl<S: Sink> Path<'_, S> {
         outcome
     }
 
-    fn arrive(&mut self, skb: &mut Skb, link: u32) -> Result<Fate, Fate> {
+    fn arrive(&mut self, skb: &mut Skb, link: u32) -> Result<Fate, Stop> {
         skb.in_link = Some(link);
-        self.hook(Hook::Prerouting, skb)?;
-        let packet = &skb.packet;
-        let foreign_loopback = packet.dst.is_loopback() && link != LOOPBACK && !(self.net.sysctls.route_localnet && packet.dst.is_ipv4());
-        if !self.net.accepts_source(packet.src, link) || foreign_loopback {
-            return Err(Fate::Martian);
+        if let (IpAddr::V6(src), IpAddr::V6(dst)) = (skb.packet.src, skb.packet.dst)
+            && (src.is_multicast() || link != LOOPBACK && (src.is_loopback() || dst.is_loopback()))
+        {
+            return Err(Fate::Martian.into());
         }
-        let decision = self.net.route(packet.dst);
+        self.hook(Hook::Prerouting, skb)?;
+        if let (IpAddr::V4(src), IpAddr::V4(dst)) = (skb.packet.src, skb.packet.dst)
+            && !self.net.accepts(src, dst, link)
+        {
+            return Err(Fate::Martian.into());
+        }
+        let decision = self.net.route(skb.packet.dst);
         self.sink.note(|| Step::Route(format!("{} → {decision:?}", skb.packet.dst)));
         match decision {
             Decision::Local | Decision::Broadcast => self.deliver(skb),
             Decision::Via(hop) => self.through(skb, hop),
-            Decision::Multicast => Err(Fate::Unmodelled("multicast")),
-            Decision::Unreachable => Err(Fate::NoRoute),
+            Decision::Multicast => Err(Fate::Unmodelled("multicast").into()),
+            Decision::Unreachable => Err(Fate::NoRoute.into()),
         }
     }
 
-    fn deliver(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
+    fn deliver(&mut self, skb: &mut Skb) -> Result<Fate, Stop> {
         skb.out = None;
         self.hook(Hook::Input, skb)?;
         Ok(Fate::Delivered)
     }
 
-    fn through(&mut self, skb: &mut Skb, hop: Hop) -> Result<Fate, Fate> {
+    fn through(&mut self, skb: &mut Skb, hop: Hop) -> Result<Fate, Stop> {
         let sysctls = &self.net.sysctls;
-        let forwarding = if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
+        let forwarding =
+            if skb.packet.dst.is_ipv4() { sysctls.ip_forward } else { sysctls.ipv6_forwarding };
         if !forwarding {
-            return Err(Fate::NotForwarded);
+            return Err(Fate::NotForwarded.into());
         }
         if skb.packet.ttl <= 1 {
-            return Err(Fate::Expired);
+            return Err(Fate::Expired.into());
         }
         skb.packet.ttl -= 1;
-        skb.headers = skb.packet.headers();
+        skb.rewrite();
         skb.out = Some(hop);
         self.hook(Hook::Forward, skb)?;
         self.hook(Hook::Postrouting, skb)?;
         Ok(Fate::Forwarded(hop))
     }
 
-    fn depart(&mut self, skb: &mut Skb) -> Result<Fate, Fate> {
+    fn depart(&mut self, skb: &mut Skb) -> Result<Fate, Stop> {
         if skb.packet.src.is_unspecified()
             && let Some(source) = self.net.source_for(skb.packet.dst)
         {
             skb.packet.src = source;
-            skb.headers = skb.packet.headers();
+            skb.rewrite();
         }
-        let mut hop = self.hop_for(skb)?;
-        skb.out = Some(hop);
+        self.output(skb)?;
+        self.leave(skb)
+    }
+
+    /// The output hook; a packet it gives another destination or mark is routed again.
+    fn output(&mut self, skb: &mut Skb) -> Result<(), Stop> {
+        skb.out = Some(self.hop_for(skb)?);
         let (dst, mark) = (skb.packet.dst, skb.packet.mark);
         self.hook(Hook::Output, skb)?;
         if (dst, mark) != (skb.packet.dst, skb.packet.mark) {
-            hop = self.hop_for(skb)?;
+            skb.out = Some(self.hop_for(skb)?);
         }
-        skb.out = Some(hop);
+        Ok(())
+    }
+
+    /// What a facility has taken out of a hook goes to the output hook as if it were sent here.
+    fn resend(&mut self, skb: &mut Skb) -> Result<Fate, Stop> {
+        let arrived = matches!(skb.packet.entry, Entry::Link(_));
+        skb.in_link = None;
+        self.output(skb)?;
+        match self.leave(skb)? {
+            Fate::Sent(hop) if arrived => Ok(Fate::Forwarded(hop)),
+            fate => Ok(fate),
+        }
+    }
+
+    fn leave(&mut self, skb: &mut Skb) -> Result<Fate, Stop> {
         self.hook(Hook::Postrouting, skb)?;
-        if hop.link != LOOPBACK {
+        if let Some(hop) = skb.out.filter(|hop| hop.link != LOOPBACK) {
             return Ok(Fate::Sent(hop));
         }
         // Loopback: the packet comes back in with its connection, and its route (to here) stays.
@@ -147,89 +209,99 @@ impl<S: Sink> Path<'_, S> {
         match decision {
             Decision::Local => Ok(Hop { link: LOOPBACK, next: skb.packet.dst }),
             Decision::Via(hop) => Ok(hop),
-            Decision::Broadcast | Decision::Multicast => Err(Fate::Unmodelled("broadcast and multicast")),
+            Decision::Broadcast | Decision::Multicast => {
+                Err(Fate::Unmodelled("broadcast and multicast"))
+            }
             Decision::Unreachable => Err(Fate::NoRoute),
         }
     }
 
-    /// All that stands at a hook, by priority; of equals the one attached later comes first.
-    fn hook(&mut self, hook: Hook, skb: &mut Skb) -> Stopped {
+    /// All that stands at a hook, in order.
+    fn hook(&mut self, hook: Hook, skb: &mut Skb) -> Result<(), Stop> {
         self.sink.note(|| Step::Hook(hook));
-        let ipv6 = skb.packet.dst.is_ipv6();
-        let since = self.store.nat_since(ipv6);
-        let nat = |priority: i32| since.map(|since| (priority, since, Core::Nat));
-        let tracked = self.store.tracked_since(ipv6);
-        let tracking = |priority: i32, step: Core| tracked.map(|since| (priority, since, step));
-        let core = match hook {
-            Hook::Prerouting | Hook::Output => [tracking(-200, Core::Conntrack), nat(-100)],
-            Hook::Input | Hook::Postrouting => [nat(100), tracking(i32::MAX, Core::Confirm)],
-            Hook::Forward => [None, None],
-        };
-        let mut core = core.into_iter().flatten().peekable();
-        let mut next = 0;
-        loop {
-            let chain = self.store.hook(ipv6, hook).filter.get(next).copied();
-            match (chain, core.peek()) {
-                (Some(chain), Some((priority, since, _))) if before(chain, *priority, *since) => self.chain(hook, chain, skb)?,
-                (Some(chain), None) => self.chain(hook, chain, skb)?,
-                (_, Some((.., step))) => {
-                    let step = *step;
-                    core.next();
-                    self.core(hook, step, skb)?;
-                    continue;
-                }
-                (None, None) => return Ok(()),
-            }
-            next += 1;
+        let hooks = self.hooks;
+        for attached in hooks.at(skb.packet.dst.is_ipv6(), hook) {
+            self.function(hook, *attached, skb)?;
         }
+        Ok(())
     }
 
-    fn chain(&mut self, hook: Hook, chain: Attached, skb: &mut Skb) -> Stopped {
-        self.sink.note(|| {
-            let table = self.store.tables.get(chain.table);
-            let name = table.and_then(|table| table.chains.get(chain.chain)).map(|chain| chain.name.to_string());
-            let table = table.map(|table| format!("{} {}", table.family.name(), table.name));
-            Step::Chain { table: table.unwrap_or_default(), chain: name.unwrap_or_default(), priority: chain.priority }
-        });
-        let mut env = Env { net: self.net, tracker: self.tracker, chance: self.chance, sink: self.sink, now: self.now, hook, dry: self.dry };
-        match run(self.store, &mut env, skb, chain) {
-            End::Accept => Ok(()),
-            End::Drop(place) => Err(Fate::Dropped(place)),
-            End::Reject(with, place) => Err(Fate::Rejected(with, place)),
-        }
-    }
-
-    fn core(&mut self, hook: Hook, step: Core, skb: &mut Skb) -> Stopped {
-        match step {
-            Core::Conntrack => {
-                if skb.ct.is_none() {
-                    skb.ct = self.tracker.admit(&skb.packet, self.now, self.net.sysctls.nf_conntrack_tcp_loose);
-                    self.sink.note(|| Step::Conntrack(skb.ct.map_or("invalid".into(), |ct| format!("{:?}{}", ct.standing, if ct.reply { ", reply" } else { "" }))));
-                }
-                Ok(())
+    #[inline]
+    fn function(&mut self, hook: Hook, attached: Attached, skb: &mut Skb) -> Result<(), Stop> {
+        match attached.function {
+            HookFunction::Chain { .. } | HookFunction::Other(..) => {
+                self.facility(hook, attached, skb)
             }
-            Core::Nat => self.nat(hook, skb),
-            Core::Confirm => match skb.ct {
-                Some(ct) if !self.tracker.confirm(ct.id, self.now, self.net.sysctls.nf_conntrack_max) => Err(Fate::Unconfirmed(hook)),
+            HookFunction::Conntrack => self.track(hook, skb),
+            HookFunction::Nat => self.nat(hook, skb),
+            HookFunction::Confirm => match skb.ct {
+                Some(ct) if !ct.reply && !self.tracker.confirm(ct.id, self.now) => {
+                    Err(Fate::Unconfirmed(hook).into())
+                }
                 _ => Ok(()),
             },
         }
     }
 
+    /// Connection tracking finds or opens the packet's connection, unless it brings one along.
+    fn track(&mut self, hook: Hook, skb: &mut Skb) -> Result<(), Stop> {
+        if skb.ct.is_some() || skb.untracked {
+            return Ok(());
+        }
+        let admission = self.tracker.admit(&skb.packet, self.now, &self.net.sysctls);
+        self.sink.note(|| Step::Conntrack(admission.to_string()));
+        match admission {
+            Admission::Tracked(ct) => skb.ct = Some(ct),
+            Admission::Invalid => {}
+            Admission::Untracked => skb.untracked = true,
+            Admission::Full => return Err(Fate::Unconfirmed(hook).into()),
+        }
+        Ok(())
+    }
+
+    /// A base chain, or a function of a facility beside nf_tables.
+    fn facility(&mut self, hook: Hook, attached: Attached, skb: &mut Skb) -> Result<(), Stop> {
+        let mut env = Env {
+            net: self.net,
+            tracker: self.tracker,
+            chance: self.chance,
+            sink: self.sink,
+            now: self.now,
+            hook,
+            dry: self.dry,
+        };
+        let end = match attached.function {
+            HookFunction::Chain { table, chain } => {
+                env.sink.note(|| base_chain(self.store, (table, chain), attached.priority));
+                run(self.store, &mut env, skb, (table, chain))
+            }
+            HookFunction::Other(facility, number) => {
+                self.facilities.run((facility, number), &mut env, skb)
+            }
+            HookFunction::Conntrack | HookFunction::Nat | HookFunction::Confirm => End::Accept,
+        };
+        match end {
+            End::Accept => Ok(()),
+            End::Drop(place) => Err(Fate::Dropped(place).into()),
+            End::Reject(with, place) => Err(Fate::Rejected(with, place).into()),
+            End::Resend => Err(Stop::Resend),
+        }
+    }
+
     /// The NAT core: a new connection asks the NAT chains until one binds it, then the packet is rewritten.
-    fn nat(&mut self, hook: Hook, skb: &mut Skb) -> Stopped {
+    fn nat(&mut self, hook: Hook, skb: &mut Skb) -> Result<(), Stop> {
         let Some(ct) = skb.ct else { return Ok(()) };
         let (manip, done) = match hook {
             Hook::Prerouting | Hook::Output => (Manip::Destination, status::DST_NAT_DONE),
             _ => (Manip::Source, status::SRC_NAT_DONE),
         };
         let is_done = |tracker: &Tracker| tracker.get(ct.id).is_none_or(|conn| conn.has(done));
-        if ct.standing != Standing::Established && !is_done(self.tracker) {
-            let ipv6 = skb.packet.dst.is_ipv6();
-            let mut next = 0;
-            while let Some(chain) = self.store.hook(ipv6, hook).nat.get(next).copied() {
-                next += 1;
-                self.chain(hook, chain, skb)?;
+        // An error is translated as its connection is, and asks nobody (nf_nat_icmp_reply_translation).
+        let quoting = ct.standing == Standing::Related && skb.packet.is_icmp_error();
+        if !quoting && ct.standing != Standing::Established && !is_done(self.tracker) {
+            let hooks = self.hooks;
+            for attached in hooks.nat(skb.packet.dst.is_ipv6(), hook) {
+                self.facility(hook, *attached, skb)?;
                 if is_done(self.tracker) {
                     break;
                 }
@@ -239,11 +311,17 @@ impl<S: Sink> Path<'_, S> {
             }
         } else if self.left_by_another_link(hook, skb) {
             self.tracker.kill(ct.id);
-            return Err(Fate::Dropped(crate::nft::eval::Place { hook, table: "".into(), chain: "masquerade: the outgoing link changed".into(), rule: None }));
+            let place = Place {
+                hook,
+                table: "".into(),
+                chain: "masquerade: the outgoing link changed".into(),
+                rule: None,
+            };
+            return Err(Fate::Dropped(place).into());
         }
         let Some(conn) = self.tracker.get(ct.id) else { return Ok(()) };
         if translate(&mut skb.packet, conn, ct.reply, manip) {
-            skb.headers = skb.packet.headers();
+            skb.rewrite();
             self.sink.note(|| Step::Rewritten(skb.packet.to_string()));
         }
         Ok(())
@@ -251,13 +329,43 @@ impl<S: Sink> Path<'_, S> {
 
     /// A masqueraded connection whose packets now leave elsewhere is over (nf_nat_oif_changed).
     fn left_by_another_link(&self, hook: Hook, skb: &Skb) -> bool {
-        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else { return false };
+        let Some(ct) = skb.ct.filter(|ct| !ct.reply && hook == Hook::Postrouting) else {
+            return false;
+        };
         let link = self.tracker.get(ct.id).and_then(|conn| conn.masquerade_link);
         matches!((link, skb.out), (Some(link), Some(out)) if link != out.link)
     }
 }
 
-/// Does the chain run before a core step?
-fn before(chain: Attached, priority: i32, since: u64) -> bool {
-    (chain.priority, std::cmp::Reverse(chain.attached)) < (priority, std::cmp::Reverse(since))
+impl Path<'_, Vec<Step>> {
+    /// As `travel`; the packet this host answers with by itself goes its way too, with the connection of the one it answers
+    /// (nf_ct_attach).
+    pub(crate) fn travel_and_answer(&mut self, packet: &Packet) -> (Outcome, Option<Journey>) {
+        let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
+        let mut skb = Skb::new(packet);
+        let fate = self.walk(&mut skb);
+        let answer = answer::to(&fate, &skb.packet, self.net.is_local(skb.packet.dst));
+        let answered = answer.map(|packet| {
+            let mut back = Skb::new(&packet);
+            back.ct = skb.ct.map(|ct| Ct { reply: !ct.reply, standing: Standing::Related, ..ct });
+            let before = std::mem::take(self.sink);
+            let fate = self.walk(&mut back);
+            let steps = std::mem::replace(self.sink, before);
+            // The connection is released with the packet that is answered.
+            back.ct = None;
+            Journey { packet, steps, outcome: self.outcome(fate, back, None) }
+        });
+        (self.outcome(fate, skb, before), answered)
+    }
+}
+
+fn base_chain(store: &Store, at: (u32, u32), priority: i32) -> Step {
+    let table = store.tables.get(at.0);
+    let chain = table
+        .and_then(|table| table.chains.get(at.1))
+        .map(|chain| chain.name.to_string())
+        .unwrap_or_default();
+    let table =
+        table.map(|table| format!("{} {}", table.family.name(), table.name)).unwrap_or_default();
+    Step::Chain { table, chain, priority }
 }

@@ -5,7 +5,10 @@ mod support;
 
 use proptest::prelude::*;
 use sim::{Errno, Family, Host};
-use support::bytes::{APPEND, Batch, CREATE, EXCL, REPLACE, attr, be32, be64, element, expr, msg, nest, text, value, verdict};
+use support::bytes::{
+    APPEND, Batch, CREATE, EXCL, REPLACE, attr, be32, be64, element, expr, msg, nest, text, value,
+    verdict,
+};
 use support::captured;
 
 /// A table with a map of verdicts, a plain map, a chain z used by both an element and a rule.
@@ -20,7 +23,12 @@ fn start_batch() -> Batch {
     batch.table("t").chain("t", "z").base("t", "b", ("filter", 1, 0));
     batch.set(("t", "v"), 8, (4, Some((0xffff_ff00, 0))), &[]);
     batch.set(("t", "m"), 8, (4, Some((0, 4))), &[nest(9, &[be32(1, 2)])]);
-    batch.elements(("t", "v"), msg::NEWSETELEM, CREATE, &[element(&[1; 4], &[verdict(2, -3, Some("z"))])]);
+    batch.elements(
+        ("t", "v"),
+        msg::NEWSETELEM,
+        CREATE,
+        &[element(&[1; 4], &[verdict(2, -3, Some("z"))])],
+    );
     batch.elements(("t", "m"), msg::NEWSETELEM, CREATE, &[element(&[1; 4], &[value(2, &[1; 4])])]);
     batch.rule("t", "b", &[expr::payload(1, 12, 4, 1), expr::lookup("v", 1, Some(0))]);
     batch
@@ -34,7 +42,11 @@ fn refused(write: impl FnOnce(&mut Batch) -> &mut Batch) -> Errno {
     let (before, generation) = (picture(&host), host.nft_generation());
     let error = host.nft_batch(&batch.end()).expect_err("it must be refused");
     dump(&batch.end(), error.errno as i32);
-    assert_eq!((picture(&host), host.nft_generation()), (before, generation), "a refused batch leaves no trace: {error}");
+    assert_eq!(
+        (picture(&host), host.nft_generation()),
+        (before, generation),
+        "a refused batch leaves no trace: {error}"
+    );
     error.errno
 }
 
@@ -44,7 +56,8 @@ fn dump(bytes: &[u8], errno: i32) {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let number = std::fs::read_dir(&folder).map_or(0, Iterator::count);
     let text = format!("{}\n{}\n{errno}\n", hex(&start_batch().end()), hex(bytes));
-    std::fs::write(format!("{folder}/{number:03}"), text).expect("SIM_DUMP names a folder that can be written");
+    std::fs::write(format!("{folder}/{number:03}"), text)
+        .expect("SIM_DUMP names a folder that can be written");
 }
 
 /// Everything there is to read.
@@ -53,12 +66,39 @@ fn picture(host: &Host) -> String {
     for table in host.nft().tables() {
         lines.push(format!("{:?} {} {:?}", table.family(), table.name(), table.userdata()));
         for chain in table.chains() {
-            let rules: Vec<_> = chain.rules().iter().map(|rule| (rule.handle(), rule.expressions().to_vec())).collect();
-            lines.push(format!("{} {} {:?} {} {rules:?}", chain.name(), chain.handle(), chain.base(), chain.uses()));
+            let rules: Vec<_> = chain
+                .rules()
+                .iter()
+                .map(|rule| (rule.handle(), rule.expressions().to_vec()))
+                .collect();
+            lines.push(format!(
+                "{} {} {:?} {} {rules:?}",
+                chain.name(),
+                chain.handle(),
+                chain.base(),
+                chain.uses()
+            ));
         }
         for set in table.sets() {
-            let elements: Vec<_> = set.elements().iter().map(|one| format!("{:?} {:?} {:?} {:?}", one.key(), one.key_end(), one.data(), one.timeout())).collect();
-            lines.push(format!("{} {} {:?} {elements:?}", set.name(), set.handle(), set.definition()));
+            let elements: Vec<_> = set
+                .elements()
+                .iter()
+                .map(|one| {
+                    format!(
+                        "{:?} {:?} {:?} {:?}",
+                        one.key(),
+                        one.key_end(),
+                        one.data(),
+                        one.timeout()
+                    )
+                })
+                .collect();
+            lines.push(format!(
+                "{} {} {:?} {elements:?}",
+                set.name(),
+                set.handle(),
+                set.definition()
+            ));
         }
     }
     lines.join("\n")
@@ -71,14 +111,24 @@ fn errors_are_the_kernels() {
     assert_eq!(refused(|b| b.put(msg::NEWTABLE, CREATE | EXCL, &name("t"))), Errno::EEXIST);
     assert_eq!(refused(|b| b.put(msg::DELCHAIN, 0, &[text(1, "t"), text(3, "z")])), Errno::EBUSY);
     assert_eq!(refused(|b| b.put(msg::DELSET, 0, &[text(1, "t"), text(2, "v")])), Errno::EBUSY);
-    assert_eq!(refused(|b| b.put(msg::DELRULE, 0, &[text(1, "t"), text(2, "b"), be64(3, 999)])), Errno::ENOENT);
+    assert_eq!(
+        refused(|b| b.put(msg::DELRULE, 0, &[text(1, "t"), text(2, "b"), be64(3, 999)])),
+        Errno::ENOENT
+    );
     assert_eq!(refused(|b| b.rule("t", "b", &[expr::verdict(-3, Some("absent"))])), Errno::ENOENT);
     assert_eq!(refused(|b| b.rule("t", "z", &[expr::verdict(-3, Some("b"))])), Errno::EOPNOTSUPP);
     assert_eq!(refused(|b| b.rule("t", "z", &[expr::verdict(-3, Some("z"))])), Errno::EMLINK);
     assert_eq!(refused(|b| b.rule("t", "b", &[expr::masquerade(0)])), Errno::EOPNOTSUPP);
     assert_eq!(refused(|b| b.rule("t", "b", &[expr::lookup("absent", 1, None)])), Errno::ENOENT);
     assert_eq!(refused(|b| b.rule("t", "b", &[expr::cmp(1, 0, &[1; 4])])), Errno::ENODATA);
-    assert_eq!(refused(|b| b.put(msg::NEWRULE, CREATE | REPLACE, &[text(1, "t"), text(2, "b"), nest(4, &[])])), Errno::EINVAL);
+    assert_eq!(
+        refused(|b| b.put(
+            msg::NEWRULE,
+            CREATE | REPLACE,
+            &[text(1, "t"), text(2, "b"), nest(4, &[])]
+        )),
+        Errno::EINVAL
+    );
     assert_eq!(refused(|b| b.base("t", "n", ("nat", 0, -200))), Errno::EOPNOTSUPP);
     assert_eq!(refused(|b| b.base("t", "b", ("filter", 1, 5))), Errno::EOPNOTSUPP);
     assert_eq!(refused(|b| b.base("t", "b", ("nat", 1, 0))), Errno::EEXIST);
@@ -86,30 +136,86 @@ fn errors_are_the_kernels() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of errors")]
 fn errors_of_elements_are_the_kernels() {
     let m = ("t", "m");
     let put = |key: u8, data: u8| element(&[key; 4], &[value(2, &[data; 4])]);
     assert_eq!(refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[put(1, 2)])), Errno::EEXIST);
-    assert_eq!(refused(|b| b.elements(m, msg::NEWSETELEM, CREATE | EXCL, &[put(1, 1)])), Errno::EEXIST);
-    assert_eq!(refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[put(2, 1), put(3, 1)])), Errno::ENFILE);
-    assert_eq!(refused(|b| b.elements(m, msg::DELSETELEM, 0, &[element(&[9; 4], &[])])), Errno::ENOENT);
-    assert_eq!(refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[element(&[9; 4], &[])])), Errno::EINVAL);
-    assert_eq!(refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[element(&[9; 3], &[value(2, &[1; 4])])])), Errno::EINVAL);
-    let plain = |flags: u32, more: Vec<Vec<u8>>| move |b: &mut Batch| { b.set(("t", "s"), flags, (4, None), &more); };
-    let set = |flags: u32, more: Vec<Vec<u8>>| refused(|b| { plain(flags, more)(b); b });
+    assert_eq!(
+        refused(|b| b.elements(m, msg::NEWSETELEM, CREATE | EXCL, &[put(1, 1)])),
+        Errno::EEXIST
+    );
+    assert_eq!(
+        refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[put(2, 1), put(3, 1)])),
+        Errno::ENFILE
+    );
+    assert_eq!(
+        refused(|b| b.elements(m, msg::DELSETELEM, 0, &[element(&[9; 4], &[])])),
+        Errno::ENOENT
+    );
+    assert_eq!(
+        refused(|b| b.elements(m, msg::NEWSETELEM, CREATE, &[element(&[9; 4], &[])])),
+        Errno::EINVAL
+    );
+    assert_eq!(
+        refused(|b| b.elements(
+            m,
+            msg::NEWSETELEM,
+            CREATE,
+            &[element(&[9; 3], &[value(2, &[1; 4])])]
+        )),
+        Errno::EINVAL
+    );
+    let plain = |flags: u32, more: Vec<Vec<u8>>| {
+        move |b: &mut Batch| {
+            b.set(("t", "s"), flags, (4, None), &more);
+        }
+    };
+    let set = |flags: u32, more: Vec<Vec<u8>>| {
+        refused(|b| {
+            plain(flags, more)(b);
+            b
+        })
+    };
     assert_eq!(set(0x80, vec![]), Errno::EINVAL, "concatenation without fields");
     assert_eq!(set(0, vec![be64(11, 1000)]), Errno::EINVAL, "timeout without its flag");
     assert_eq!(set(0, vec![be32(6, 0), be32(7, 4)]), Errno::EINVAL, "data in a set");
     assert_eq!(set(8, vec![]), Errno::EINVAL, "a map without data");
     assert_eq!(set(1, vec![]), Errno::EINVAL, "anonymous and used by nothing");
     let interval = |key: u8, end: bool| element(&[10, key, 0, 0], &[be32(3, u32::from(end))]);
-    let intervals = |elements: &[Vec<u8>]| refused(|b| b.set(("t", "i"), 4, (4, None), &[]).elements(("t", "i"), msg::NEWSETELEM, CREATE, elements));
-    assert_eq!(intervals(&[interval(0, false), interval(9, true), interval(3, false), interval(4, true)]), Errno::EEXIST);
+    let intervals = |elements: &[Vec<u8>]| {
+        refused(|b| {
+            b.set(("t", "i"), 4, (4, None), &[]).elements(
+                ("t", "i"),
+                msg::NEWSETELEM,
+                CREATE,
+                elements,
+            )
+        })
+    };
+    assert_eq!(
+        intervals(&[interval(0, false), interval(9, true), interval(3, false), interval(4, true)]),
+        Errno::EEXIST
+    );
     let fields = nest(9, &[nest(2, &[nest(1, &[be32(1, 4)]), nest(1, &[be32(1, 2)])])]);
-    let range = |low: u8, high: u8| element(&[10, low, 0, 0, 0, 80, 0, 0], &[value(10, &[10, high, 255, 255, 0, 80, 0, 0])]);
-    let ranges = |elements: &[Vec<u8>]| refused(|b| b.set(("t", "c"), 0x84, (8, None), std::slice::from_ref(&fields)).elements(("t", "c"), msg::NEWSETELEM, CREATE, elements));
+    let range = |low: u8, high: u8| {
+        element(&[10, low, 0, 0, 0, 80, 0, 0], &[value(10, &[10, high, 255, 255, 0, 80, 0, 0])])
+    };
+    let ranges = |elements: &[Vec<u8>]| {
+        refused(|b| {
+            b.set(("t", "c"), 0x84, (8, None), std::slice::from_ref(&fields)).elements(
+                ("t", "c"),
+                msg::NEWSETELEM,
+                CREATE,
+                elements,
+            )
+        })
+    };
     assert_eq!(ranges(&[range(0, 9), range(3, 4)]), Errno::EEXIST);
-    assert_eq!(refused(|b| b.elements(("t", "absent"), msg::NEWSETELEM, CREATE, &[put(1, 1)])), Errno::ENOENT);
+    assert_eq!(
+        refused(|b| b.elements(("t", "absent"), msg::NEWSETELEM, CREATE, &[put(1, 1)])),
+        Errno::ENOENT
+    );
     let mut host = start();
     let mut same = Batch::default();
     same.elements(m, msg::NEWSETELEM, CREATE, &[put(1, 1)]);
@@ -145,7 +251,11 @@ fn rules_go_where_they_are_told() {
     };
     let rule = |flags: u16, more: Vec<u8>| {
         let mut batch = Batch::default();
-        batch.put(msg::NEWRULE, CREATE | flags, &[text(1, "t"), text(2, "z"), nest(4, &[expr::verdict(1, None)]), more]);
+        batch.put(
+            msg::NEWRULE,
+            CREATE | flags,
+            &[text(1, "t"), text(2, "z"), nest(4, &[expr::verdict(1, None)]), more],
+        );
         batch.end()
     };
     for (flags, more) in [(APPEND, vec![]), (APPEND, vec![]), (0, vec![])] {

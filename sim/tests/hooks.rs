@@ -9,7 +9,9 @@ use support::{Node, captured, ip, node, tcp, udp};
 
 fn load(text: &str) -> Node {
     let mut node = node();
-    captured(text).iter().for_each(|batch| node.host.nft_batch(batch).unwrap_or_else(|error| panic!("{error}")));
+    captured(text)
+        .iter()
+        .for_each(|batch| node.host.nft_batch(batch).unwrap_or_else(|error| panic!("{error}")));
     node
 }
 
@@ -52,7 +54,11 @@ fn a_local_packet_comes_back_in_by_lo_with_its_connection() {
         ("output after dnat still sees eth0", 1),
         ("prerouting again: new, translated, marked", 1),
     ];
-    assert_eq!(counted, expected.map(|(comment, count)| (comment.to_owned(), count)).into(), "{journey}");
+    assert_eq!(
+        counted,
+        expected.map(|(comment, count)| (comment.to_owned(), count)).into(),
+        "{journey}"
+    );
 }
 
 #[test]

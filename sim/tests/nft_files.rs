@@ -2,7 +2,7 @@
 
 mod support;
 
-use sim::{Fate, Family, Hop, RejectWith};
+use sim::{Family, Fate, Hop, RejectWith};
 use support::{ip, services, tcp, udp};
 
 #[test]
@@ -11,13 +11,22 @@ fn the_service_table_is_read_back() {
     let table = node.host.nft().table(Family::Inet, "simfix").expect("the table was made");
     assert_eq!(table.comment().as_deref(), Some("what the simulator is fed"));
     let services = table.set("services").expect("the map was made");
-    let described: Vec<String> = services.elements().iter().map(|element| element.describe()).collect();
+    let described: Vec<String> =
+        services.elements().iter().map(|element| element.describe()).collect();
     assert_eq!(
         described,
-        ["10.96.0.1 . tcp . 443 : goto n3", "10.96.0.10 . udp . 53 : goto n2", "10.96.0.20 . tcp . 80 : goto n1", "10.96.0.30 . tcp . 80 : goto aff2"]
+        [
+            "10.96.0.1 . tcp . 443 : goto n3",
+            "10.96.0.10 . udp . 53 : goto n2",
+            "10.96.0.20 . tcp . 80 : goto n1",
+            "10.96.0.30 . tcp . 80 : goto aff2"
+        ]
     );
     assert_eq!(services.elements()[0].comment().as_deref(), Some("default/kubernetes:https"));
-    assert_eq!(table.chain("pre").expect("it was made").base().expect("a base chain").priority, -100);
+    assert_eq!(
+        table.chain("pre").expect("it was made").base().expect("a base chain").priority,
+        -100
+    );
 }
 
 /// tests/fixtures/services.list is what `nft -a list ruleset` printed after the same batch.
@@ -37,12 +46,20 @@ fn handles_are_the_kernels() {
         }
     }
     let chains = table.chains().into_iter().map(|chain| (chain.name(), chain.handle()));
-    let sets = table.sets().into_iter().filter(|set| !set.name().starts_with("__")).map(|set| (set.name(), set.handle()));
+    let sets = table
+        .sets()
+        .into_iter()
+        .filter(|set| !set.name().starts_with("__"))
+        .map(|set| (set.name(), set.handle()));
     let mut ours: Vec<_> = chains.chain(sets).collect();
     ours.sort();
     named.sort();
     assert_eq!(ours, named);
-    let ours: Vec<u64> = table.chains().iter().flat_map(|chain| chain.rules().into_iter().map(|rule| rule.handle()).collect::<Vec<_>>()).collect();
+    let ours: Vec<u64> = table
+        .chains()
+        .iter()
+        .flat_map(|chain| chain.rules().into_iter().map(|rule| rule.handle()).collect::<Vec<_>>())
+        .collect();
     assert_eq!(ours, rules);
 }
 
@@ -78,7 +95,10 @@ fn a_reply_is_translated_back() {
 fn a_service_without_endpoints_rejects() {
     let mut node = services();
     let journey = node.host.send(&tcp("10.1.0.2:40000", "10.96.0.40:80").arriving(node.cni0));
-    assert!(matches!(&journey.outcome.fate, Fate::Rejected(RejectWith::UnreachableX(1), place) if &*place.chain == "noep"), "{journey}");
+    assert!(
+        matches!(&journey.outcome.fate, Fate::Rejected(RejectWith::UnreachableX(1), place) if &*place.chain == "noep"),
+        "{journey}"
+    );
 }
 
 #[test]
@@ -91,5 +111,8 @@ fn affinity_keeps_the_endpoint_for_its_time() {
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].1.packet.dst, first.packet.dst);
     node.host.advance(std::time::Duration::from_secs(3 * 3600 + 1));
-    assert_eq!(node.host.outcomes(&tcp("10.1.0.2:40002", "10.96.0.30:80").arriving(node.cni0)).len(), 2);
+    assert_eq!(
+        node.host.outcomes(&tcp("10.1.0.2:40002", "10.96.0.30:80").arriving(node.cni0)).len(),
+        2
+    );
 }

@@ -9,7 +9,9 @@ use support::{Node, captured, ip, node, tcp};
 fn load() -> Node {
     let mut node = node();
     let batches = captured(include_str!("fixtures/six.hex"));
-    batches.iter().for_each(|batch| node.host.nft_batch(batch).unwrap_or_else(|error| panic!("{error}")));
+    batches
+        .iter()
+        .for_each(|batch| node.host.nft_batch(batch).unwrap_or_else(|error| panic!("{error}")));
     node
 }
 
@@ -46,10 +48,17 @@ fn a_reset_answers_where_a_reset_is_asked_for() {
 #[test]
 fn fib_knows_local_addresses_and_return_paths() {
     let mut node = load();
-    let at = |host: &mut Host, src: &str, dst: &str, link: u32| host.fate(&tcp(src, dst).arriving(link));
+    let at =
+        |host: &mut Host, src: &str, dst: &str, link: u32| host.fate(&tcp(src, dst).arriving(link));
     let (eth0, cni0) = (node.eth0, node.cni0);
-    assert_eq!(at(&mut node.host, "192.168.1.7:4000", "192.168.1.10:22", eth0).fate, Fate::Delivered);
-    assert_eq!(at(&mut node.host, "192.168.1.7:4000", "192.168.1.10:10010", eth0).fate, Fate::Delivered);
+    assert_eq!(
+        at(&mut node.host, "192.168.1.7:4000", "192.168.1.10:22", eth0).fate,
+        Fate::Delivered
+    );
+    assert_eq!(
+        at(&mut node.host, "192.168.1.7:4000", "192.168.1.10:10010", eth0).fate,
+        Fate::Delivered
+    );
     let wrong_link = at(&mut node.host, "192.168.1.7:4000", "192.168.1.10:80", cni0);
     assert!(matches!(wrong_link.fate, Fate::Dropped(_)), "{wrong_link}");
 }
@@ -59,10 +68,15 @@ fn a_limit_lets_three_pass_and_fills_again_with_time() {
     let mut node = load();
     let mut send = |port: u16, wait: u64| {
         node.host.advance(Duration::from_millis(wait));
-        let packet = Packet::udp(format!("192.168.1.7:{port}").parse().expect("literal"), "192.168.1.10:99".parse().expect("literal"));
+        let packet = Packet::udp(
+            format!("192.168.1.7:{port}").parse().expect("literal"),
+            "192.168.1.10:99".parse().expect("literal"),
+        );
         node.host.fate(&packet.arriving(node.eth0)).fate == Fate::Delivered
     };
-    let passed: Vec<bool> = [(1, 0), (2, 0), (3, 0), (4, 0), (5, 500), (6, 100)].map(|(port, wait)| send(port, wait)).to_vec();
+    let passed: Vec<bool> = [(1, 0), (2, 0), (3, 0), (4, 0), (5, 500), (6, 100)]
+        .map(|(port, wait)| send(port, wait))
+        .to_vec();
     assert_eq!(passed, [true, true, true, false, true, false]);
 }
 
@@ -71,7 +85,10 @@ fn incremental_numbers_alternate() {
     let mut node = load();
     let mut send = |port: u16| {
         // UDP has no `tcp dport`, so the hash rule does not match and the counting one decides.
-        let packet = Packet::udp(format!("192.168.1.7:{port}").parse().expect("literal"), "10.1.0.9:99".parse().expect("literal"));
+        let packet = Packet::udp(
+            format!("192.168.1.7:{port}").parse().expect("literal"),
+            "10.1.0.9:99".parse().expect("literal"),
+        );
         node.host.fate(&packet.arriving(node.eth0))
     };
     let fates: Vec<Option<u64>> = (1..5).map(|port| rule(&send(port))).collect();

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 /// Longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts to reach a server that does not answer: nothing reaches it,
+/// so that it costs nothing, and nodes are to be back soon when it is.
+const LONGEST_PAUSE_UNREACHABLE: Duration = Duration::from_secs(4);
 /// Pause before the first retry, before chance makes it shorter.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A server's Retry-After is believed up to here.
@@ -124,7 +127,11 @@ impl Position {
                 self.relist();
             }
             Outcome::Garbage => self.relist(),
-            Outcome::Unreachable => {}
+            Outcome::Unreachable => {
+                return self
+                    .pause(chance)
+                    .min(LONGEST_PAUSE_UNREACHABLE.mul_f64(0.5 + chance / 2.0));
+            }
             Outcome::Refused { code, retry_after } => {
                 return self.refused(code, retry_after, chance);
             }
@@ -275,8 +282,11 @@ mod tests {
         let pauses: Vec<_> = (0..60).map(|_| position.advance(Outcome::Unreachable, 1.0)).collect();
         assert!(pauses[0] <= Duration::from_millis(200) && pauses[2] <= Duration::from_secs(1));
         assert!(pauses.is_sorted());
-        assert_eq!(pauses[59], LONGEST_PAUSE);
-        assert!(position.advance(Outcome::Unreachable, 0.0) >= LONGEST_PAUSE / 2);
+        assert_eq!(pauses[59], LONGEST_PAUSE_UNREACHABLE);
+        let half = LONGEST_PAUSE_UNREACHABLE / 2;
+        assert!(position.advance(Outcome::Unreachable, 0.0) >= half);
+        assert_eq!(position.advance(Outcome::Garbage, 1.0), LONGEST_PAUSE);
+        position = watching();
         position.advance(Outcome::WatchEnded, 0.5);
         assert!(position.advance(Outcome::Unreachable, 1.0) <= Duration::from_millis(200));
     }

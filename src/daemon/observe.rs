@@ -81,6 +81,11 @@ impl Observer for Witness {
         self.metrics.seen(event);
     }
 
+    fn fed(&mut self, proxy: &Proxy) {
+        // A taint changes no packet's fate, but whether load balancers may send here.
+        self.health.follow_node(proxy.cluster());
+    }
+
     fn queued(&mut self) {
         self.health.queued(Instant::now());
         self.metrics.queued(SystemTime::now());

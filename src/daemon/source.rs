@@ -57,10 +57,9 @@ async fn api_server(
     let connection = connect(&server).await.map_err(Failure::new)?;
     tracing::info!(server = connection.url(), "watching the API server");
     let node_name = settings.node_name.clone();
-    let watches = Watches::start(&connection, node_name.clone(), &events, &Patience::default());
-    let mut reporter = Reporter::start(&connection, node_name, Restraint::default());
+    let mut reporter = Reporter::start(&connection, node_name.clone(), Restraint::default());
     let failure = async move {
-        // The watches retry whatever may pass; what cannot is said by the first question.
+        // The watches retry whatever may pass; what cannot is said by the first question, once.
         let checked = connection.check(std::time::Duration::from_secs(10)).await;
         if let Err(error) = checked {
             if error.is_final() {
@@ -68,7 +67,7 @@ async fn api_server(
             }
             tracing::warn!(%error, "the API server does not answer yet; trying on");
         }
-        let _watches = watches;
+        let _watches = Watches::start(&connection, node_name, &events, &Patience::default());
         pending().await
     };
     Ok(Started {

@@ -18,7 +18,11 @@ pub enum Capability {
     NftablesNumgen,
     /// Address type look-ups in rules: `fib`.
     NftablesFib,
-    /// IPv6 on this host.
+    /// Conntrack's state, status and original direction in rules: `ct`.
+    NftablesCt,
+    /// Answers to refused connections: `reject`.
+    NftablesReject,
+    /// IPv6 on this host, with all that is needed of nf_tables.
     Ipv6,
     /// Conntrack entries can be listed and deleted.
     Conntrack,
@@ -46,7 +50,15 @@ impl Capability {
             Capability::NftablesFib => {
                 "this kernel's nf_tables has no fib: load nft_fib_ipv4 and nft_fib_ipv6 (CONFIG_NFT_FIB_IPV4, _IPV6)"
             }
-            Capability::Ipv6 => "this host has no IPv6: only IPv4 is programmed",
+            Capability::NftablesCt => {
+                "this kernel's nf_tables has no ct: load nft_ct (CONFIG_NFT_CT)"
+            }
+            Capability::NftablesReject => {
+                "this kernel's nf_tables has no reject: load nft_reject_ipv4 and nft_reject_ipv6 (CONFIG_NFT_REJECT_IPV4, _IPV6)"
+            }
+            Capability::Ipv6 => {
+                "this host has no IPv6, or its nf_tables cannot do for it what it does for IPv4: only IPv4 is programmed"
+            }
             Capability::Conntrack => {
                 "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"
             }

@@ -6,20 +6,21 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::Report;
-use crate::backend::nftables::Options;
 use crate::backend::nftables::affinity;
+use crate::backend::nftables::elements::Key;
 use crate::backend::nftables::layout::{Set, TABLE, table_comment};
 use crate::backend::nftables::plan::{Applied, Plan, Start};
 use crate::backend::nftables::program::{Frontend, compile, without_nested};
 use crate::backend::nftables::ruleset::Ruleset;
+use crate::backend::nftables::{self, Options};
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
 use crate::model::{Family, NamespacedName, Protocol};
 use crate::track::Cluster;
 
-/// How often remembered clients are read again because one left by itself meanwhile.
-const FORGET_TRIES: usize = 5;
+/// Remembered clients that one transaction forgets: 64 KiB of it, which every socket takes.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 /// One family's table.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub(super) struct FamilySync {
     changed: BTreeSet<Frontend>,
     behind: bool,
     forget_clients: bool,
+    look_again: bool,
 }
 
 impl FamilySync {
@@ -42,7 +44,12 @@ impl FamilySync {
             changed: BTreeSet::new(),
             behind: true,
             forget_clients: false,
+            look_again: false,
         }
+    }
+
+    pub(super) fn family(&self) -> Family {
+        self.family
     }
 
     pub(super) fn ruleset(&self) -> &Ruleset {
@@ -136,11 +143,10 @@ impl FamilySync {
         report: &mut Report,
     ) -> Result<(), Error> {
         let largest = kernel.capabilities().largest_batch;
-        let mut remembered = Vec::new();
+        let (mut start, mut remembered) = (Start::Known, Vec::new());
         let applied = match &mut self.applied {
             Some(applied) => applied,
             None => {
-                let start;
                 (start, remembered) = read_start(kernel, self.family)?;
                 self.applied.insert(Applied::new(self.family, start))
             }
@@ -150,19 +156,46 @@ impl FamilySync {
         plan.limit_to(largest);
         plan.carry_over(remembered);
         while let Some(batch) = plan.next_batch() {
-            apply(kernel, batch, report)?;
+            let too_large = start == Start::Replace && batch.bytes.len() > largest;
+            match apply(kernel, batch, report) {
+                Err(e) if too_large && e.kind == ErrorKind::Invalid => {
+                    return self.build_anew(kernel, options, report);
+                }
+                applied => applied?,
+            }
         }
         self.forget_clients |= plan.forgets_clients;
         self.behind = false;
         self.forget_clients(kernel, report)
     }
 
-    /// Removes chains that nobody needs any more; for when there is nothing else to do.
+    /// Takes the table away and builds it step by step, where the socket does not take enough to
+    /// replace it at once: outside the first user namespace `net.core.wmem_max` is its limit. For
+    /// some milliseconds there is no Service; else there would be none of what changed, for ever.
+    fn build_anew(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        tracing::warn!(
+            "the {} table is too large to be replaced at once and is built anew, which new \
+             connections notice for a moment; raise net.core.wmem_max to avoid it",
+            self.family
+        );
+        apply(kernel, nftables::removal(self.family), report)?;
+        self.applied = Some(Applied::new(self.family, Start::Absent));
+        self.carry_out(kernel, options, report)
+    }
+
+    /// Removes chains that nobody needs any more and clients that were written down late; for when
+    /// there is nothing else to do.
     pub(super) fn tidy(
         &mut self,
         kernel: &mut dyn Kernel,
         report: &mut Report,
     ) -> Result<(), Error> {
+        self.look_again(kernel, report)?;
         let Some(applied) = &mut self.applied else { return Ok(()) };
         let Some(batch) = applied.idle_chains() else { return Ok(()) };
         match apply(kernel, batch, report) {
@@ -179,8 +212,7 @@ impl FamilySync {
         }
     }
 
-    /// Removes remembered clients whose endpoint is gone. An entry that times out between reading
-    /// and removing fails the whole transaction, so it is read again.
+    /// Removes remembered clients whose endpoint is gone.
     fn forget_clients(
         &mut self,
         kernel: &mut dyn Kernel,
@@ -190,25 +222,48 @@ impl FamilySync {
             return Ok(());
         };
         let set = Set::Affinity.name().to_owned();
-        let query = Query::Elements(self.family, TABLE.to_owned(), set);
-        for tries_left in (0..FORGET_TRIES).rev() {
-            let entries = match kernel.read(&query)? {
-                Facts::Elements(entries) => entries,
-                other => super::unreachable_answer("elements", &other)?,
-            };
-            let Some(batch) = affinity::forget(applied, &entries) else { break };
-            let operations = batch.operations;
-            match apply(kernel, batch, report) {
-                Ok(()) => {
-                    report.forgotten += operations;
-                    break;
-                }
-                Err(e) if e.kind == ErrorKind::Absent && tries_left > 0 => {}
-                Err(e) => return Err(e),
-            }
+        let entries = match kernel.read(&Query::Elements(self.family, TABLE.to_owned(), set))? {
+            Facts::Elements(entries) => entries,
+            other => super::unreachable_answer("elements", &other)?,
+        };
+        let stale = affinity::stale(applied, &entries);
+        for some in stale.chunks(FORGOTTEN_AT_ONCE) {
+            forget(kernel, self.family, some, report)?;
         }
         self.forget_clients = false;
+        self.look_again = !stale.is_empty();
         Ok(())
+    }
+
+    /// A connection that was let through before the last look may have been written down after it,
+    /// when it left; and it would be gone on with for as long as its client comes again.
+    fn look_again(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        self.forget_clients |= std::mem::take(&mut self.look_again);
+        self.forget_clients(kernel, report)
+    }
+}
+
+/// Forgets these clients. One whose time ran out meanwhile fails the transaction it is in, so the
+/// rest of them is tried in halves.
+fn forget(
+    kernel: &mut dyn Kernel,
+    family: Family,
+    clients: &[Key],
+    report: &mut Report,
+) -> Result<(), Error> {
+    match apply(kernel, affinity::forget(family, clients), report) {
+        Ok(()) => {
+            report.forgotten += clients.len();
+            Ok(())
+        }
+        Err(e) if e.kind == ErrorKind::Absent => {
+            let (left, right) = clients.split_at(clients.len() / 2);
+            let halves = [left, right].into_iter().filter(|half| half.len() < clients.len());
+            halves
+                .filter(|half| !half.is_empty())
+                .try_for_each(|half| forget(kernel, family, half, report))
+        }
+        Err(e) => Err(e),
     }
 }
 

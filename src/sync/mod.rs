@@ -205,13 +205,16 @@ impl Proxy {
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
         }
-        outcome?;
+        // Flows of a family whose rules could not be written would come back as they were.
+        let written = |family: &&FamilySync| !family.is_behind();
+        let written: Vec<Family> =
+            self.families.iter().filter(written).map(FamilySync::family).collect();
         let services = std::mem::take(&mut self.stale_flows);
-        report.not_forgotten = self.forget_stale_flows(&services, &mut report).err();
-        if report.not_forgotten.is_some() {
+        report.not_forgotten = self.forget_stale_flows((&services, &written), &mut report).err();
+        if report.not_forgotten.is_some() || outcome.is_err() {
             self.stale_flows = services;
         }
-        Ok(report)
+        outcome.map(|()| report)
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -260,7 +263,7 @@ impl Proxy {
     /// forgotten, after the rules are in.
     fn forget_stale_flows(
         &mut self,
-        services: &BTreeSet<NamespacedName>,
+        (services, written): (&BTreeSet<NamespacedName>, &[Family]),
         report: &mut Report,
     ) -> Result<(), Error> {
         let able = self.kernel.capabilities().has(Capability::Conntrack);
@@ -279,7 +282,7 @@ impl Proxy {
             &self.options.families,
             addresses.as_deref(),
         );
-        for family in &self.options.families {
+        for family in written {
             let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
                 Facts::Flows(flows) => flows,
                 other => unreachable_answer("flows", &other)?,

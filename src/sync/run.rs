@@ -20,6 +20,8 @@ const DRAIN: usize = 16_384;
 pub trait Observer {
     /// An event came in, and is about to be fed.
     fn event(&mut self, event: &Event);
+    /// Events have been fed; whether they change what is to be programmed is said by `queued`.
+    fn fed(&mut self, proxy: &Proxy);
     /// Something waits to be programmed.
     fn queued(&mut self);
     /// A sync begins.
@@ -74,6 +76,8 @@ pub struct Loop<O> {
     schedule: Schedule,
     start: Instant,
     synced_once: bool,
+    /// House was to be kept while a sync was wanted.
+    house_waits: bool,
 }
 
 impl<O> std::fmt::Debug for Loop<O> {
@@ -99,6 +103,7 @@ impl<O: Observer> Loop<O> {
             pace,
             start: Instant::now(),
             synced_once: false,
+            house_waits: false,
         }
     }
 
@@ -121,6 +126,7 @@ impl<O: Observer> Loop<O> {
                 taken = self.events.recv_many(&mut batch, DRAIN) => {
                     if taken == 0 { return Gone::NoSource; }
                     batch.drain(..).for_each(|event| self.feed(event));
+                    self.observer.fed(&self.proxy);
                     self.want_if_changed();
                 }
             }
@@ -177,12 +183,17 @@ impl<O: Observer> Loop<O> {
         self.synced_once |= outcome.is_ok();
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
+        // Where there is always something to sync there would never be a better moment.
+        if self.house_waits {
+            self.keep_house();
+        }
         true
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.
     fn keep_house(&mut self) {
-        if !self.synced_once || self.schedule.due().is_some() {
+        self.house_waits = self.synced_once && self.schedule.due().is_some();
+        if !self.synced_once || self.house_waits {
             return;
         }
         let kept = self.proxy.check_tables().and_then(|()| self.proxy.tidy());

@@ -264,11 +264,13 @@ fn idle_chains_go_when_house_is_kept() {
     let kernel = simulated();
     let many: Vec<String> = (1..=40).map(|i| format!("10.1.0.{i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &many);
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
     let mut proxy = proxy(Box::new(kernel.clone()), &objects);
     proxy.sync().unwrap();
-    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.1"]));
-    proxy.sync().unwrap();
+    for endpoints in [&many, &many[..1]] {
+        feed(&mut proxy, &slice("web", "TCP", endpoints));
+        proxy.sync().unwrap();
+    }
     let chain = |name: &str| {
         let host = kernel.host();
         let table = host.nft().table(sim::Family::Ip, "kube-proxy").unwrap();
@@ -278,4 +280,258 @@ fn idle_chains_go_when_house_is_kept() {
     proxy.tidy().unwrap();
     assert!(!chain("pick-40") && !chain("internal-40") && chain("pick-1"));
     assert_eq!(proxy.tidy(), Ok(Report::default()));
+}
+
+/// A Service with session affinity, and what becomes of who is remembered.
+fn sticky(more: &str) -> String {
+    service("web", "10.96.0.1", &format!(", sessionAffinity: ClientIP{more}"))
+}
+
+#[test]
+fn a_longer_affinity_timeout_does_not_hinder_a_restart() {
+    let kernel = simulated();
+    let seconds = |n: u32| {
+        sticky(&format!(", sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {n}}}}}"))
+            + &slice("web", "TCP", &["10.1.0.1"])
+    };
+    let mut before = proxy(Box::new(kernel.clone()), &seconds(60));
+    before.sync().unwrap();
+    connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80").unwrap();
+    feed(&mut before, &seconds(10_800));
+    before.sync().unwrap();
+    // Its entry was made for 60 seconds, and has three hours from now on.
+    connect(&kernel, "10.2.0.1:1001", "10.96.0.1:80").unwrap();
+    let restarted = proxy(Box::new(kernel.clone()), &seconds(10_800)).sync();
+    assert!(restarted.is_ok(), "{restarted:?}");
+}
+
+#[test]
+fn policy_local_forgets_clients_that_went_to_another_node() {
+    let kernel = simulated();
+    let policy = |policy: &str| {
+        sticky(&format!(", externalIPs: [203.0.113.9], externalTrafficPolicy: {policy}"))
+    };
+    let slice = slice("web", "TCP", &["10.1.0.1", "10.1.0.2"])
+        .replace("10.1.0.1], nodeName: there", "10.1.0.1], nodeName: here");
+    let mut proxy = proxy(Box::new(kernel.clone()), &(policy("Cluster") + &slice));
+    proxy.sync().unwrap();
+    let clients = || (1..=20).flat_map(|i| [format!("198.51.100.{i}"), format!("10.3.0.{i}")]);
+    let visit = |port: u16| -> Vec<_> {
+        clients()
+            .map(|c| (c.clone(), connect(&kernel, &format!("{c}:{port}"), "203.0.113.9:80")))
+            .collect()
+    };
+    let before = visit(1000);
+    assert!(before.iter().any(|(_, went)| *went == endpoint("10.1.0.2")));
+    feed(&mut proxy, &policy("Local"));
+    proxy.sync().unwrap();
+    for ((client, after), (_, before)) in visit(1001).into_iter().zip(before) {
+        let expected = if client.starts_with("10.") { before } else { endpoint("10.1.0.1") };
+        assert_eq!(after, expected, "{client}");
+    }
+}
+
+#[test]
+fn an_address_does_not_inherit_clients_of_a_node_port() {
+    let kernel = simulated();
+    let node_port = sticky(", type: NodePort").replace("{port: 80,", "{port: 80, nodePort: 30080,")
+        + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &node_port);
+    proxy.sync().unwrap();
+    let to = "192.168.0.2:30080";
+    assert_eq!(connect(&kernel, "198.51.100.7:1000", to), endpoint("10.1.0.1"));
+    let other =
+        service("other", "10.96.0.2", ", sessionAffinity: ClientIP, externalIPs: [192.168.0.2]")
+            .replace("{port: 80,", "{port: 30080,");
+    feed(&mut proxy, &(other + &slice("other", "TCP", &["10.1.0.9"])));
+    proxy.sync().unwrap();
+    assert_eq!(connect(&kernel, "198.51.100.7:1001", to), endpoint("10.1.0.9"));
+}
+
+/// A kernel in which a remembered client leaves by itself right after each list of them.
+#[derive(Clone)]
+struct Fleeting(Simulated, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl Kernel for Fleeting {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        let outcome = self.0.apply(transaction);
+        if outcome.is_err() {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        outcome
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        let facts = self.0.read(query)?;
+        if let (Facts::Elements(entries), Query::Elements(family, ..)) = (&facts, query)
+            && let Some(entry) = entries.first()
+        {
+            let key = nftables::elements::Key::from_bytes(&entry.key).unwrap();
+            let batch = nftables::affinity::forget(*family, &[key]);
+            self.0.apply(&Transaction::Nft(batch)).unwrap();
+        }
+        Ok(facts)
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[test]
+fn clients_that_leave_meanwhile_do_not_keep_others_from_being_forgotten() {
+    let kernel = simulated();
+    let fleeting = Fleeting(kernel.clone(), Default::default());
+    let objects = sticky("") + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(fleeting.clone()), &objects);
+    proxy.sync().unwrap();
+    for i in 1..=50 {
+        connect(&kernel, &format!("10.2.0.{i}:1000"), "10.96.0.1:80").unwrap();
+    }
+    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.2"]));
+    assert_eq!(proxy.sync().unwrap().forgotten, 49);
+    assert!(fleeting.1.load(std::sync::atomic::Ordering::Relaxed) < 10);
+    for i in 1..=50 {
+        let went = connect(&kernel, &format!("10.2.0.{i}:1001"), "10.96.0.1:80");
+        assert_eq!(went, endpoint("10.1.0.2"));
+    }
+}
+
+#[test]
+fn a_client_written_down_late_is_forgotten_when_house_is_kept() {
+    let kernel = simulated();
+    let both = slice("web", "TCP", &["10.1.0.1", "10.1.0.2"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &(sticky("") + &both));
+    proxy.sync().unwrap();
+    let clients = || (1..=20).map(|i| format!("10.2.0.{i}"));
+    for client in clients() {
+        connect(&kernel, &format!("{client}:1000"), "10.96.0.1:80").unwrap();
+    }
+    let query = Query::Elements(Family::V4, "kube-proxy".to_owned(), "affinity".to_owned());
+    let Ok(Facts::Elements(entries)) = kernel.clone().read(&query) else { panic!() };
+    feed(&mut proxy, &slice("web", "TCP", &["10.1.0.1"]));
+    assert!(proxy.sync().unwrap().forgotten > 0);
+    // What packets under way leave behind: the entries that were just forgotten.
+    let mut batch = crate::netlink::nft::Batch::new(Family::V4, "kube-proxy");
+    for entry in &entries {
+        let element = crate::netlink::nft::Element {
+            key: &entry.key,
+            key_end: None,
+            value: crate::netlink::nft::ElementValue::Bytes(&entry.data),
+            comment: "",
+            expires: entry.expires,
+        };
+        let gone = entry.data.starts_with(&[10, 1, 0, 2]);
+        if gone {
+            batch.add_element("affinity", &element);
+        }
+    }
+    kernel.clone().apply(&Transaction::Nft(batch.finish())).unwrap();
+    proxy.tidy().unwrap();
+    for client in clients() {
+        let went = connect(&kernel, &format!("{client}:1001"), "10.96.0.1:80");
+        assert_eq!(went, endpoint("10.1.0.1"));
+    }
+    assert_eq!(proxy.tidy().map(|r| r.forgotten), Ok(0));
+}
+
+#[test]
+fn flows_that_could_not_be_forgotten_are_still_to_be() {
+    let kernel = simulated();
+    let shared = Shared::new(kernel.clone());
+    let objects = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = objects + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(shared.clone()), &objects);
+    proxy.sync().unwrap();
+    feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
+    // The rules, the node's addresses, the flows.
+    shared.schedule(&[Fate::Pass, Fate::Pass, Fate::Refuse(ErrorKind::Busy)]);
+    assert!(proxy.sync().unwrap().not_forgotten.is_some());
+    assert!(proxy.has_changes());
+    assert_eq!(proxy.sync().unwrap().not_forgotten, None);
+    assert!(!proxy.has_changes());
+}
+
+#[test]
+fn one_family_that_fails_does_not_keep_flows_of_the_other() {
+    let kernel = simulated();
+    let shared = Shared::new(kernel.clone());
+    let objects = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = objects + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(shared.clone()), &objects);
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    let ask = sim::Packet::udp("10.2.0.1:99".parse().unwrap(), "10.96.0.3:80".parse().unwrap());
+    assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.1"));
+    feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
+    proxy.distrust_kernel();
+    // IPv4: its table, who is remembered, the rules. IPv6: its table.
+    shared.schedule(&[Fate::Pass, Fate::Pass, Fate::Pass, Fate::Refuse(ErrorKind::Broken)]);
+    assert!(proxy.sync().is_err());
+    assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
+}
+
+#[test]
+fn a_packet_that_draws_an_endpoint_that_just_went_gets_another() {
+    let kernel = simulated();
+    let objects = service("web", "10.96.0.1", "")
+        + &slice("web", "TCP", &["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
+    proxy(Box::new(kernel.clone()), &objects).sync().unwrap();
+    // As a packet sees it that was told of three endpoints before the third one went.
+    let address = Some("10.96.0.1".parse().unwrap());
+    let frontend = nftables::program::Frontend { address, protocol: Protocol::Tcp, port: 80 };
+    let key = nftables::elements::Key::empty().frontend(&frontend).number(2);
+    let gone = nftables::elements::Element {
+        set: nftables::layout::Set::Endpoints,
+        key,
+        key_end: None,
+        gives: nftables::elements::Gives::Nothing,
+    };
+    let mut batch = crate::netlink::nft::Batch::new(Family::V4, "kube-proxy");
+    gone.delete(&mut batch);
+    kernel.clone().apply(&Transaction::Nft(batch.finish())).unwrap();
+    for port in 1000..1060 {
+        let went = connect(&kernel, &format!("10.2.0.1:{port}"), "10.96.0.1:80");
+        assert!(went == endpoint("10.1.0.1") || went == endpoint("10.1.0.2"), "{went:?}");
+    }
+}
+
+/// A kernel whose socket takes no more than it says, as in a user namespace.
+#[derive(Clone)]
+struct Narrow(Simulated);
+
+impl Kernel for Narrow {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        match transaction {
+            Transaction::Nft(batch) if batch.bytes.len() > self.0.capabilities().largest_batch => {
+                Err(Error::new(ErrorKind::Invalid, "send", "EMSGSIZE"))
+            }
+            _ => self.0.apply(transaction),
+        }
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        self.0.read(query)
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[test]
+fn a_table_too_large_to_be_replaced_at_once_is_built_anew() {
+    let narrow = Capabilities { largest_batch: 100 << 10, ..Capabilities::default() };
+    let kernel = simulated();
+    let narrow = Narrow(kernel.clone().with_capabilities(narrow));
+    let many: Vec<String> = (0..20).map(|i| format!("10.1.0.{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let objects: String = (0..100)
+        .map(|i| {
+            service(&format!("s{i}"), &format!("10.96.1.{i}"), "")
+                + &slice(&format!("s{i}"), "TCP", &many)
+        })
+        .collect();
+    proxy(Box::new(narrow.clone()), &objects).sync().unwrap();
+    let mut restarted = proxy(Box::new(narrow), &objects);
+    let report = restarted.sync();
+    assert!(report.is_ok(), "{report:?}");
+    assert!(connect(&kernel, "10.2.0.1:1000", "10.96.1.99:80").is_some());
+    assert_eq!(restarted.sync(), Ok(Report::default()));
 }

@@ -79,8 +79,9 @@ fn changes(results: &Results, services: usize) -> Vec<Row> {
         (What::Dual, "endpoint", "IPv4 and IPv6: one endpoint less or more"),
         (What::Mixed, "sticky", "with session affinity: one endpoint less or more"),
         (What::Mixed, "udp", "UDP: one endpoint less or more"),
-        (What::Single, "new_count", "a count of endpoints up to 32 no Service had"),
-        (What::Single, "new_large_count", "a count above 32 no Service had"),
+        (What::Single, "list_flows", "(after the commit: the kernel looks for UDP flows)"),
+        (What::Single, "new_count", "first Service with a new count of endpoints, up to 32"),
+        (What::Single, "new_large_count", "… with a count above 32 and above twice the largest"),
     ];
     let mut rows = Vec::new();
     for (what, name, words) in kinds {
@@ -90,7 +91,7 @@ fn changes(results: &Results, services: usize) -> Vec<Row> {
         };
         let (Some(p50), Some(p99)) = (get("p50"), get("p99")) else { continue };
         let words_p50 = format!("{words}: p50");
-        rows.push(if services == 10_000 && name != "new_large_count" {
+        rows.push(if services == 10_000 && name != "list_flows" {
             Row::most(words_p50, p50, (1.0, "ms"))
         } else {
             Row::plain(words_p50, p50, "ms")

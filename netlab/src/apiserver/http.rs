@@ -19,6 +19,8 @@ pub(super) struct Request {
     pub path: String,
     /// The query's parameters, decoded, in order.
     pub query: Vec<(String, String)>,
+    /// The bearer token, empty if there is none.
+    pub bearer: String,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -56,11 +58,15 @@ pub(super) async fn read(
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
         return Err(malformed("request line"));
     };
-    let length = lines
-        .filter_map(|line| line.split_once(':'))
-        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-        .map_or(Ok(0), |(_, value)| value.trim().parse::<usize>())
-        .map_err(|_| malformed("content-length"))?;
+    let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |wanted: &str| {
+        let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        found.map(|(_, value)| value.trim())
+    };
+    let length = header("content-length").map_or(Ok(0), str::parse::<usize>);
+    let length = length.map_err(|_| malformed("content-length"))?;
+    let bearer = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let bearer = bearer.unwrap_or_default().to_owned();
     if length > BODY {
         return Err(malformed("body length"));
     }
@@ -72,7 +78,7 @@ pub(super) async fn read(
     let body = held.drain(..length).collect();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let query = query.split('&').filter(|p| !p.is_empty()).map(parameter).collect();
-    Ok(Some(Request { method: method.to_owned(), path: decoded(path), query, body }))
+    Ok(Some(Request { method: method.to_owned(), path: decoded(path), query, bearer, body }))
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -169,13 +175,13 @@ mod tests {
     #[test]
     fn a_request_is_read() {
         let request = parse(
-            b"POST /api/v1/x?labelSelector=%21a%2C%21b&watch=1 HTTP/1.1\r\ncontent-Length: 2\r\n\r\nhi",
+            b"POST /api/v1/x?labelSelector=%21a%2C%21b&watch=1 HTTP/1.1\r\ncontent-Length: 2\r\nAuthorization: Bearer b\r\n\r\nhi",
         );
         let request = request.unwrap().unwrap();
         assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/api/v1/x"));
         assert_eq!(request.parameter("labelSelector"), "!a,!b");
         assert!(request.flag("watch") && !request.flag("other"));
-        assert_eq!(request.body, b"hi");
+        assert_eq!((request.bearer.as_str(), &request.body[..]), ("b", &b"hi"[..]));
     }
 
     #[test]

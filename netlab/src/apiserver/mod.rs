@@ -1,5 +1,6 @@
 //! An API server small enough to be broken on purpose: lists in pages, watches with bookmarks and
-//! streamed lists, 410 after compaction, Events recorded, and faults on command. Plain HTTP/1.1.
+//! streamed lists, 410 after compaction, Events recorded, and faults on command. HTTP/1.1,
+//! plain or in TLS, with a token if one is set.
 //! It serves the kinds kube-proxy reads and forgets everything when it is dropped; the store is
 //! shared, so that it outlives a restart of the server. Tests: `tests.rs` beside this.
 
@@ -11,6 +12,7 @@ mod selector;
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -20,8 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use faults::{Fault, Faults};
@@ -38,11 +39,18 @@ pub struct Manners {
     pub streams_lists: bool,
     /// Resources this server does not have, as older releases lack ServiceCIDRs.
     pub lacks: Vec<Resource>,
+    /// The bearer token that every request must carry; without, anybody is let in.
+    pub token: Option<String>,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Manners { bookmarks: Duration::from_secs(5), streams_lists: true, lacks: Vec::new() }
+        Manners {
+            bookmarks: Duration::from_secs(5),
+            streams_lists: true,
+            lacks: Vec::new(),
+            token: None,
+        }
     }
 }
 
@@ -113,6 +121,7 @@ impl Shared {
 /// A running server. Dropping it closes every connection at once.
 pub struct ApiServer {
     address: SocketAddr,
+    scheme: &'static str,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -120,6 +129,20 @@ pub struct ApiServer {
 impl ApiServer {
     /// Serves on a listener; where the listener was made, in which namespace, is the caller's.
     pub fn start(listener: TcpListener, shared: Arc<Shared>) -> Result<ApiServer, String> {
+        ApiServer::serve(listener, shared, None)
+    }
+
+    /// The same in TLS, with the lab's own certificate.
+    pub fn start_tls(listener: TcpListener, shared: Arc<Shared>) -> Result<ApiServer, String> {
+        ApiServer::serve(listener, shared, Some(tls::acceptor()?))
+    }
+
+    fn serve(
+        listener: TcpListener,
+        shared: Arc<Shared>,
+        tls: Option<tls::Acceptor>,
+    ) -> Result<ApiServer, String> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let failed = |e: std::io::Error| format!("API server: {e}");
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -131,11 +154,11 @@ impl ApiServer {
             .spawn(move || {
                 runtime.block_on(async move {
                     // Returning drops the runtime, and with it every connection.
-                    tokio::select! { () = accept(listener, shared) => {}, _ = stopped => {} }
+                    tokio::select! { () = accept(listener, shared, tls) => {}, _ = stopped => {} }
                 });
             })
             .map_err(failed)?;
-        Ok(ApiServer { address, stop: Some(stop), thread: Some(thread) })
+        Ok(ApiServer { address, scheme, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -145,7 +168,7 @@ impl ApiServer {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 }
 
@@ -160,25 +183,40 @@ impl Drop for ApiServer {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, tls: Option<tls::Acceptor>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         if let Ok((stream, _)) = listener.accept().await {
             let _ = stream.set_nodelay(true);
-            let shared = shared.clone();
+            let (shared, tls) = (shared.clone(), tls.clone());
             tokio::spawn(async move {
-                // A client that went away is no error of ours.
-                let _ = converse(stream, &shared).await;
+                // A client that went away, or did not like our certificate, is no error of ours.
+                let _ = match tls {
+                    None => converse(stream, &shared).await,
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => converse(stream, &shared).await,
+                        Err(error) => Err(error),
+                    },
+                };
             });
         }
     }
 }
 
 /// Answers the requests of one connection, one after the other.
-async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: &Shared,
+) -> std::io::Result<()> {
     let mut held = Vec::new();
     while let Some(request) = http::read(&mut stream, &mut held).await? {
         shared.record(&request);
+        if shared.manners.token.as_ref().is_some_and(|token| *token != request.bearer) {
+            let body = route::status(401, "Unauthorized", "Unauthorized");
+            stream.write_all(&http::answer(401, "", &body)).await?;
+            stream.flush().await?;
+            continue;
+        }
         let target = Target::of(&request, &shared.manners);
         let fault = shared.faults.take(target.asked, target.resource);
         match &fault {
@@ -204,6 +242,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> std::io::Result<()>
                     return stream.write_all(&bytes[..bytes.len() / 2]).await;
                 }
                 stream.write_all(&bytes).await?;
+                stream.flush().await?;
             }
             Answer::Watch(watch) => return watching::serve(stream, shared, watch, fault).await,
         }

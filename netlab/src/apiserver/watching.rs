@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
@@ -17,7 +16,7 @@ use super::store::{Change, Verb};
 
 /// Carries a watch out on a connection, which is closed afterwards.
 pub(super) async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     shared: &Shared,
     watch: Watch,
     fault: Option<Fault>,
@@ -26,7 +25,7 @@ pub(super) async fn serve(
     if fault == Some(Fault::Truncate) {
         return stream.write_all(b"ff\r\n{\"type\":\"ADDED\",\"obj").await;
     }
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let mut rest = [0; 64];
     tokio::select! {
         told = tell(&mut writer, shared, &watch) => told?,

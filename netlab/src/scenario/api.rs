@@ -397,8 +397,14 @@ fn stale(play: &mut Play) -> Verdict {
 /// its endpoint, so that the change is one event.
 fn latency(play: &mut Play) -> Verdict {
     begin(play)?;
+    // Never without an endpoint: refusals are ICMP errors, which Linux sends sparingly, and a SYN
+    // without an answer waits a second.
+    let (pod, address, node) = PODS[3];
+    play.desired.push((Instant::now(), BTreeSet::from([pod.to_owned()])));
+    play.shared.store.set(&slice("api-slice-flip", &endpoint(pod, address, node)))?;
     play.want(&[])?;
-    // Two deletions are two syncs, the second a minimum period later.
+    play.desired.push((Instant::now(), BTreeSet::from([pod.to_owned()])));
+    play.settle()?;
     std::thread::sleep(Duration::from_secs(2));
     let from = play.setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let to = TO.parse().expect("well-formed");

@@ -5,8 +5,11 @@
 mod affinity;
 mod api;
 mod heal;
+mod health;
 mod objects;
 mod process;
+mod served;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,19 +65,37 @@ impl Bench {
 struct Scenario {
     name: &'static str,
     run: fn(&Bench) -> Verdict,
+    when: When,
+}
+
+/// When a scenario runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// In its turn, with the machine for itself.
+    InTurn,
+    /// Beside all others: it does nothing but wait.
+    Beside,
 }
 
 /// A scenario of this name.
 const fn scenario(name: &'static str, run: fn(&Bench) -> Verdict) -> Scenario {
-    Scenario { name, run }
+    Scenario { name, run, when: When::InTurn }
+}
+
+/// A scenario that only waits.
+const fn beside(name: &'static str, run: fn(&Bench) -> Verdict) -> Scenario {
+    Scenario { name, run, when: When::Beside }
 }
 
 fn all() -> Vec<Scenario> {
     let files = [
         process::SCENARIOS,
+        starts::SCENARIOS,
         heal::SCENARIOS,
         objects::SCENARIOS,
         affinity::SCENARIOS,
+        health::SCENARIOS,
+        served::SCENARIOS,
         api::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
@@ -168,11 +189,7 @@ pub fn run(words: &[String]) -> ExitCode {
     });
     match ready {
         Ok(bench) => {
-            run_scripts(&bench, &groups, &mut count);
-            for scenario in &chosen {
-                let began = Instant::now();
-                count.add(scenario.name, began, guarded(|| (scenario.run)(&bench)));
-            }
+            run_all(&bench, (&groups, &chosen), &mut count);
         }
         Err(stop) => {
             let names = groups.values().flatten().map(|s| s.name.as_str());
@@ -182,6 +199,25 @@ pub fn run(words: &[String]) -> ExitCode {
         }
     }
     count.close()
+}
+
+fn run_all(bench: &Bench, (groups, chosen): (&Groups, &[Scenario]), count: &mut Count) {
+    let run = |scenario: &Scenario| guarded(|| (scenario.run)(bench));
+    let (waiting, in_turn): (Vec<&Scenario>, Vec<&Scenario>) =
+        chosen.iter().partition(|s| s.when == When::Beside);
+    std::thread::scope(|scope| {
+        let start = |scenario| (scenario, Instant::now(), scope.spawn(move || run(scenario)));
+        let waiting: Vec<_> = waiting.into_iter().map(start).collect();
+        run_scripts(bench, groups, count);
+        for scenario in in_turn {
+            let began = Instant::now();
+            count.add(scenario.name, began, run(scenario));
+        }
+        for (scenario, began, running) in waiting {
+            let died = |_| Err(Stop::from("its thread died"));
+            count.add(scenario.name, began, running.join().unwrap_or_else(died));
+        }
+    });
 }
 
 /// A panic of one scenario is its failure and nobody else's.

@@ -20,7 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
 
 /// A Service with an external IP, and its slice with one pod of the examples.
-fn claimant(name: &str, created: &str, (number, pod): (u8, &str)) -> [Value; 2] {
+pub(super) fn claimant(name: &str, created: &str, (number, pod): (u8, &str)) -> [Value; 2] {
     let address = format!("10.96.1.{number}");
     let service = json!({
         "apiVersion": "v1", "kind": "Service",

@@ -4,14 +4,18 @@
 
 pub(crate) mod nat;
 mod state;
+mod timers;
 mod tuple;
 
+use state::History;
 pub use state::State;
 pub(crate) use state::{SECOND, Verdict};
+pub use timers::Timers;
 pub use tuple::Tuple;
 
 use crate::hash::FastMap;
 use crate::packet::{Packet, Transport, flags, protocol};
+use crate::sysctls::Sysctls;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,12 +58,27 @@ pub struct Connection {
 
 impl fmt::Display for Connection {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {} {}s {} {}", self.original.protocol, self.state.name(), self.timeout.as_secs(), self.original, self.reply)?;
-        let named = [(status::ASSURED, " [ASSURED]"), (status::SRC_NAT, " snat"), (status::DST_NAT, " dnat")];
+        write!(
+            out,
+            "{} {} {}s {} {}",
+            self.original.protocol,
+            self.state.name(),
+            self.timeout.as_secs(),
+            self.original,
+            self.reply
+        )?;
+        let named = [
+            (status::ASSURED, " [ASSURED]"),
+            (status::SRC_NAT, " snat"),
+            (status::DST_NAT, " dnat"),
+        ];
         if self.status & status::SEEN_REPLY == 0 {
             out.write_str(" [UNREPLIED]")?;
         }
-        named.iter().filter(|(bit, _)| self.status & bit != 0).try_for_each(|(_, text)| out.write_str(text))
+        named
+            .iter()
+            .filter(|(bit, _)| self.status & bit != 0)
+            .try_for_each(|(_, text)| out.write_str(text))
     }
 }
 
@@ -74,6 +93,9 @@ pub(crate) struct Conn {
     pub(crate) expires: u64,
     pub(crate) opened: u64,
     pub(crate) masquerade_link: Option<u32>,
+    /// In which order sources were bound; the youngest mapping is found first.
+    pub(crate) bound: u64,
+    pub(crate) history: History,
 }
 
 impl Conn {
@@ -88,7 +110,14 @@ impl Conn {
 
     pub(crate) fn view(&self, now: u64) -> Connection {
         let timeout = Duration::from_nanos(self.expires.saturating_sub(now));
-        Connection { original: self.original, reply: self.reply, status: self.status, mark: self.mark, state: self.state, timeout }
+        Connection {
+            original: self.original,
+            reply: self.reply,
+            status: self.status,
+            mark: self.mark,
+            state: self.state,
+            timeout,
+        }
     }
 }
 
@@ -100,6 +129,21 @@ pub(crate) enum Standing {
     New,
 }
 
+/// The source end of a connection's first packet: address, port, protocol.
+type Source = (std::net::IpAddr, u16, u8);
+
+/// What connection tracking makes of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Admission {
+    Tracked(Ct),
+    /// It fits no connection and opens none.
+    Invalid,
+    /// It is never tracked.
+    Untracked,
+    /// The table is full: the packet is dropped.
+    Full,
+}
+
 /// A packet's connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ct {
@@ -108,12 +152,27 @@ pub(crate) struct Ct {
     pub(crate) standing: Standing,
 }
 
+impl fmt::Display for Admission {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Admission::Tracked(ct) if ct.reply => write!(out, "{:?}, reply", ct.standing),
+            Admission::Tracked(ct) => write!(out, "{:?}", ct.standing),
+            Admission::Invalid => out.write_str("invalid"),
+            Admission::Untracked => out.write_str("not tracked"),
+            Admission::Full => out.write_str("the table is full"),
+        }
+    }
+}
+
 /// The connection table of one host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracker {
     slots: Vec<Option<Conn>>,
     free: Vec<u32>,
     index: FastMap<Tuple, (u32, bool)>,
+    /// Connections with a translated source, by that source; the youngest last (nf_nat_bysource).
+    by_source: FastMap<Source, Vec<u32>>,
+    last_bound: u64,
     /// Lower bound of the next moment at which something expires.
     next_expiry: u64,
     journal: Option<Vec<(u32, Option<Box<Conn>>)>>,
@@ -137,8 +196,11 @@ impl Tracker {
 
     /// Every connection in the table, in the order of the original tuples.
     pub(crate) fn all(&self, now: u64) -> Vec<Connection> {
-        let live = |conn: &&Conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING) && conn.expires > now;
-        let mut all: Vec<_> = self.slots.iter().flatten().filter(live).map(|conn| conn.view(now)).collect();
+        let live = |conn: &&Conn| {
+            conn.has(status::CONFIRMED) && !conn.has(status::DYING) && conn.expires > now
+        };
+        let mut all: Vec<_> =
+            self.slots.iter().flatten().filter(live).map(|conn| conn.view(now)).collect();
         all.sort();
         all
     }
@@ -149,38 +211,52 @@ impl Tracker {
         self.get(*id).filter(|conn| conn.expires > now)
     }
 
-    /// The conntrack hook: which connection the packet belongs to. Nothing: invalid or not tracked.
-    pub(crate) fn admit(&mut self, packet: &Packet, now: u64, loose: bool) -> Option<Ct> {
+    /// The conntrack hook: which connection the packet belongs to (nf_conntrack_in).
+    pub(crate) fn admit(&mut self, packet: &Packet, now: u64, sysctls: &Sysctls) -> Admission {
         if packet.is_icmp_error() {
-            return self.related(packet, now);
+            return self.related(packet, now).map_or(Admission::Invalid, Admission::Tracked);
         }
         if untracked(packet) {
-            return None;
+            return Admission::Untracked;
         }
         let tuple = Tuple::of(packet);
         let Some((id, reply)) = self.find(&tuple, now) else {
-            return self.open(packet, tuple, now, loose);
+            return self.open(packet, tuple, now, sysctls);
         };
-        let state = self.get(id)?.state;
-        match state.after(packet, reply) {
-            Verdict::Invalid => return None,
-            Verdict::Reopen => {
+        let Some(conn) = self.get(id) else { return Admission::Invalid };
+        let outside = packet.out_of_window && packet.protocol() == protocol::TCP;
+        let history = conn.history;
+        let verdict = match history.fits(packet, reply) {
+            true => conn.state.after(packet, reply, &sysctls.timers),
+            false => Verdict::Invalid,
+        };
+        match verdict {
+            Verdict::Invalid => return Admission::Invalid,
+            Verdict::Reopen if history.reopens(reply) => {
                 self.kill(id);
                 self.release(id);
-                return self.open(packet, tuple, now, loose);
+                return self.open(packet, tuple, now, sysctls);
             }
-            Verdict::Ignore => {}
-            Verdict::Move(next, timeout) => self.advance(id, packet, (next, timeout), now),
+            Verdict::Ignore | Verdict::Reopen => {}
+            Verdict::Move(..) if outside && !sysctls.nf_conntrack_tcp_be_liberal => {
+                return Admission::Invalid;
+            }
+            Verdict::Move(next, timeout) => {
+                self.advance(id, packet, (next, timeout), (now, &sysctls.timers));
+            }
         }
-        let conn = self.get_mut(id)?;
-        let standing = if reply || conn.has(status::SEEN_REPLY) { Standing::Established } else { Standing::New };
+        let Some(conn) = self.get_mut(id) else { return Admission::Invalid };
+        conn.history.note(packet, reply, conn.state);
+        let seen = conn.has(status::SEEN_REPLY);
+        let standing = if reply || seen { Standing::Established } else { Standing::New };
         if reply {
             conn.status |= status::SEEN_REPLY;
         }
-        Some(Ct { id, reply, standing })
+        Admission::Tracked(Ct { id, reply, standing })
     }
 
-    fn advance(&mut self, id: u32, packet: &Packet, to: (State, u64), now: u64) {
+    fn advance(&mut self, id: u32, packet: &Packet, to: (State, u64), clock: (u64, &Timers)) {
+        let (now, timers) = clock;
         let (next, mut timeout) = to;
         let Some(conn) = self.get_mut(id) else { return };
         let old = std::mem::replace(&mut conn.state, next);
@@ -190,15 +266,25 @@ impl Tracker {
                 if !replied && bits & flags::RST != 0 {
                     return self.kill(id);
                 }
-                if !replied && next == State::Established {
-                    timeout = timeout.min(300 * SECOND);
+                if bits & flags::RST != 0 {
+                    timeout = timers.tcp(State::Close);
                 }
-                if replied && matches!(old, State::SynRecv | State::Established) && next == State::Established {
+                // A SYN that is sent again lives no longer.
+                if !replied && old == State::SynSent && next == State::SynSent {
+                    return;
+                }
+                if !replied && next == State::Established {
+                    timeout = timeout.min(timers.unacknowledged());
+                }
+                if replied
+                    && matches!(old, State::SynRecv | State::Established)
+                    && next == State::Established
+                {
                     conn.status |= status::ASSURED;
                 }
             }
             Transport::Udp { .. } if replied && now > conn.opened + 2 * SECOND => {
-                timeout = 120 * SECOND;
+                timeout = timers.udp_stream();
                 conn.status |= status::ASSURED;
             }
             Transport::Sctp { .. } if next == State::Established => conn.status |= status::ASSURED,
@@ -208,8 +294,14 @@ impl Tracker {
         self.next_expiry = self.next_expiry.min(now + timeout);
     }
 
-    fn open(&mut self, packet: &Packet, tuple: Tuple, now: u64, loose: bool) -> Option<Ct> {
-        let (state, timeout) = State::opening(packet, loose)?;
+    fn open(&mut self, packet: &Packet, tuple: Tuple, now: u64, sysctls: &Sysctls) -> Admission {
+        let opening = State::opening(packet, sysctls.nf_conntrack_tcp_loose, &sysctls.timers);
+        let Some((state, timeout)) = opening else { return Admission::Invalid };
+        if sysctls.nf_conntrack_max != 0 && self.len() >= sysctls.nf_conntrack_max {
+            return Admission::Full;
+        }
+        let mut history = History::default();
+        history.note(packet, false, state);
         let conn = Conn {
             original: tuple,
             reply: tuple.inverse(),
@@ -219,6 +311,8 @@ impl Tracker {
             expires: now + timeout,
             opened: now,
             masquerade_link: None,
+            bound: 0,
+            history,
         };
         let id = self.free.pop().unwrap_or(self.slots.len() as u32);
         self.remember(id);
@@ -226,7 +320,7 @@ impl Tracker {
             Some(slot) => *slot = Some(conn),
             None => self.slots.push(Some(conn)),
         }
-        Some(Ct { id, reply: false, standing: Standing::New })
+        Admission::Tracked(Ct { id, reply: false, standing: Standing::New })
     }
 
     /// An ICMP error belongs to the connection whose packet it quotes (nf_conntrack_inet_error).
@@ -256,23 +350,39 @@ impl Tracker {
         }
     }
 
-    /// The end of postrouting and input: the connection enters the table. False: another took its tuples, or the table is full.
-    pub(crate) fn confirm(&mut self, id: u32, now: u64, room: usize) -> bool {
+    /// The end of postrouting and input: the connection enters the table. False: another has its tuples.
+    pub(crate) fn confirm(&mut self, id: u32, now: u64) -> bool {
         let Some(conn) = self.get(id) else { return true };
         if conn.has(status::CONFIRMED | status::DYING) {
             return true;
         }
         let (original, reply, expires) = (conn.original, conn.reply, conn.expires);
-        if self.taken(&original, id, now) || self.taken(&reply, id, now) || self.len() >= room {
+        if self.taken(&original, id, now) || self.taken(&reply, id, now) {
             return false;
         }
         if let Some(conn) = self.get_mut(id) {
             conn.status |= status::CONFIRMED;
         }
-        self.index.insert(original, (id, false));
-        self.index.insert(reply, (id, true));
+        self.enter(id);
         self.next_expiry = self.next_expiry.min(expires);
         true
+    }
+
+    /// Puts a connection's tuples and its mapping where they are found.
+    fn enter(&mut self, id: u32) {
+        let Some(conn) = self.get(id) else { return };
+        let (original, reply, bound) = (conn.original, conn.reply, conn.bound);
+        let mapped = conn.has(status::SRC_NAT);
+        self.index.insert(original, (id, false));
+        self.index.insert(reply, (id, true));
+        if mapped {
+            let held = self.by_source.remove(&source(&original)).unwrap_or_default();
+            let older = |one: &u32| self.get(*one).is_some_and(|conn| conn.bound < bound);
+            let place = held.iter().take_while(|one| older(one)).count();
+            let mut held = held;
+            held.insert(place, id);
+            self.by_source.insert(source(&original), held);
+        }
     }
 
     /// Takes the connection out of the table; the packet at hand may still hold it.
@@ -280,6 +390,14 @@ impl Tracker {
         let Some(conn) = self.get_mut(id) else { return };
         conn.status |= status::DYING;
         let tuples = [conn.original, conn.reply];
+        if conn.has(status::SRC_NAT)
+            && let Some(held) = self.by_source.get_mut(&source(&tuples[0]))
+        {
+            held.retain(|one| *one != id);
+            if held.is_empty() {
+                self.by_source.remove(&source(&tuples[0]));
+            }
+        }
         for tuple in tuples {
             if self.index.get(&tuple).is_some_and(|(owner, _)| *owner == id) {
                 self.index.remove(&tuple);
@@ -304,18 +422,29 @@ impl Tracker {
             return;
         }
         self.remove_where(|conn| conn.expires <= now);
-        self.next_expiry = self.slots.iter().flatten().map(|conn| conn.expires).min().unwrap_or(u64::MAX);
+        self.next_expiry =
+            self.slots.iter().flatten().map(|conn| conn.expires).min().unwrap_or(u64::MAX);
     }
 
     /// Removes the connections a filter names; how many went.
     pub(crate) fn remove_where(&mut self, unwanted: impl Fn(&Conn) -> bool) -> usize {
-        let doomed = |(id, slot): (usize, &Option<Conn>)| slot.as_ref().is_some_and(&unwanted).then_some(id as u32);
+        let doomed = |(id, slot): (usize, &Option<Conn>)| {
+            slot.as_ref().is_some_and(&unwanted).then_some(id as u32)
+        };
         let ids: Vec<u32> = self.slots.iter().enumerate().filter_map(doomed).collect();
         for &id in &ids {
             self.kill(id);
             self.release(id);
         }
         ids.len()
+    }
+
+    /// Forgets the connection of a tuple, if there is one.
+    pub(crate) fn forget(&mut self, tuple: &Tuple) {
+        if let Some(&(id, _)) = self.index.get(tuple) {
+            self.kill(id);
+            self.release(id);
+        }
     }
 
     /// From now on changes are noted, to be taken back.
@@ -331,15 +460,21 @@ impl Tracker {
             if id as usize == self.slots.len() {
                 continue;
             }
-            if let Some(conn) = before.as_ref().filter(|conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING)) {
-                self.index.insert(conn.original, (id, false));
-                self.index.insert(conn.reply, (id, true));
-            }
-            let now_held = std::mem::replace(&mut self.slots[id as usize], before.map(|conn| *conn)).is_some();
-            match (now_held, self.slots[id as usize].is_some()) {
+            let in_table = before
+                .as_ref()
+                .is_some_and(|conn| conn.has(status::CONFIRMED) && !conn.has(status::DYING));
+            let slot = &mut self.slots[id as usize];
+            let held = std::mem::replace(slot, before.map(|conn| *conn)).is_some();
+            match (held, self.slots[id as usize].is_some()) {
                 (true, false) => self.free.push(id),
-                (false, true) => drop(self.free.iter().rposition(|known| *known == id).map(|place| self.free.remove(place))),
+                (false, true) => {
+                    let place = self.free.iter().rposition(|known| *known == id);
+                    place.map(|place| self.free.remove(place));
+                }
                 _ => {}
+            }
+            if in_table {
+                self.enter(id);
             }
         }
     }
@@ -352,8 +487,12 @@ impl Tracker {
     }
 }
 
+fn source(original: &Tuple) -> Source {
+    (original.src, original.sport, original.protocol)
+}
+
 /// Neighbour discovery is never tracked (nf_conntrack_proto_icmpv6.c).
 fn untracked(packet: &Packet) -> bool {
-    let discovery = matches!(packet.transport, Transport::Icmp { kind: 130..=137 | 143, .. });
+    let discovery = matches!(packet.transport, Transport::Icmp { kind: 130..=136 | 143, .. });
     discovery && packet.protocol() == protocol::ICMPV6
 }

@@ -2,6 +2,7 @@
 //! Facts from net/netfilter/nf_conntrack_proto_{tcp,udp,sctp,icmp,icmpv6}.c; sequence numbers are not modelled.
 //! It must never know addresses, rules or NAT. Tests: tests/conntrack.rs.
 
+use super::timers::Timers;
 use crate::packet::{Packet, Transport, flags};
 
 /// One second in the unit of the clock.
@@ -34,12 +35,55 @@ pub enum State {
     CookieWait,
     /// SCTP: COOKIE ECHO seen.
     CookieEchoed,
-    /// SCTP: shutting down.
-    Shutdown,
+    /// SCTP: the opener shuts down.
+    ShutdownSent,
+    /// SCTP: the other end shuts down.
+    ShutdownReceived,
+    /// SCTP: a shutdown was acknowledged.
+    ShutdownAckSent,
     /// SCTP: heartbeat of an unknown association.
     HeartbeatSent,
     /// UDP, ICMP and others: there is only one state.
     Stateless,
+}
+
+/// What a connection remembers of its packets beside the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct History {
+    /// TCP: an end closed in good order (IP_CT_TCP_FLAG_CLOSE_INIT).
+    closing: bool,
+    /// TCP: the last packet was a reset; was it of the reply direction?
+    last_reset: Option<bool>,
+    /// SCTP: the tag the opener must use was seen; before that only few chunks of it fit.
+    tagged: bool,
+}
+
+impl History {
+    /// May a SYN open the connection anew? Only after a good end, or after a reset by the same end.
+    pub(crate) fn reopens(self, reply: bool) -> bool {
+        self.closing || self.last_reset == Some(reply)
+    }
+
+    /// Does an SCTP packet's tag fit? (Senders are taken to be honest: they use the tag as soon as there is one.)
+    pub(crate) fn fits(self, packet: &Packet, reply: bool) -> bool {
+        match packet.transport {
+            Transport::Sctp { chunk, .. } => reply || self.tagged || matches!(chunk, 1 | 4 | 5 | 8),
+            _ => true,
+        }
+    }
+
+    /// The packet was taken, and the connection is in this state now.
+    pub(crate) fn note(&mut self, packet: &Packet, reply: bool, now: State) {
+        match packet.transport {
+            Transport::Tcp { flags: bits, .. } => {
+                self.closing |= now == FinWait;
+                self.last_reset = (bits & flags::RST != 0).then_some(reply);
+            }
+            Transport::Sctp { chunk: 1 | 2, .. } => self.tagged |= reply,
+            Transport::Sctp { chunk: 4 | 5, .. } => self.tagged |= !reply,
+            _ => {}
+        }
+    }
 }
 
 /// What becomes of the packet.
@@ -55,39 +99,56 @@ pub(crate) enum Verdict {
     Reopen,
 }
 
-use State::{Close, CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, SynSent2, TimeWait};
+use State::{
+    Close, CloseWait, Established, FinWait, LastAck, SynRecv, SynSent, SynSent2, TimeWait,
+};
 
 impl State {
     /// The state a first packet makes, or nothing when it may not open a connection.
-    pub(crate) fn opening(packet: &Packet, loose: bool) -> Option<(State, u64)> {
+    pub(crate) fn opening(packet: &Packet, loose: bool, timers: &Timers) -> Option<(State, u64)> {
+        let ipv6 = packet.dst.is_ipv6();
         match packet.transport {
             Transport::Tcp { flags: bits, .. } => match Segment::of(bits)? {
-                Segment::Syn => Some((SynSent, tcp_timeout(SynSent))),
-                Segment::Ack if loose => Some((Established, 300 * SECOND)),
+                Segment::Syn => Some((SynSent, timers.tcp(SynSent))),
+                Segment::Ack if loose => {
+                    Some((Established, timers.unacknowledged().min(timers.tcp(Established))))
+                }
                 _ => None,
             },
-            Transport::Udp { .. } => Some((State::Stateless, 30 * SECOND)),
-            Transport::Sctp { chunk, .. } => sctp_opening(chunk),
-            Transport::Icmp { kind, .. } if packet.dst.is_ipv4() => matches!(kind, 8 | 13 | 15 | 17).then_some((State::Stateless, 30 * SECOND)),
-            Transport::Icmp { kind, .. } => matches!(kind, 128 | 139).then_some((State::Stateless, 30 * SECOND)),
-            Transport::Other(_) => Some((State::Stateless, 600 * SECOND)),
+            Transport::Udp { .. } => Some((State::Stateless, timers.udp())),
+            Transport::Sctp { chunk, .. } => {
+                // A first packet of any other kind has no tag that fits.
+                let state =
+                    sctp(State::None, chunk, false).filter(|_| matches!(chunk, 1 | 4 | 5 | 8))?;
+                Some((state, timers.sctp(state)))
+            }
+            Transport::Icmp { kind, .. } => {
+                let opens =
+                    if ipv6 { matches!(kind, 128 | 139) } else { matches!(kind, 8 | 13 | 15 | 17) };
+                opens.then_some((State::Stateless, timers.icmp(ipv6)))
+            }
+            Transport::Other(_) => Some((State::Stateless, timers.generic())),
         }
     }
 
     /// What a further packet does, in the original or the reply direction.
-    pub(crate) fn after(self, packet: &Packet, reply: bool) -> Verdict {
+    pub(crate) fn after(self, packet: &Packet, reply: bool, timers: &Timers) -> Verdict {
         match packet.transport {
             Transport::Tcp { flags: bits, .. } => match Segment::of(bits) {
-                Some(segment) => self.after_segment(segment, reply),
+                Some(segment) => self.after_segment(segment, reply, timers),
                 None => Verdict::Invalid,
             },
-            Transport::Sctp { chunk, .. } => self.after_chunk(chunk, reply),
-            Transport::Udp { .. } | Transport::Icmp { .. } => Verdict::Move(self, 30 * SECOND),
-            Transport::Other(_) => Verdict::Move(self, 600 * SECOND),
+            Transport::Sctp { chunk, .. } => match sctp(self, chunk, reply) {
+                Some(next) => Verdict::Move(next, timers.sctp(next)),
+                None => Verdict::Invalid,
+            },
+            Transport::Udp { .. } => Verdict::Move(self, timers.udp()),
+            Transport::Icmp { .. } => Verdict::Move(self, timers.icmp(packet.dst.is_ipv6())),
+            Transport::Other(_) => Verdict::Move(self, timers.generic()),
         }
     }
 
-    fn after_segment(self, segment: Segment, reply: bool) -> Verdict {
+    fn after_segment(self, segment: Segment, reply: bool, timers: &Timers) -> Verdict {
         let next = match (segment, reply) {
             (Segment::Syn, false) => match self {
                 SynSent => SynSent,
@@ -127,24 +188,7 @@ impl State {
             },
             (Segment::Rst, _) => Close,
         };
-        Verdict::Move(next, tcp_timeout(next))
-    }
-
-    fn after_chunk(self, chunk: u8, reply: bool) -> Verdict {
-        use State::{CookieEchoed, CookieWait, HeartbeatSent, Shutdown};
-        let next = match (chunk, self) {
-            (1, CookieWait | Close | HeartbeatSent) => CookieWait,
-            (2, CookieWait) if reply => CookieWait,
-            (6, _) => Close,
-            (7, Established | Shutdown) => Shutdown,
-            (8, Shutdown) => Shutdown,
-            (14, Shutdown) => Close,
-            (10, CookieWait | CookieEchoed) => CookieEchoed,
-            (11, CookieEchoed) if reply => Established,
-            (5, HeartbeatSent) if reply => Established,
-            (_, state) => state,
-        };
-        Verdict::Move(next, sctp_timeout(next))
+        Verdict::Move(next, timers.tcp(next))
     }
 
     /// A short name, as the conntrack tool prints it.
@@ -162,7 +206,9 @@ impl State {
             State::Close => "CLOSE",
             State::CookieWait => "COOKIE_WAIT",
             State::CookieEchoed => "COOKIE_ECHOED",
-            State::Shutdown => "SHUTDOWN_SENT",
+            State::ShutdownSent => "SHUTDOWN_SENT",
+            State::ShutdownReceived => "SHUTDOWN_RECD",
+            State::ShutdownAckSent => "SHUTDOWN_ACK_SENT",
             State::HeartbeatSent => "HEARTBEAT_SENT",
             State::Stateless => "-",
         }
@@ -193,35 +239,31 @@ impl Segment {
     }
 }
 
-/// Seconds of tcp_timeouts.
-fn tcp_timeout(state: State) -> u64 {
-    let seconds = match state {
-        SynRecv | CloseWait => 60,
-        Established => 432_000,
-        LastAck => 30,
-        Close => 10,
-        _ => 120,
+/// The table sctp_conntracks: the next state, or nothing for a packet that does not fit. Chunks that are not in it change nothing.
+fn sctp(state: State, chunk: u8, reply: bool) -> Option<State> {
+    use State::{
+        CookieEchoed as CE, CookieWait as CW, HeartbeatSent as HS, None as NO,
+        ShutdownAckSent as SA, ShutdownReceived as SR, ShutdownSent as SS,
     };
-    seconds * SECOND
-}
-
-/// Seconds of sctp_timeouts.
-fn sctp_timeout(state: State) -> u64 {
-    let seconds = match state {
-        State::CookieWait | State::CookieEchoed | State::Shutdown => 3,
-        Established => 210,
-        State::HeartbeatSent => 30,
-        _ => 10,
+    let known = matches!(chunk, 1 | 2 | 4..=11 | 14);
+    let next = match (chunk, reply, state) {
+        (1, false, HS) => CW,
+        (1, false, SS | SR) => Close,
+        (14, _, SA) => Close,
+        (4, _, HS) | (4, false, NO) | (5, false, HS) => HS,
+        (5, true, HS) => Established,
+        (8, false, NO | HS) => SA,
+        (_, true, NO | HS) if known => return None,
+        (6, ..) => Close,
+        (_, false, NO | HS) if known => Close,
+        (2, true, Close) => CW,
+        (7, false, Established) => SS,
+        (7, true, Established) => SR,
+        (8, _, SS | SR) => SA,
+        (9, true, CE) => Close,
+        (10, _, CW) => CE,
+        (11, _, CE) => Established,
+        (.., other) => other,
     };
-    seconds * SECOND
-}
-
-fn sctp_opening(chunk: u8) -> Option<(State, u64)> {
-    let state = match chunk {
-        1 => State::CookieWait,
-        4 => State::HeartbeatSent,
-        2 | 6 | 7 | 8 | 9 | 10 | 11 | 14 => Close,
-        _ => return None,
-    };
-    Some((state, sctp_timeout(state)))
+    Some(next)
 }

@@ -61,7 +61,9 @@ impl Hash for Tuple {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => state.write_u64(u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst))),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                state.write_u64(u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst)))
+            }
             (src, dst) => {
                 for half in [src, dst] {
                     if let IpAddr::V6(v6) = half {
@@ -72,7 +74,9 @@ impl Hash for Tuple {
                 }
             }
         }
-        state.write_u64(u64::from(self.sport) << 32 | u64::from(self.dport) << 8 | u64::from(self.protocol));
+        state.write_u64(
+            u64::from(self.sport) << 32 | u64::from(self.dport) << 8 | u64::from(self.protocol),
+        );
     }
 }
 

@@ -53,8 +53,13 @@ impl Message<'_> {
     }
 
     pub(crate) fn family(&self) -> Taken<Family> {
-        Family::from_number(self.family)
-            .ok_or_else(|| Refusal::new(Errno::EAFNOSUPPORT, self.at + HEADER, format!("the simulator does not model tables of family {}", self.family)))
+        Family::from_number(self.family).ok_or_else(|| {
+            Refusal::new(
+                Errno::EAFNOSUPPORT,
+                self.at + HEADER,
+                format!("the simulator does not model tables of family {}", self.family),
+            )
+        })
     }
 }
 
@@ -110,27 +115,40 @@ impl Batch<'_> {
             last = message;
         }
         if !rest.bytes.is_empty() {
-            return Err(last.error(Refusal::invalid(rest.at, "nothing expected behind NFNL_MSG_BATCH_END")));
+            return Err(
+                last.error(Refusal::invalid(rest.at, "nothing expected behind NFNL_MSG_BATCH_END"))
+            );
         }
         self.verify(&last).map_err(|refusal| last.error(refusal))
     }
 
     fn begin(&self, message: &Message<'_>) -> Taken<()> {
         if message.kind != BATCH_BEGIN {
-            return Err(Refusal::invalid(message.at, format!("NFNL_MSG_BATCH_BEGIN expected, found type {:#x}", message.kind)));
+            return Err(Refusal::invalid(
+                message.at,
+                format!("NFNL_MSG_BATCH_BEGIN expected, found type {:#x}", message.kind),
+            ));
         }
         let attrs = message.body.attrs::<2>("a batch")?;
         match attrs.get(1).map(Span::be32).transpose()? {
-            Some(wanted) if wanted != self.store.generation => {
-                Err(Refusal::new(Errno::ERESTART, attrs.at(), format!("generation {wanted} expected, now {}", self.store.generation)))
-            }
+            Some(wanted) if wanted != self.store.generation => Err(Refusal::new(
+                Errno::ERESTART,
+                attrs.at(),
+                format!("generation {wanted} expected, now {}", self.store.generation),
+            )),
             _ => Ok(()),
         }
     }
 
     fn message(&mut self, message: &Message<'_>) -> Taken<()> {
         if message.kind >> 8 != SUBSYSTEM {
-            return Err(Refusal::invalid(message.at, format!("a message of subsystem nf_tables expected, found type {:#x}", message.kind)));
+            return Err(Refusal::invalid(
+                message.at,
+                format!(
+                    "a message of subsystem nf_tables expected, found type {:#x}",
+                    message.kind
+                ),
+            ));
         }
         match message.kind & 0xff {
             0 => self.new_table(message),
@@ -172,7 +190,9 @@ impl Batch<'_> {
     pub(crate) fn table(&self, message: &Message<'_>, name: Span<'_>) -> Taken<u32> {
         let (family, wanted) = (message.family()?, name.name()?);
         let found = self.store.find(family, wanted);
-        found.ok_or_else(|| Refusal::absent(name.at, format!("table \"{wanted}\" of family {}", family.name())))
+        found.ok_or_else(|| {
+            Refusal::absent(name.at, format!("table \"{wanted}\" of family {}", family.name()))
+        })
     }
 
     /// The table in a slot that was just found.
@@ -183,8 +203,13 @@ impl Batch<'_> {
     fn verify(&mut self, last: &Message<'_>) -> Taken<()> {
         for (table, set) in &self.numbered_sets {
             let set = self.store.tables.get(*table).and_then(|table| table.sets.get(*set));
-            if let Some(set) = set.filter(|set| set.definition.has(super::set::set_flags::ANONYMOUS) && set.uses == 0) {
-                return Err(Refusal::invalid(last.at, format!("anonymous set \"{}\" is used by no rule", set.name)));
+            if let Some(set) = set
+                .filter(|set| set.definition.has(super::set::set_flags::ANONYMOUS) && set.uses == 0)
+            {
+                return Err(Refusal::invalid(
+                    last.at,
+                    format!("anonymous set \"{}\" is used by no rule", set.name),
+                ));
             }
         }
         for slot in &self.reshaped {
@@ -196,21 +221,24 @@ impl Batch<'_> {
 
     fn commit(self) {
         for (table, set) in self.numbered_sets {
-            if let Some(set) = self.store.tables.get_mut(table).and_then(|table| table.sets.get_mut(set)) {
+            if let Some(set) =
+                self.store.tables.get_mut(table).and_then(|table| table.sets.get_mut(set))
+            {
                 set.batch_id = None;
             }
         }
         for (table, chain) in self.numbered_rules {
-            let chain = self.store.tables.get_mut(table).and_then(|table| table.chains.get_mut(chain));
-            chain.into_iter().flat_map(|chain| &mut chain.rules).for_each(|rule| rule.batch_id = None);
+            let chain =
+                self.store.tables.get_mut(table).and_then(|table| table.chains.get_mut(chain));
+            chain
+                .into_iter()
+                .flat_map(|chain| &mut chain.rules)
+                .for_each(|rule| rule.batch_id = None);
         }
         if !self.undo.is_empty() {
             self.store.generation = self.store.generation.wrapping_add(1);
         }
-        if self.reattached {
-            self.store.attach();
-        }
-        self.store.attach_tracking();
+        self.store.reattached |= self.reattached;
     }
 
     fn abort(self) {
@@ -223,10 +251,21 @@ impl Batch<'_> {
 /// Takes the next message off the batch.
 fn next<'a>(rest: &mut Span<'a>) -> Result<Message<'a>, NftError> {
     let Span { bytes, at } = *rest;
-    let broken = |detail: String| NftError { errno: Errno::EINVAL, seq: 0, message: "BATCH", offset: at, detail };
-    let word = |from: usize| -> [u8; 4] { std::array::from_fn(|index| bytes.get(from + index).copied().unwrap_or(0)) };
+    let broken = |detail: String| NftError {
+        errno: Errno::EINVAL,
+        seq: 0,
+        message: "BATCH",
+        offset: at,
+        detail,
+    };
+    let word = |from: usize| -> [u8; 4] {
+        std::array::from_fn(|index| bytes.get(from + index).copied().unwrap_or(0))
+    };
     if bytes.len() < HEADER + GENERIC {
-        return Err(broken(format!("a message or NFNL_MSG_BATCH_END expected, {} bytes left", bytes.len())));
+        return Err(broken(format!(
+            "a message or NFNL_MSG_BATCH_END expected, {} bytes left",
+            bytes.len()
+        )));
     }
     let length = u32::from_ne_bytes(word(0)) as usize;
     if length < HEADER + GENERIC || length > bytes.len() {
@@ -249,20 +288,58 @@ fn next<'a>(rest: &mut Span<'a>) -> Result<Message<'a>, NftError> {
 impl Message<'_> {
     fn name(&self) -> &'static str {
         const NAMES: [&str; 34] = [
-            "NEWTABLE", "GETTABLE", "DELTABLE", "NEWCHAIN", "GETCHAIN", "DELCHAIN", "NEWRULE", "GETRULE", "DELRULE", "NEWSET", "GETSET",
-            "DELSET", "NEWSETELEM", "GETSETELEM", "DELSETELEM", "NEWGEN", "GETGEN", "TRACE", "NEWOBJ", "GETOBJ", "DELOBJ", "GETOBJ_RESET",
-            "NEWFLOWTABLE", "GETFLOWTABLE", "DELFLOWTABLE", "GETRULE_RESET", "DESTROYTABLE", "DESTROYCHAIN", "DESTROYRULE", "DESTROYSET",
-            "DESTROYSETELEM", "DESTROYOBJ", "DESTROYFLOWTABLE", "GETSETELEM_RESET",
+            "NEWTABLE",
+            "GETTABLE",
+            "DELTABLE",
+            "NEWCHAIN",
+            "GETCHAIN",
+            "DELCHAIN",
+            "NEWRULE",
+            "GETRULE",
+            "DELRULE",
+            "NEWSET",
+            "GETSET",
+            "DELSET",
+            "NEWSETELEM",
+            "GETSETELEM",
+            "DELSETELEM",
+            "NEWGEN",
+            "GETGEN",
+            "TRACE",
+            "NEWOBJ",
+            "GETOBJ",
+            "DELOBJ",
+            "GETOBJ_RESET",
+            "NEWFLOWTABLE",
+            "GETFLOWTABLE",
+            "DELFLOWTABLE",
+            "GETRULE_RESET",
+            "DESTROYTABLE",
+            "DESTROYCHAIN",
+            "DESTROYRULE",
+            "DESTROYSET",
+            "DESTROYSETELEM",
+            "DESTROYOBJ",
+            "DESTROYFLOWTABLE",
+            "GETSETELEM_RESET",
         ];
         match self.kind {
             BATCH_BEGIN => "BATCH_BEGIN",
             BATCH_END => "BATCH_END",
-            kind if kind >> 8 == SUBSYSTEM => NAMES.get(usize::from(kind & 0xff)).copied().unwrap_or("an unknown message"),
+            kind if kind >> 8 == SUBSYSTEM => {
+                NAMES.get(usize::from(kind & 0xff)).copied().unwrap_or("an unknown message")
+            }
             _ => "a foreign message",
         }
     }
 
     fn error(&self, refusal: Refusal) -> NftError {
-        NftError { errno: refusal.errno, seq: self.seq, message: self.name(), offset: refusal.offset, detail: refusal.detail }
+        NftError {
+            errno: refusal.errno,
+            seq: self.seq,
+            message: self.name(),
+            offset: refusal.offset,
+            detail: refusal.detail,
+        }
     }
 }

@@ -19,13 +19,25 @@ pub(crate) struct Update {
 impl Update {
     pub(crate) fn read(dynset: &Dynset, table: &Table, registers: &[u8; 64]) -> Option<Update> {
         let set = table.sets.get(dynset.set)?;
-        let bytes = |reg: Reg, length: u32| registers.get(usize::from(reg.0)..usize::from(reg.0) + length as usize);
+        let bytes = |reg: Reg, length: u32| {
+            registers.get(usize::from(reg.0)..usize::from(reg.0) + length as usize)
+        };
         let datum = match dynset.data {
             Some(reg) => Datum::Value(Key::new(bytes(reg, set.definition.data_len)?)),
             None => Datum::None,
         };
-        let timeout = if dynset.timeout == 0 { set.definition.timeout.saturating_mul(1_000_000) } else { dynset.timeout };
-        Some(Update { op: dynset.op, set: dynset.set, key: Key::new(bytes(dynset.key, set.definition.key_len)?), datum, timeout })
+        let timeout = if dynset.timeout == 0 {
+            set.definition.timeout.saturating_mul(1_000_000)
+        } else {
+            dynset.timeout
+        };
+        Some(Update {
+            op: dynset.op,
+            set: dynset.set,
+            key: Key::new(bytes(dynset.key, set.definition.key_len)?),
+            datum,
+            timeout,
+        })
     }
 }
 
@@ -74,13 +86,23 @@ fn perform(held: &mut Table, table: u32, update: Update, now: u64, undo: &mut Ve
     }
     if set.full() {
         let gone = set.collect_expired(now);
-        undo.extend(gone.into_iter().map(|element| Undo::ElementRemoved(table, slot, Box::new(element))));
+        undo.extend(
+            gone.into_iter().map(|element| Undo::ElementRemoved(table, slot, Box::new(element))),
+        );
         if set.full() {
             return false;
         }
     }
     let expires = if update.timeout == 0 { u64::MAX } else { now.saturating_add(update.timeout) };
-    let element = Element { key: update.key, key_end: None, interval_end: false, datum: update.datum, userdata: None, timeout: update.timeout, expires };
+    let element = Element {
+        key: update.key,
+        key_end: None,
+        interval_end: false,
+        datum: update.datum,
+        userdata: None,
+        timeout: update.timeout,
+        expires,
+    };
     if let Some(replaced) = set.insert(element) {
         undo.push(Undo::ElementRemoved(table, slot, Box::new(replaced)));
     }

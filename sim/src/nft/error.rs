@@ -9,6 +9,7 @@ use std::fmt;
 #[expect(missing_docs, reason = "the names are Linux's own")]
 pub enum Errno {
     ENOENT = 2,
+    ESRCH = 3,
     EBUSY = 16,
     EEXIST = 17,
     EINVAL = 22,
@@ -41,7 +42,11 @@ pub struct NftError {
 
 impl fmt::Display for NftError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:?} ({}) from {} seq {} at byte {}: {}", self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail)
+        write!(
+            out,
+            "{:?} ({}) from {} seq {} at byte {}: {}",
+            self.errno, self.errno as i32, self.message, self.seq, self.offset, self.detail
+        )
     }
 }
 

@@ -4,58 +4,11 @@
 
 use super::dynset::Update;
 use super::expr::{Expr, RejectWith};
+use super::print;
 use super::set::Verdict;
-use super::store::{Hook, Rule, Store, Table};
-use super::{Attached, print};
-use crate::chance::Chance;
-use crate::conntrack::{Ct, Tracker};
+use super::store::{Rule, Store, Table};
 use crate::journey::{Sink, Step};
-use crate::net::{Hop, Net};
-use crate::packet::{Headers, Packet};
-use std::sync::Arc;
-
-/// A packet on its way through the host.
-pub(crate) struct Skb {
-    pub(crate) packet: Packet,
-    pub(crate) headers: Headers,
-    pub(crate) ct: Option<Ct>,
-    pub(crate) in_link: Option<u32>,
-    pub(crate) out: Option<Hop>,
-    /// A rule said accept.
-    pub(crate) accepted: bool,
-}
-
-/// Everything of the host but the tables.
-pub(crate) struct Env<'h, S> {
-    pub(crate) net: &'h Net,
-    pub(crate) tracker: &'h mut Tracker,
-    pub(crate) chance: &'h mut Chance,
-    pub(crate) sink: &'h mut S,
-    pub(crate) now: u64,
-    pub(crate) hook: Hook,
-    /// Counters and limits stand still.
-    pub(crate) dry: bool,
-}
-
-/// Which rule decided.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// The hook the packet was at.
-    pub hook: Hook,
-    /// Name of the table; empty where no table decided.
-    pub table: Arc<str>,
-    /// Name of the chain.
-    pub chain: Arc<str>,
-    /// Handle of the rule; nothing: the chain's policy.
-    pub rule: Option<u64>,
-}
-
-/// What a base chain makes of a packet.
-pub(crate) enum End {
-    Accept,
-    Drop(Place),
-    Reject(RejectWith, Place),
-}
+use crate::skb::{End, Env, Place, Skb};
 
 /// What a rule makes of a packet.
 pub(super) enum Flow {
@@ -81,20 +34,38 @@ struct Run {
     registers: [u8; 64],
 }
 
-/// Runs one base chain.
-pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Skb, base: Attached) -> End {
-    let mut run = Run { table: base.table, chain: base.chain, index: 0, expr: 0, stack: [(0, 0); STACK], depth: 0, registers: [0; 64] };
+/// Runs one base chain: (slot of the table, slot of the chain).
+pub(crate) fn run<S: Sink>(
+    store: &mut Store,
+    env: &mut Env<'_, S>,
+    skb: &mut Skb,
+    base: (u32, u32),
+) -> End {
+    let mut run = Run {
+        table: base.0,
+        chain: base.1,
+        index: 0,
+        expr: 0,
+        stack: [(0, 0); STACK],
+        depth: 0,
+        registers: [0; 64],
+    };
     loop {
         let Some(table) = store.tables.get(run.table) else { return End::Accept };
         let Some(chain) = table.chains.get(run.chain) else { return End::Accept };
         let Some(rule) = chain.rules.get(run.index) else {
             if !run.back() {
-                return policy(table, base.chain, env);
+                return policy(table, base.1, env);
             }
             continue;
         };
         let flow = step(&mut run, table, rule, (env, skb));
-        let here = |rule: &Rule| Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: Some(rule.handle) };
+        let here = |rule: &Rule| Place {
+            hook: env.hook,
+            table: table.name.clone(),
+            chain: chain.name.clone(),
+            rule: Some(rule.handle),
+        };
         match flow {
             Flow::Next | Flow::Break => run.next_rule(),
             Flow::Reject(with) => return End::Reject(with, here(rule)),
@@ -105,10 +76,12 @@ pub(crate) fn run<S: Sink>(store: &mut Store, env: &mut Env<'_, S>, skb: &mut Sk
                     return End::Drop(here(rule));
                 }
             }
-            Flow::Verdict(Verdict::Goto(target)) => (run.chain, run.index, run.expr) = (target, 0, 0),
+            Flow::Verdict(Verdict::Goto(target)) => {
+                (run.chain, run.index, run.expr) = (target, 0, 0)
+            }
             Flow::Verdict(Verdict::Return) => {
                 if !run.back() {
-                    return policy(table, base.chain, env);
+                    return policy(table, base.1, env);
                 }
             }
             Flow::Verdict(Verdict::Continue | Verdict::Break) => run.next_rule(),
@@ -154,15 +127,29 @@ fn policy<S: Sink>(table: &Table, chain: u32, env: &mut Env<'_, S>) -> End {
     if accepts {
         return End::Accept;
     }
-    End::Drop(Place { hook: env.hook, table: table.name.clone(), chain: chain.name.clone(), rule: None })
+    End::Drop(Place {
+        hook: env.hook,
+        table: table.name.clone(),
+        chain: chain.name.clone(),
+        rule: None,
+    })
 }
 
 /// Runs a rule from the expression it stands at.
-fn step<S: Sink>(run: &mut Run, table: &Table, rule: &Rule, with: (&mut Env<'_, S>, &mut Skb)) -> Flow {
+fn step<S: Sink>(
+    run: &mut Run,
+    table: &Table,
+    rule: &Rule,
+    with: (&mut Env<'_, S>, &mut Skb),
+) -> Flow {
     let (env, skb) = with;
     if run.expr == 0 {
         env.sink.note(|| Step::Rule {
-            chain: table.chains.get(run.chain).map(|chain| chain.name.to_string()).unwrap_or_default(),
+            chain: table
+                .chains
+                .get(run.chain)
+                .map(|chain| chain.name.to_string())
+                .unwrap_or_default(),
             handle: rule.handle,
             comment: print::comment(rule.userdata.as_deref(), 0),
         });
@@ -195,7 +182,12 @@ fn step<S: Sink>(run: &mut Run, table: &Table, rule: &Rule, with: (&mut Env<'_, 
 }
 
 #[inline]
-fn evaluate<S: Sink>(expr: &Expr, at: (&Table, &mut [u8; 64]), env: &mut Env<'_, S>, skb: &mut Skb) -> Flow {
+fn evaluate<S: Sink>(
+    expr: &Expr,
+    at: (&Table, &mut [u8; 64]),
+    env: &mut Env<'_, S>,
+    skb: &mut Skb,
+) -> Flow {
     let (table, registers) = at;
     match expr {
         Expr::Lookup(lookup) => super::matching::lookup(lookup, (table, registers), env),
@@ -206,7 +198,9 @@ fn evaluate<S: Sink>(expr: &Expr, at: (&Table, &mut [u8; 64]), env: &mut Env<'_,
             Some(update) => Flow::Update(update, dynset.inverted),
             None => Flow::Break,
         },
-        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => super::matching::count(expr, env, skb),
+        Expr::Counter { .. } | Expr::Limit(_) | Expr::Log { .. } => {
+            super::matching::count(expr, env, skb)
+        }
         _ => super::matching::load(expr, registers, env, skb),
     }
 }

@@ -2,14 +2,18 @@
 //! Facts from nft_{payload,meta,cmp,bitwise,range,byteorder,lookup,numgen,hash,fib,ct,limit,counter}.c of net/netfilter.
 //! It must never change a connection but for its mark. Tests: tests/six.rs, tests/nft_files.rs.
 
-use super::eval::{Env, Flow, Skb};
-use super::expr::{self, Base, CtKey, Expr, Fib, FibResult, Inside, Limit, Lookup, Meta, Numgen, Order, Reg, Way, fib_flags};
+use super::eval::Flow;
+use super::expr::{
+    self, Base, CtKey, Expr, Fib, FibResult, Inside, Limit, Lookup, Meta, Numgen, Order, Reg, Way,
+    fib_flags,
+};
 use super::print;
 use super::set::Datum;
 use super::store::Table;
 use crate::conntrack::Standing;
 use crate::journey::{Sink, Step};
 use crate::net::Decision;
+use crate::skb::{Env, Skb};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -40,10 +44,19 @@ fn matches(yes: bool) -> Flow {
 }
 
 /// Expressions between registers and the packet.
-pub(super) fn load<S: Sink>(expr: &Expr, registers: &mut Registers, env: &mut Env<'_, S>, skb: &mut Skb) -> Flow {
+pub(super) fn load<S: Sink>(
+    expr: &Expr,
+    registers: &mut Registers,
+    env: &mut Env<'_, S>,
+    skb: &mut Skb,
+) -> Flow {
     match expr {
         Expr::Payload { base, offset, length, dreg } => {
-            let header = if *base == Base::Network { skb.headers.network() } else { skb.headers.transport() };
+            let header = if *base == Base::Network {
+                skb.headers.network()
+            } else {
+                skb.headers.transport()
+            };
             match header.get(usize::from(*offset)..usize::from(*offset) + usize::from(*length)) {
                 Some(bytes) => write(registers, *dreg, bytes),
                 None => return Flow::Break,
@@ -52,18 +65,24 @@ pub(super) fn load<S: Sink>(expr: &Expr, registers: &mut Registers, env: &mut En
         Expr::Meta { key, dreg } => meta(*key, *dreg, registers, (env, skb)),
         Expr::MetaSetMark { sreg } => skb.packet.mark = word(registers, *sreg),
         Expr::MetaSetPriority { sreg } => skb.packet.priority = word(registers, *sreg),
-        Expr::Cmp { sreg, order, value } => return compare(read(registers, *sreg, value.len()), *order, value),
+        Expr::Cmp { sreg, order, value } => {
+            return compare(read(registers, *sreg, value.len()), *order, value);
+        }
         Expr::Bitwise { sreg, dreg, mask, xor } => bitwise(registers, (*sreg, *dreg), mask, xor),
         Expr::Range { sreg, inside, low, high } => {
             let value = read(registers, *sreg, low.len());
             return matches((&**low <= value && value <= &**high) == (*inside == Inside::Yes));
         }
-        Expr::Byteorder { sreg, dreg, length, size } => byteorder(registers, (*sreg, *dreg), usize::from(*length), usize::from(*size)),
+        Expr::Byteorder { sreg, dreg, length, size } => {
+            byteorder(registers, (*sreg, *dreg), usize::from(*length), usize::from(*size))
+        }
         Expr::Value { dreg, value } => write(registers, *dreg, value),
         Expr::Numgen(numgen) => write_word(registers, numgen.dreg, generate(numgen, env)),
         Expr::Hash(hash) => write_word(registers, hash.dreg, hashed(hash, registers, skb)),
         Expr::Fib(fib) => self::fib(fib, registers, env, skb),
-        Expr::Ct { key, reply, dreg } => return connection((*key, *reply, *dreg), registers, env, skb),
+        Expr::Ct { key, reply, dreg } => {
+            return connection((*key, *reply, *dreg), registers, env, skb);
+        }
         Expr::CtSetMark { sreg } => {
             let mark = word(registers, *sreg);
             if let Some(conn) = skb.ct.and_then(|ct| env.tracker.get_mut(ct.id)) {
@@ -92,7 +111,9 @@ fn meta<S: Sink>(key: Meta, dreg: Reg, registers: &mut Registers, with: (&Env<'_
     let out = skb.out.map(|hop| hop.link);
     match key {
         Meta::Length => write_word(registers, dreg, skb.packet.length()),
-        Meta::Protocol => write(registers, dreg, &if ipv6 { 0x86ddu16 } else { 0x0800 }.to_be_bytes()),
+        Meta::Protocol => {
+            write(registers, dreg, &if ipv6 { 0x86ddu16 } else { 0x0800 }.to_be_bytes())
+        }
         Meta::Priority => write_word(registers, dreg, skb.packet.priority),
         Meta::Mark => write_word(registers, dreg, skb.packet.mark),
         Meta::Iif => write_word(registers, dreg, skb.in_link.unwrap_or(0)),
@@ -101,7 +122,9 @@ fn meta<S: Sink>(key: Meta, dreg: Reg, registers: &mut Registers, with: (&Env<'_
         Meta::OifName => write(registers, dreg, &name(out)),
         Meta::NfProto => write(registers, dreg, &[if ipv6 { 10 } else { 2 }]),
         Meta::L4Proto => write(registers, dreg, &[skb.packet.protocol()]),
-        Meta::PacketType => write(registers, dreg, &[if skb.packet.dst.is_multicast() { 2 } else { 0 }]),
+        Meta::PacketType => {
+            write(registers, dreg, &[if skb.packet.dst.is_multicast() { 2 } else { 0 }])
+        }
     }
 }
 
@@ -120,7 +143,9 @@ fn bitwise(registers: &mut Registers, regs: (Reg, Reg), mask: &[u8], xor: &[u8])
     let mut result = [0; 64];
     let length = mask.len().min(64);
     let source = read(registers, regs.0, length);
-    for (slot, (byte, (keep, flip))) in result.iter_mut().zip(source.iter().zip(mask.iter().zip(xor))) {
+    for (slot, (byte, (keep, flip))) in
+        result.iter_mut().zip(source.iter().zip(mask.iter().zip(xor)))
+    {
         *slot = byte & keep ^ flip;
     }
     write(registers, regs.1, &result[..length]);
@@ -154,7 +179,9 @@ fn generate<S>(numgen: &Numgen, env: &mut Env<'_, S>) -> u32 {
 
 fn hashed(hash: &expr::Hash, registers: &Registers, skb: &Skb) -> u32 {
     let full = match hash.source {
-        Some((reg, length)) => super::print::jhash(read(registers, reg, usize::from(length)), hash.seed),
+        Some((reg, length)) => {
+            super::print::jhash(read(registers, reg, usize::from(length)), hash.seed)
+        }
         None => symmetric(skb),
     };
     hash.offset.wrapping_add(((u64::from(full) * u64::from(hash.modulus)) >> 32) as u32)
@@ -194,7 +221,9 @@ fn fib<S: Sink>(fib: &Fib, registers: &mut Registers, env: &Env<'_, S>, skb: &Sk
         _ => 0,
     };
     match fib.result {
-        _ if fib.flags & fib_flags::PRESENT != 0 => write(registers, fib.dreg, &[u8::from(found != 0)]),
+        _ if fib.flags & fib_flags::PRESENT != 0 => {
+            write(registers, fib.dreg, &[u8::from(found != 0)])
+        }
         FibResult::OifName => {
             let mut bytes = [0; 16];
             let name = env.net.link(found).map_or("", |link| &link.name);
@@ -206,23 +235,32 @@ fn fib<S: Sink>(fib: &Fib, registers: &mut Registers, env: &Env<'_, S>, skb: &Sk
     }
 }
 
-fn connection<S: Sink>(what: (CtKey, Option<Way>, Reg), registers: &mut Registers, env: &Env<'_, S>, skb: &Skb) -> Flow {
+fn connection<S: Sink>(
+    what: (CtKey, Option<Way>, Reg),
+    registers: &mut Registers,
+    env: &Env<'_, S>,
+    skb: &Skb,
+) -> Flow {
     let (key, way, dreg) = what;
     let found = skb.ct.and_then(|ct| Some((ct, env.tracker.get(ct.id)?)));
     let Some((ct, conn)) = found else {
         if key != CtKey::State {
             return Flow::Break;
         }
-        write_word(registers, dreg, 1);
+        write_word(registers, dreg, if skb.untracked { 64 } else { 1 });
         return Flow::Next;
     };
     let tuple = conn.tuple(way == Some(Way::Reply));
     match key {
-        CtKey::State => write_word(registers, dreg, match ct.standing {
-            Standing::Established => 2,
-            Standing::Related => 4,
-            Standing::New => 8,
-        }),
+        CtKey::State => write_word(
+            registers,
+            dreg,
+            match ct.standing {
+                Standing::Established => 2,
+                Standing::Related => 4,
+                Standing::New => 8,
+            },
+        ),
         CtKey::Direction => write(registers, dreg, &[u8::from(ct.reply)]),
         CtKey::Status => write_word(registers, dreg, conn.status),
         CtKey::Mark => write_word(registers, dreg, conn.mark),
@@ -230,15 +268,20 @@ fn connection<S: Sink>(what: (CtKey, Option<Way>, Reg), registers: &mut Register
         CtKey::Protocol => write(registers, dreg, &[tuple.protocol]),
         CtKey::ProtoSrc => write(registers, dreg, &tuple.sport.to_be_bytes()),
         CtKey::ProtoDst => write(registers, dreg, &tuple.dport.to_be_bytes()),
-        CtKey::Src | CtKey::SrcIp | CtKey::SrcIp6 => return address(tuple.src, key, dreg, registers),
-        CtKey::Dst | CtKey::DstIp | CtKey::DstIp6 => return address(tuple.dst, key, dreg, registers),
+        CtKey::Src | CtKey::SrcIp | CtKey::SrcIp6 => {
+            return address(tuple.src, key, dreg, registers);
+        }
+        CtKey::Dst | CtKey::DstIp | CtKey::DstIp6 => {
+            return address(tuple.dst, key, dreg, registers);
+        }
     }
     Flow::Next
 }
 
 fn address(address: IpAddr, key: CtKey, dreg: Reg, registers: &mut Registers) -> Flow {
     match (address, key) {
-        (IpAddr::V4(_), CtKey::SrcIp6 | CtKey::DstIp6) | (IpAddr::V6(_), CtKey::SrcIp | CtKey::DstIp) => return Flow::Break,
+        (IpAddr::V4(_), CtKey::SrcIp6 | CtKey::DstIp6)
+        | (IpAddr::V6(_), CtKey::SrcIp | CtKey::DstIp) => return Flow::Break,
         (IpAddr::V4(v4), _) => write(registers, dreg, &v4.octets()),
         (IpAddr::V6(v6), _) => write(registers, dreg, &v6.octets()),
     }
@@ -246,13 +289,20 @@ fn address(address: IpAddr, key: CtKey, dreg: Reg, registers: &mut Registers) ->
 }
 
 /// Looks a key up in a set or map.
-pub(super) fn lookup<S: Sink>(lookup: &Lookup, at: (&Table, &mut Registers), env: &mut Env<'_, S>) -> Flow {
+pub(super) fn lookup<S: Sink>(
+    lookup: &Lookup,
+    at: (&Table, &mut Registers),
+    env: &mut Env<'_, S>,
+) -> Flow {
     let (table, registers) = at;
     let Some(set) = table.sets.get(lookup.set) else { return Flow::Break };
     let found = set.find(read(registers, lookup.sreg, set.definition.key_len as usize), env.now);
     env.sink.note(|| Step::Lookup {
         set: set.name.to_string(),
-        key: print::key(&set.definition, read(registers, lookup.sreg, set.definition.key_len as usize)),
+        key: print::key(
+            &set.definition,
+            read(registers, lookup.sreg, set.definition.key_len as usize),
+        ),
         found: found.map(|element| print::datum(table, &set.definition, &element.datum)),
         comment: found.and_then(|element| print::comment(element.userdata.as_deref(), 0)),
     });
@@ -289,7 +339,9 @@ pub(super) fn count<S: Sink>(expr: &Expr, env: &mut Env<'_, S>, skb: &Skb) -> Fl
 fn limit_over<S>(limit: &Limit, env: &Env<'_, S>, skb: &Skb) -> bool {
     let most = expr::bucket(limit.rate, limit.nanos, (limit.burst, limit.bytes));
     let units = if limit.bytes { u64::from(skb.packet.length()) } else { 1 };
-    let cost = u64::try_from(u128::from(units) * u128::from(limit.nanos) / u128::from(limit.rate.max(1))).unwrap_or(u64::MAX);
+    let cost =
+        u64::try_from(u128::from(units) * u128::from(limit.nanos) / u128::from(limit.rate.max(1)))
+            .unwrap_or(u64::MAX);
     let passed = env.now.saturating_sub(limit.last.load(Relaxed));
     let tokens = limit.tokens.load(Relaxed).saturating_add(passed).min(most);
     let left = tokens.checked_sub(cost);

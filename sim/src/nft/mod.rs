@@ -19,13 +19,14 @@ mod set;
 mod sets;
 mod store;
 mod tables;
-mod translate;
+pub(crate) mod translate;
 mod verify;
 mod wire;
 
 pub(crate) use batch::apply;
 pub use error::{Errno, NftError};
 pub use expr::RejectWith;
+pub(crate) use print::jhash;
 pub use set::{DATA_VERDICT, SetDefinition, set_flags};
-pub(crate) use store::{Attached, Store};
+pub(crate) use store::Store;
 pub use store::{BaseChain, ChainType, Family, Hook};

@@ -71,7 +71,9 @@ fn field_text(kind: u32, field: &[u8]) -> String {
     let word = || u32::from_ne_bytes(field.try_into().unwrap_or([0; 4]));
     match (kind, field) {
         (7, [a, b, c, d]) => Ipv4Addr::new(*a, *b, *c, *d).to_string(),
-        (8, bytes) if bytes.len() == 16 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap_or([0; 16])).to_string(),
+        (8, bytes) if bytes.len() == 16 => {
+            Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap_or([0; 16])).to_string()
+        }
         (12, [protocol, ..]) => match protocol {
             1 => "icmp".into(),
             6 => "tcp".into(),

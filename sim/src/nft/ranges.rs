@@ -22,7 +22,10 @@ pub(crate) struct Ranges {
 
 impl Ranges {
     pub(crate) fn new(fields: &[u32]) -> Self {
-        Ranges { fields: fields.iter().map(|length| *length as usize).collect(), ..Ranges::default() }
+        Ranges {
+            fields: fields.iter().map(|length| *length as usize).collect(),
+            ..Ranges::default()
+        }
     }
 
     pub(crate) fn find(&self, key: &[u8], now: u64) -> Option<&Element> {
@@ -34,11 +37,16 @@ impl Ranges {
             for (slot, (byte, keep)) in masked.iter_mut().zip(key.iter().zip(mask.iter())) {
                 *slot = byte & keep;
             }
-            if let Some(number) = by_key.get(&masked[..length]).and_then(|numbers| numbers.iter().find(live)) {
+            if let Some(number) =
+                by_key.get(&masked[..length]).and_then(|numbers| numbers.iter().find(live))
+            {
                 best = Some(best.map_or(*number, |known| known.min(*number)));
             }
         }
-        let uneven = self.uneven.iter().filter(live).find(|number| self.entries.get(number).is_some_and(|entry| self.holds(entry, key)));
+        let uneven =
+            self.uneven.iter().filter(live).find(|number| {
+                self.entries.get(number).is_some_and(|entry| self.holds(entry, key))
+            });
         let number = match (best, uneven) {
             (Some(one), Some(two)) => one.min(*two),
             (one, two) => one.or(two.copied())?,
@@ -48,9 +56,11 @@ impl Ranges {
 
     fn holds(&self, entry: &Element, key: &[u8]) -> bool {
         let end = entry.key_end.as_ref().unwrap_or(&entry.key);
-        self.spans().all(|(from, to)| match (key.get(from..to), entry.key.get(from..to), end.get(from..to)) {
-            (Some(field), Some(low), Some(high)) => low <= field && field <= high,
-            _ => false,
+        self.spans().all(|(from, to)| {
+            match (key.get(from..to), entry.key.get(from..to), end.get(from..to)) {
+                (Some(field), Some(low), Some(high)) => low <= field && field <= high,
+                _ => false,
+            }
         })
     }
 
@@ -64,12 +74,16 @@ impl Ranges {
     }
 
     pub(crate) fn clash(&self, element: &Element, now: u64) -> Option<Clash<'_>> {
-        let same = self.places.get(&place(&element.key, element.key_end.as_ref())).and_then(|number| self.entries.get(number));
+        let same = self
+            .places
+            .get(&place(&element.key, element.key_end.as_ref()))
+            .and_then(|number| self.entries.get(number));
         if let Some(known) = same.filter(|known| known.alive(now)) {
             return Some(Clash::Same(known));
         }
         let end = element.key_end.as_ref().unwrap_or(&element.key);
-        (self.find(&element.key, now).is_some() || self.find(end, now).is_some()).then_some(Clash::Overlap)
+        (self.find(&element.key, now).is_some() || self.find(end, now).is_some())
+            .then_some(Clash::Overlap)
     }
 
     pub(crate) fn insert(&mut self, element: Element) -> Option<Element> {
@@ -154,7 +168,9 @@ fn write_prefix(mask: &mut [u8], low: &[u8], high: &[u8]) -> Option<()> {
             }
             *slot = 0;
         } else if differing != 0 {
-            if !(differing.wrapping_add(1)).is_power_of_two() && differing != 0xff || first & differing != 0 {
+            if !(differing.wrapping_add(1)).is_power_of_two() && differing != 0xff
+                || first & differing != 0
+            {
                 return None;
             }
             *slot = !differing;

@@ -72,7 +72,8 @@ impl<'h> Nft<'h> {
 
     /// All tables, by family and name.
     pub fn tables(self) -> Vec<TableView<'h>> {
-        let mut all: Vec<_> = self.store.tables.iter().map(|(_, table)| TableView { table, now: self.now }).collect();
+        let mut all: Vec<_> =
+            self.store.tables.iter().map(|(_, table)| TableView { table, now: self.now }).collect();
         all.sort_by(|one, two| (one.family(), one.name()).cmp(&(two.family(), two.name())));
         all
     }
@@ -112,7 +113,8 @@ impl<'h> TableView<'h> {
 
     /// Its chains, by handle.
     pub fn chains(&self) -> Vec<ChainView<'h>> {
-        let mut all: Vec<_> = self.table.chains.iter().map(|(_, chain)| ChainView { chain }).collect();
+        let mut all: Vec<_> =
+            self.table.chains.iter().map(|(_, chain)| ChainView { chain }).collect();
         all.sort_by_key(ChainView::handle);
         all
     }
@@ -124,7 +126,12 @@ impl<'h> TableView<'h> {
 
     /// Its sets and maps, by handle.
     pub fn sets(&self) -> Vec<SetView<'h>> {
-        let mut all: Vec<_> = self.table.sets.iter().map(|(_, set)| SetView { table: self.table, set, now: self.now }).collect();
+        let mut all: Vec<_> = self
+            .table
+            .sets
+            .iter()
+            .map(|(_, set)| SetView { table: self.table, set, now: self.now })
+            .collect();
         all.sort_by_key(SetView::handle);
         all
     }
@@ -198,7 +205,9 @@ impl<'h> RuleView<'h> {
     pub fn counters(&self) -> Vec<(u64, u64)> {
         use std::sync::atomic::Ordering::Relaxed;
         let counter = |expr: &super::expr::Expr| match expr {
-            super::expr::Expr::Counter { packets, bytes } => Some((packets.load(Relaxed), bytes.load(Relaxed))),
+            super::expr::Expr::Counter { packets, bytes } => {
+                Some((packets.load(Relaxed), bytes.load(Relaxed)))
+            }
             _ => None,
         };
         self.rule.exprs.iter().filter_map(counter).collect()
@@ -234,7 +243,8 @@ impl<'h> SetView<'h> {
     /// Its elements that have not expired, by key.
     pub fn elements(&self) -> Vec<ElementView<'h>> {
         let live = self.set.sorted().into_iter().filter(|element| element.alive(self.now));
-        live.map(|element| ElementView { table: self.table, set: self.set, element, now: self.now }).collect()
+        live.map(|element| ElementView { table: self.table, set: self.set, element, now: self.now })
+            .collect()
     }
 
     /// The element a key finds, as a lookup would.
@@ -285,7 +295,10 @@ impl<'h> ElementView<'h> {
                     Verdict::Goto(_) => -4,
                     Verdict::Return => -5,
                 };
-                let chain = verdict.target().and_then(|slot| self.table.chains.get(slot)).map(|chain| &*chain.name);
+                let chain = verdict
+                    .target()
+                    .and_then(|slot| self.table.chains.get(slot))
+                    .map(|chain| &*chain.name);
                 Data::Verdict { code, chain }
             }
         }
@@ -308,12 +321,17 @@ impl<'h> ElementView<'h> {
 
     /// How long it still lives, if not for ever.
     pub fn expires(&self) -> Option<Duration> {
-        (self.element.expires != u64::MAX).then(|| Duration::from_nanos(self.element.expires.saturating_sub(self.now)))
+        (self.element.expires != u64::MAX)
+            .then(|| Duration::from_nanos(self.element.expires.saturating_sub(self.now)))
     }
 
     /// Key and data in words.
     pub fn describe(&self) -> String {
         let definition = &self.set.definition;
-        format!("{} : {}", print::key(definition, self.key()), print::datum(self.table, definition, &self.element.datum))
+        format!(
+            "{} : {}",
+            print::key(definition, self.key()),
+            print::datum(self.table, definition, &self.element.datum)
+        )
     }
 }

@@ -14,12 +14,17 @@ impl Batch<'_> {
     fn chain_named(&mut self, table: u32, name: Span<'_>) -> Taken<u32> {
         let held = self.at(table);
         let wanted = name.name()?;
-        held.chain_named(wanted).ok_or_else(|| Refusal::absent(name.at, format!("chain \"{wanted}\" in table \"{}\"", held.name)))
+        held.chain_named(wanted).ok_or_else(|| {
+            Refusal::absent(name.at, format!("chain \"{wanted}\" in table \"{}\"", held.name))
+        })
     }
 
     pub(crate) fn new_rule(&mut self, message: &Message<'_>) -> Taken<()> {
         let attrs = message.body.attrs::<12>("a rule")?;
-        attrs.refuse(&[(5, "xtables compatibility (NFTA_RULE_COMPAT)"), (11, "chains by number (NFTA_RULE_CHAIN_ID)")])?;
+        attrs.refuse(&[
+            (5, "xtables compatibility (NFTA_RULE_COMPAT)"),
+            (11, "chains by number (NFTA_RULE_CHAIN_ID)"),
+        ])?;
         let table = self.table(message, attrs.need(1, "NFTA_RULE_TABLE")?)?;
         let chain = self.chain_named(table, attrs.need(2, "NFTA_RULE_CHAIN")?)?;
         let (index, replaced) = self.place(message, &attrs, (table, chain))?;
@@ -34,7 +39,8 @@ impl Batch<'_> {
         };
         let jumps = exprs.iter().any(|expr| expr.target().is_some() || needs_checking(expr));
         let batch_id = attrs.be32(9)?;
-        let rule = Rule { handle, exprs, raw: raw.bytes.into(), userdata: boxed(attrs.get(7)), batch_id };
+        let rule =
+            Rule { handle, exprs, raw: raw.bytes.into(), userdata: boxed(attrs.get(7)), batch_id };
         self.at(table).put_rule(chain, index, rule);
         self.log(Undo::RuleAdded(table, chain, index));
         if batch_id.is_some() {
@@ -47,7 +53,12 @@ impl Batch<'_> {
     }
 
     /// Where a new rule goes, and the handle of the rule it replaces.
-    fn place(&mut self, message: &Message<'_>, attrs: &Attrs<'_, 12>, at: (u32, u32)) -> Taken<(usize, Option<u64>)> {
+    fn place(
+        &mut self,
+        message: &Message<'_>,
+        attrs: &Attrs<'_, 12>,
+        at: (u32, u32),
+    ) -> Taken<(usize, Option<u64>)> {
         let chain = self.at(at.0).chains.get(at.1).expect("the slot was found by name");
         if let Some(span) = attrs.get(3) {
             let handle = span.be64()?;
@@ -55,7 +66,11 @@ impl Batch<'_> {
             return match (message.has(message_flags::EXCL), message.has(message_flags::REPLACE)) {
                 (true, _) => Err(Refusal::new(Errno::EEXIST, span.at, "the rule exists")),
                 (false, true) => Ok((index, Some(handle))),
-                (false, false) => Err(Refusal::new(Errno::EOPNOTSUPP, span.at, "a rule with a handle can only be replaced")),
+                (false, false) => Err(Refusal::new(
+                    Errno::EOPNOTSUPP,
+                    span.at,
+                    "a rule with a handle can only be replaced",
+                )),
             };
         }
         if !message.has(message_flags::CREATE) || message.has(message_flags::REPLACE) {
@@ -72,12 +87,15 @@ impl Batch<'_> {
             }
             (None, None) => None,
         };
-        Ok((match (message.has(message_flags::APPEND), beside) {
-            (true, Some(index)) => index + 1,
-            (true, None) => chain.rules.len(),
-            (false, Some(index)) => index,
-            (false, None) => 0,
-        }, None))
+        Ok((
+            match (message.has(message_flags::APPEND), beside) {
+                (true, Some(index)) => index + 1,
+                (true, None) => chain.rules.len(),
+                (false, Some(index)) => index,
+                (false, None) => 0,
+            },
+            None,
+        ))
     }
 
     pub(crate) fn delete_rule(&mut self, message: &Message<'_>, absence: Absence) -> Taken<()> {
@@ -94,11 +112,19 @@ impl Batch<'_> {
     }
 
     /// The rules a message names: one, all of a chain, or all of a table.
-    fn doomed(&mut self, message: &Message<'_>, attrs: &Attrs<'_, 12>) -> Taken<Vec<((u32, u32), usize)>> {
+    fn doomed(
+        &mut self,
+        message: &Message<'_>,
+        attrs: &Attrs<'_, 12>,
+    ) -> Taken<Vec<((u32, u32), usize)>> {
         let table = self.table(message, attrs.need(1, "NFTA_RULE_TABLE")?)?;
         let Some(name) = attrs.get(2) else {
             let chains = self.at(table).chains.iter();
-            return Ok(chains.flat_map(|(slot, chain)| (0..chain.rules.len()).map(move |index| ((table, slot), index))).collect());
+            return Ok(chains
+                .flat_map(|(slot, chain)| {
+                    (0..chain.rules.len()).map(move |index| ((table, slot), index))
+                })
+                .collect());
         };
         let slot = self.chain_named(table, name)?;
         let chain = self.at(table).chains.get(slot).expect("the slot was found by name");
@@ -111,7 +137,9 @@ impl Batch<'_> {
                 let id = span.be32()?;
                 Ok(vec![((table, slot), index_of(chain, span, |rule| rule.batch_id == Some(id))?)])
             }
-            (None, None) => Ok((0..chain.rules.len()).map(|index| ((table, slot), index)).collect()),
+            (None, None) => {
+                Ok((0..chain.rules.len()).map(|index| ((table, slot), index)).collect())
+            }
         }
     }
 
@@ -121,7 +149,8 @@ impl Batch<'_> {
         let sets: Vec<u32> = rule.exprs.iter().filter_map(super::expr::Expr::set).collect();
         self.log(Undo::RuleRemoved(at.0, at.1, index, Box::new(rule)));
         for slot in sets {
-            let anonymous = |set: &super::set::Set| set.definition.has(set_flags::ANONYMOUS) && set.uses == 0;
+            let anonymous =
+                |set: &super::set::Set| set.definition.has(set_flags::ANONYMOUS) && set.uses == 0;
             if self.at(at.0).sets.get(slot).is_some_and(anonymous)
                 && let Some(set) = self.at(at.0).take_set(slot)
             {
@@ -132,7 +161,11 @@ impl Batch<'_> {
 }
 
 fn index_of(chain: &Chain, span: Span<'_>, wanted: impl Fn(&Rule) -> bool) -> Taken<usize> {
-    chain.rules.iter().position(wanted).ok_or_else(|| Refusal::absent(span.at, format!("such rule in chain \"{}\"", chain.name)))
+    chain
+        .rules
+        .iter()
+        .position(wanted)
+        .ok_or_else(|| Refusal::absent(span.at, format!("such rule in chain \"{}\"", chain.name)))
 }
 
 /// Expressions whose place is checked at the end of the batch.

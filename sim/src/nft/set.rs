@@ -113,7 +113,11 @@ pub(crate) struct Spot {
 
 impl Element {
     pub(crate) fn spot(&self) -> Spot {
-        Spot { key: self.key.clone(), key_end: self.key_end.clone(), interval_end: self.interval_end }
+        Spot {
+            key: self.key.clone(),
+            key_end: self.key_end.clone(),
+            interval_end: self.interval_end,
+        }
     }
 
     #[inline]
@@ -200,7 +204,9 @@ impl Set {
     /// What an element would collide with. Expired elements are in nobody's way.
     pub(crate) fn clash(&self, element: &Element, now: u64) -> Option<Clash<'_>> {
         match &self.elements {
-            Elements::Hash(map) => map.get(&element.key).filter(|known| known.alive(now)).map(Clash::Same),
+            Elements::Hash(map) => {
+                map.get(&element.key).filter(|known| known.alive(now)).map(Clash::Same)
+            }
             Elements::Intervals(map) => {
                 let place = (element.key.clone(), !element.interval_end);
                 match map.get(&place).filter(|known| known.alive(now)) {
@@ -214,13 +220,16 @@ impl Set {
 
     /// Puts an element in, and returns the expired one it replaced.
     pub(crate) fn insert(&mut self, element: Element) -> Option<Element> {
-        let target = if let Datum::Verdict(verdict) = element.datum { verdict.target() } else { None };
+        let target =
+            if let Datum::Verdict(verdict) = element.datum { verdict.target() } else { None };
         if let Some(chain) = target {
             *self.targets.entry(chain).or_default() += 1;
         }
         let replaced = match &mut self.elements {
             Elements::Hash(map) => map.insert(element.key.clone(), element),
-            Elements::Intervals(map) => map.insert((element.key.clone(), !element.interval_end), element),
+            Elements::Intervals(map) => {
+                map.insert((element.key.clone(), !element.interval_end), element)
+            }
             Elements::Ranges(ranges) => ranges.insert(element),
         };
         if let Some(element) = &replaced {
@@ -275,13 +284,20 @@ impl Set {
             Elements::Intervals(map) => map.values().collect(),
             Elements::Ranges(ranges) => ranges.all().collect(),
         };
-        all.sort_by(|a, b| (&a.key, &a.key_end, !a.interval_end).cmp(&(&b.key, &b.key_end, !b.interval_end)));
+        all.sort_by(|a, b| {
+            (&a.key, &a.key_end, !a.interval_end).cmp(&(&b.key, &b.key_end, !b.interval_end))
+        });
         all
     }
 
     /// Drops what has expired, so that a full set may take more.
     pub(crate) fn collect_expired(&mut self, now: u64) -> Vec<Element> {
-        let expired: Vec<Spot> = self.sorted().into_iter().filter(|element| !element.alive(now)).map(Element::spot).collect();
+        let expired: Vec<Spot> = self
+            .sorted()
+            .into_iter()
+            .filter(|element| !element.alive(now))
+            .map(Element::spot)
+            .collect();
         expired.iter().filter_map(|spot| self.remove(spot)).collect()
     }
 }

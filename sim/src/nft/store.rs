@@ -1,4 +1,4 @@
-//! Tables, chains and rules as they stand, and the order in which base chains see packets.
+//! Tables, chains and rules as they stand; the order in which base chains see packets is made in `hooks`.
 //! Facts from net/netfilter/nf_tables_api.c and core.c. It must never know how they came (batch) or what they do (eval).
 //! Tests: tests/batch.rs, tests/hooks.rs.
 
@@ -6,6 +6,7 @@ use super::change::Undo;
 use super::expr::Expr;
 use super::set::Set;
 use crate::hash::FastMap;
+use crate::hooks::{Attached, HookFunction};
 use std::sync::Arc;
 
 /// Address families of tables (linux/netfilter.h).
@@ -64,7 +65,8 @@ pub enum Hook {
 
 impl Hook {
     /// All hooks.
-    pub const ALL: [Hook; 5] = [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
+    pub const ALL: [Hook; 5] =
+        [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
 
     /// The word nft uses.
     pub fn name(self) -> &'static str {
@@ -174,24 +176,6 @@ impl<T> Slots<T> {
     }
 }
 
-/// A base chain in the order of a hook.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attached {
-    pub(crate) priority: i32,
-    pub(crate) attached: u64,
-    pub(crate) table: u32,
-    pub(crate) chain: u32,
-}
-
-/// The base chains of one hook and family.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct HookChains {
-    /// Filter and route chains.
-    pub(crate) filter: Vec<Attached>,
-    /// NAT chains; they run where the NAT core is attached, whatever their priorities.
-    pub(crate) nat: Vec<Attached>,
-}
-
 /// All tables of a host.
 #[derive(Default)]
 pub(crate) struct Store {
@@ -199,74 +183,40 @@ pub(crate) struct Store {
     pub(crate) generation: u32,
     pub(crate) last_table_handle: u64,
     pub(crate) last_attached: u64,
-    hooks: [[HookChains; 5]; 2],
-    /// When the NAT core was attached, for each family.
-    nat_since: [Option<u64>; 2],
-    /// When connection tracking was attached, for each family: rules that need it attach it (nf_ct_netns_get).
-    tracked_since: [Option<u64>; 2],
+    /// Base chains came or went since `Hooks` looked.
+    pub(crate) reattached: bool,
     /// In a dry run, how to take back what rules did to sets.
     pub(crate) journal: Option<Vec<Undo>>,
 }
 
 impl Store {
     pub(crate) fn find(&self, family: Family, name: &str) -> Option<u32> {
-        self.tables.iter().find(|(_, table)| table.family == family && &*table.name == name).map(|(slot, _)| slot)
+        self.tables
+            .iter()
+            .find(|(_, table)| table.family == family && &*table.name == name)
+            .map(|(slot, _)| slot)
     }
 
-    #[inline]
-    pub(crate) fn hook(&self, ipv6: bool, hook: Hook) -> &HookChains {
-        &self.hooks[usize::from(ipv6)][hook as usize]
+    /// Does a rule need connection tracking? Such rules attach it (nf_ct_netns_get).
+    pub(crate) fn wants_tracking(&self, ipv6: bool) -> bool {
+        self.tables.iter().any(|(_, table)| table.family.sees(ipv6) && table.trackers > 0)
     }
 
-    /// Is there NAT for the family, and since when?
-    #[inline]
-    pub(crate) fn nat_since(&self, ipv6: bool) -> Option<u64> {
-        self.nat_since[usize::from(ipv6)]
-    }
-
-    /// Is there connection tracking for the family, and since when?
-    #[inline]
-    pub(crate) fn tracked_since(&self, ipv6: bool) -> Option<u64> {
-        self.tracked_since[usize::from(ipv6)]
-    }
-
-    /// Attaches or detaches connection tracking, after a batch.
-    pub(crate) fn attach_tracking(&mut self) {
-        for ipv6 in [false, true] {
-            let wanted = self.tables.iter().any(|(_, table)| table.family.sees(ipv6) && table.trackers > 0);
-            let slot = &mut self.tracked_since[usize::from(ipv6)];
-            if wanted && slot.is_none() {
-                self.last_attached += 1;
-                *slot = Some(self.last_attached);
-            } else if !wanted {
-                *slot = None;
-            }
-        }
-    }
-
-    /// Orders the base chains anew, after a batch that added or removed some.
-    pub(crate) fn attach(&mut self) {
-        for ipv6 in [false, true] {
-            let mut hooks: [HookChains; 5] = Default::default();
-            for (table, held) in self.tables.iter().filter(|(_, table)| table.family.sees(ipv6) && !table.dormant) {
-                for (chain, known) in held.chains.iter() {
-                    let Some(base) = known.base else { continue };
-                    let here = Attached { priority: base.priority, attached: known.attached, table, chain };
-                    let chains = &mut hooks[base.hook as usize];
-                    if base.chain_type == ChainType::Nat { chains.nat.push(here) } else { chains.filter.push(here) }
-                }
-            }
-            for chains in &mut hooks {
-                let order = |one: &Attached| (one.priority, std::cmp::Reverse(one.attached));
-                chains.filter.sort_by_key(order);
-                chains.nat.sort_by_key(order);
-            }
-            let since = hooks.iter().flat_map(|chains| &chains.nat).map(|one| one.attached).min();
-            // NAT stays where it was first attached as long as any NAT chain is left.
-            let slot = &mut self.nat_since[usize::from(ipv6)];
-            *slot = since.map(|since| slot.map_or(since, |known| known.min(since)));
-            self.hooks[usize::from(ipv6)] = hooks;
-        }
+    /// The base chains packets of a family meet, in no order.
+    pub(crate) fn attached(&self, ipv6: bool) -> impl Iterator<Item = (Hook, ChainType, Attached)> {
+        let awake =
+            self.tables.iter().filter(move |(_, table)| table.family.sees(ipv6) && !table.dormant);
+        awake.flat_map(|(table, held)| {
+            held.chains.iter().filter_map(move |(chain, known)| {
+                let base = known.base?;
+                let function = HookFunction::Chain { table, chain };
+                Some((
+                    base.hook,
+                    base.chain_type,
+                    Attached { priority: base.priority, since: known.attached, function },
+                ))
+            })
+        })
     }
 }
 

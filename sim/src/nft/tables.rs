@@ -16,7 +16,11 @@ pub(crate) fn refuse_existing(message: &Message<'_>, what: &str) -> Taken<()> {
         return Err(Refusal::new(Errno::EEXIST, message.at(), format!("{what} exists")));
     }
     if message.has(message_flags::REPLACE) {
-        return Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), format!("{what} exists and cannot be replaced")));
+        return Err(Refusal::new(
+            Errno::EOPNOTSUPP,
+            message.at(),
+            format!("{what} exists and cannot be replaced"),
+        ));
     }
     Ok(())
 }
@@ -71,13 +75,19 @@ impl Batch<'_> {
         let handle = attrs.be64(4)?;
         let slot = match (attrs.get(1), handle) {
             (None, None) => return self.flush_all(message),
-            (_, Some(handle)) => self.store.tables.iter().find(|(_, table)| table.handle == handle).map(|(slot, _)| slot),
+            (_, Some(handle)) => self
+                .store
+                .tables
+                .iter()
+                .find(|(_, table)| table.handle == handle)
+                .map(|(slot, _)| slot),
             (Some(name), None) => self.store.find(message.family()?, name.name()?),
         };
         match slot {
             Some(slot) => {
                 let table = self.at(slot);
-                let used = table.chains.iter().next().is_some() || table.sets.iter().next().is_some();
+                let used =
+                    table.chains.iter().next().is_some() || table.sets.iter().next().is_some();
                 if message.has(message_flags::NONREC) && used {
                     return Err(Refusal::new(Errno::EBUSY, message.at(), "the table is not empty"));
                 }
@@ -93,7 +103,13 @@ impl Batch<'_> {
     fn flush_all(&mut self, message: &Message<'_>) -> Taken<()> {
         let family = if message.family == 0 { None } else { Some(message.family()?) };
         let meant = |table: &Table| family.is_none_or(|family| table.family == family);
-        let slots: Vec<u32> = self.store.tables.iter().filter(|(_, table)| meant(table)).map(|(slot, _)| slot).collect();
+        let slots: Vec<u32> = self
+            .store
+            .tables
+            .iter()
+            .filter(|(_, table)| meant(table))
+            .map(|(slot, _)| slot)
+            .collect();
         slots.into_iter().for_each(|slot| self.remove_table(slot));
         Ok(())
     }
@@ -121,7 +137,11 @@ impl Batch<'_> {
             return self.update_chain((table, slot), (base, policy), message);
         }
         if policy.is_some() && base.is_none() {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, attrs.at(), "a policy is for base chains only"));
+            return Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                attrs.at(),
+                "a policy is for base chains only",
+            ));
         }
         self.store.last_attached += 1;
         let attached = self.store.last_attached;
@@ -145,19 +165,38 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn update_chain(&mut self, at: (u32, u32), wanted: (Option<BaseChain>, Option<bool>), message: &Message<'_>) -> Taken<()> {
+    fn update_chain(
+        &mut self,
+        at: (u32, u32),
+        wanted: (Option<BaseChain>, Option<bool>),
+        message: &Message<'_>,
+    ) -> Taken<()> {
         let (base, policy) = wanted;
         let chain = self.at(at.0).chains.get_mut(at.1).expect("the slot was found by name");
         if policy.is_some() && chain.base.is_none() {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), "a policy is for base chains only"));
+            return Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                message.at(),
+                "a policy is for base chains only",
+            ));
         }
         match (base, chain.base) {
             (Some(new), Some(old)) if (new.hook, new.priority) != (old.hook, old.priority) => {
-                return Err(Refusal::new(Errno::EOPNOTSUPP, message.at(), "the chain exists at another hook or priority"));
+                return Err(Refusal::new(
+                    Errno::EOPNOTSUPP,
+                    message.at(),
+                    "the chain exists at another hook or priority",
+                ));
             }
             (Some(new), Some(old)) if new.chain_type == old.chain_type => {}
             (None, _) => {}
-            _ => return Err(Refusal::new(Errno::EEXIST, message.at(), "the chain exists with another type")),
+            _ => {
+                return Err(Refusal::new(
+                    Errno::EEXIST,
+                    message.at(),
+                    "the chain exists with another type",
+                ));
+            }
         }
         match (policy, chain.base.as_mut()) {
             (Some(accepts), Some(held)) if held.policy_accepts != accepts => {
@@ -173,9 +212,13 @@ impl Batch<'_> {
     pub(crate) fn delete_chain(&mut self, message: &Message<'_>, absence: Absence) -> Taken<()> {
         let attrs = message.body.attrs::<13>("a chain")?;
         attrs.refuse(&[(4, "deleting a device of a chain (NFTA_CHAIN_HOOK)")])?;
-        let found = self.table(message, attrs.need(1, "NFTA_CHAIN_TABLE")?).and_then(|table| Ok((table, self.chain_of(table, &attrs)?)));
+        let found = self
+            .table(message, attrs.need(1, "NFTA_CHAIN_TABLE")?)
+            .and_then(|table| Ok((table, self.chain_of(table, &attrs)?)));
         let (table, slot) = match found {
-            Err(refusal) if refusal.errno == Errno::ENOENT && absence == Absence::Fine => return Ok(()),
+            Err(refusal) if refusal.errno == Errno::ENOENT && absence == Absence::Fine => {
+                return Ok(());
+            }
             found => found?,
         };
         let chain = self.at(table).chains.get(slot).expect("the slot was found by name");
@@ -185,7 +228,11 @@ impl Batch<'_> {
         (0..rules).rev().for_each(|index| self.remove_rule((table, slot), index));
         let chain = self.at(table).chains.get(slot).expect("only its rules were removed");
         if busy && (chain.uses > 0 || message.has(message_flags::NONREC)) {
-            return Err(Refusal::new(Errno::EBUSY, attrs.at(), format!("chain \"{name}\" is in use")));
+            return Err(Refusal::new(
+                Errno::EBUSY,
+                attrs.at(),
+                format!("chain \"{name}\" is in use"),
+            ));
         }
         if let Some(chain) = self.at(table).take_chain(slot) {
             self.log(Undo::Chain(table, slot, Some(Box::new(chain))));
@@ -199,11 +246,17 @@ impl Batch<'_> {
     fn chain_of(&mut self, table: u32, attrs: &Attrs<'_, 13>) -> Taken<u32> {
         let held = self.at(table);
         let found = match (attrs.be64(2)?, attrs.get(3)) {
-            (Some(handle), _) => held.chains.iter().find(|(_, chain)| chain.handle == handle).map(|(slot, _)| slot),
+            (Some(handle), _) => {
+                held.chains.iter().find(|(_, chain)| chain.handle == handle).map(|(slot, _)| slot)
+            }
             (None, Some(name)) => held.chain_named(name.name()?),
-            (None, None) => return Err(Refusal::invalid(attrs.at(), "a chain's name or handle expected")),
+            (None, None) => {
+                return Err(Refusal::invalid(attrs.at(), "a chain's name or handle expected"));
+            }
         };
-        found.ok_or_else(|| Refusal::absent(attrs.at(), format!("such chain in table \"{}\"", held.name)))
+        found.ok_or_else(|| {
+            Refusal::absent(attrs.at(), format!("such chain in table \"{}\"", held.name))
+        })
     }
 }
 
@@ -219,11 +272,19 @@ fn policy(attrs: &Attrs<'_, 13>) -> Taken<Option<bool>> {
 fn base_chain(attrs: &Attrs<'_, 13>, family: Family) -> Taken<Option<BaseChain>> {
     let Some(span) = attrs.get(4) else { return Ok(None) };
     let hook_attrs = span.attrs::<5>("a hook")?;
-    hook_attrs.refuse(&[(3, "chains of a device (NFTA_HOOK_DEV)"), (4, "chains of devices (NFTA_HOOK_DEVS)")])?;
+    hook_attrs.refuse(&[
+        (3, "chains of a device (NFTA_HOOK_DEV)"),
+        (4, "chains of devices (NFTA_HOOK_DEVS)"),
+    ])?;
     let number = hook_attrs.need(1, "NFTA_HOOK_HOOKNUM")?;
     let hook = match Hook::ALL.get(number.be32()? as usize) {
         Some(hook) => *hook,
-        None => return Err(Refusal::unmodelled(number.at, format!("hook {} of family {}", number.be32()?, family.name()))),
+        None => {
+            return Err(Refusal::unmodelled(
+                number.at,
+                format!("hook {} of family {}", number.be32()?, family.name()),
+            ));
+        }
     };
     let priority = hook_attrs.need(2, "NFTA_HOOK_PRIORITY")?.be32()? as i32;
     let type_span = attrs.get(7);
@@ -240,6 +301,10 @@ fn base_chain(attrs: &Attrs<'_, 13>, family: Family) -> Taken<Option<BaseChain>>
     };
     match fits {
         true => Ok(Some(BaseChain { hook, priority, chain_type, policy_accepts: true })),
-        false => Err(Refusal::new(Errno::EOPNOTSUPP, span.at, format!("no {chain_type:?} chain at {} with priority {priority}", hook.name()))),
+        false => Err(Refusal::new(
+            Errno::EOPNOTSUPP,
+            span.at,
+            format!("no {chain_type:?} chain at {} with priority {priority}", hook.name()),
+        )),
     }
 }

@@ -31,14 +31,29 @@ impl Walk<'_> {
     fn chain(&mut self, slot: u32, level: usize) -> Result<(), (Errno, String)> {
         let Some(chain) = self.table.chains.get(slot) else { return Ok(()) };
         if level == DEEPEST {
-            return Err((Errno::EMLINK, format!("chain \"{}\" is reached after {DEEPEST} jumps (or jumps in a circle)", chain.name)));
+            return Err((
+                Errno::EMLINK,
+                format!(
+                    "chain \"{}\" is reached after {DEEPEST} jumps (or jumps in a circle)",
+                    chain.name
+                ),
+            ));
         }
         if self.seen.get(&slot).is_some_and(|known| *known >= level) {
             return Ok(());
         }
         self.seen.insert(slot, level);
         for expr in chain.rules.iter().flat_map(|rule| &rule.exprs) {
-            self.place(expr).map_err(|detail| (Errno::EOPNOTSUPP, format!("{detail}, reached from {} chain in {}", self.type_name(), self.base.hook.name())))?;
+            self.place(expr).map_err(|detail| {
+                (
+                    Errno::EOPNOTSUPP,
+                    format!(
+                        "{detail}, reached from {} chain in {}",
+                        self.type_name(),
+                        self.base.hook.name()
+                    ),
+                )
+            })?;
             if let Some(target) = expr.target() {
                 self.chain(target, level + 1)?;
             }
@@ -76,7 +91,9 @@ impl Walk<'_> {
             }
             Expr::Reject(_) => ("reject", &[Input, Forward, Output, Prerouting]),
             Expr::Fib(fib) => match (fib.result, fib.flags) {
-                (FibResult::AddressType, flags) if flags & fib_flags::OIF != 0 => ("fib … oif", &[Output, Postrouting, Forward]),
+                (FibResult::AddressType, flags) if flags & fib_flags::OIF != 0 => {
+                    ("fib … oif", &[Output, Postrouting, Forward])
+                }
                 (FibResult::AddressType, flags) if flags & fib_flags::IIF == 0 => return Ok(()),
                 _ => ("fib … iif", &[Prerouting, Input, Forward]),
             },

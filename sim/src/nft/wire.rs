@@ -24,7 +24,12 @@ pub(crate) struct Attrs<'a, const N: usize> {
 impl<'a> Span<'a> {
     #[inline]
     fn fixed<const N: usize>(self, what: &str) -> Taken<[u8; N]> {
-        self.bytes.try_into().map_err(|_| Refusal::invalid(self.at, format!("{what} of {N} bytes expected, found {}", self.bytes.len())))
+        self.bytes.try_into().map_err(|_| {
+            Refusal::invalid(
+                self.at,
+                format!("{what} of {N} bytes expected, found {}", self.bytes.len()),
+            )
+        })
     }
 
     #[inline]
@@ -47,7 +52,10 @@ impl<'a> Span<'a> {
             _ => self.bytes,
         };
         if text.is_empty() || text.len() > 255 || text.contains(&0) {
-            return Err(Refusal::invalid(self.at, format!("a name of 1 to 255 bytes expected, found {} bytes", text.len())));
+            return Err(Refusal::invalid(
+                self.at,
+                format!("a name of 1 to 255 bytes expected, found {} bytes", text.len()),
+            ));
         }
         std::str::from_utf8(text).map_err(|_| Refusal::invalid(self.at, "a name in UTF-8 expected"))
     }
@@ -65,7 +73,12 @@ impl<'a> Span<'a> {
             let (kind, body) = item?;
             match found.get_mut(usize::from(kind)) {
                 Some(slot) if kind != 0 => *slot = Some(body),
-                _ => return Err(Refusal::invalid(body.at, format!("{what} has no attribute {kind}"))),
+                _ => {
+                    return Err(Refusal::invalid(
+                        body.at,
+                        format!("{what} has no attribute {kind}"),
+                    ));
+                }
             }
         }
         Ok(Attrs { found, at: self.at, what })
@@ -79,7 +92,8 @@ impl<'a, const N: usize> Attrs<'a, N> {
     }
 
     pub(crate) fn need(&self, kind: usize, name: &str) -> Taken<Span<'a>> {
-        self.get(kind).ok_or_else(|| Refusal::invalid(self.at, format!("{} needs {name}", self.what)))
+        self.get(kind)
+            .ok_or_else(|| Refusal::invalid(self.at, format!("{} needs {name}", self.what)))
     }
 
     pub(crate) fn be32(&self, kind: usize) -> Taken<Option<u32>> {

@@ -104,7 +104,11 @@ impl Batch {
     /// A base chain: (type, hook, priority).
     pub fn base(&mut self, table: &str, name: &str, at: (&str, u32, i32)) -> &mut Self {
         let hook = nest(4, &[be32(1, at.1), be32(2, at.2 as u32)]);
-        self.put(msg::NEWCHAIN, CREATE, &[text(1, table), text(3, name), hook, be32(5, 1), text(7, at.0)])
+        self.put(
+            msg::NEWCHAIN,
+            CREATE,
+            &[text(1, table), text(3, name), hook, be32(5, 1), text(7, at.0)],
+        )
     }
 
     pub fn rule(&mut self, table: &str, chain: &str, exprs: &[Vec<u8>]) -> &mut Self {
@@ -112,8 +116,21 @@ impl Batch {
     }
 
     /// A set or map: flags, (key length, data type and length), and further attributes.
-    pub fn set(&mut self, at: (&str, &str), flags: u32, lens: (u32, Option<(u32, u32)>), more: &[Vec<u8>]) -> &mut Self {
-        let mut parts = vec![text(1, at.0), text(2, at.1), be32(3, flags), be32(4, 0), be32(5, lens.0), be32(10, self.seq + 1)];
+    pub fn set(
+        &mut self,
+        at: (&str, &str),
+        flags: u32,
+        lens: (u32, Option<(u32, u32)>),
+        more: &[Vec<u8>],
+    ) -> &mut Self {
+        let mut parts = vec![
+            text(1, at.0),
+            text(2, at.1),
+            be32(3, flags),
+            be32(4, 0),
+            be32(5, lens.0),
+            be32(10, self.seq + 1),
+        ];
         if let Some((kind, length)) = lens.1 {
             parts.push(be32(6, kind));
             parts.push(be32(7, length));
@@ -122,7 +139,13 @@ impl Batch {
         self.put(msg::NEWSET, CREATE, &parts)
     }
 
-    pub fn elements(&mut self, at: (&str, &str), kind: u16, flags: u16, elements: &[Vec<u8>]) -> &mut Self {
+    pub fn elements(
+        &mut self,
+        at: (&str, &str),
+        kind: u16,
+        flags: u16,
+        elements: &[Vec<u8>],
+    ) -> &mut Self {
         self.put(kind, flags, &[text(1, at.0), text(2, at.1), nest(3, elements)])
     }
 
@@ -169,7 +192,16 @@ pub mod expr {
     }
 
     pub fn bitwise(sreg: u32, dreg: u32, mask: &[u8], xor: &[u8]) -> Vec<u8> {
-        expr("bitwise", &[be32(1, sreg), be32(2, dreg), be32(3, mask.len() as u32), value(4, mask), value(5, xor)])
+        expr(
+            "bitwise",
+            &[
+                be32(1, sreg),
+                be32(2, dreg),
+                be32(3, mask.len() as u32),
+                value(4, mask),
+                value(5, xor),
+            ],
+        )
     }
 
     pub fn lookup(set: &str, sreg: u32, dreg: Option<u32>) -> Vec<u8> {

@@ -41,7 +41,9 @@ pub fn node() -> Node {
 pub fn services() -> Node {
     let mut node = node();
     for batch in captured(include_str!("../fixtures/services.hex")) {
-        node.host.nft_batch(&batch).unwrap_or_else(|error| panic!("what nft sent is refused: {error}"));
+        node.host
+            .nft_batch(&batch)
+            .unwrap_or_else(|error| panic!("what nft sent is refused: {error}"));
     }
     node
 }

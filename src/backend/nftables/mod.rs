@@ -15,7 +15,16 @@ pub mod ruleset;
 
 use ipnet::IpNet;
 
+use crate::kernel::NftBatch;
 use crate::model::{Family, LocalDetector};
+use crate::netlink::nft::Batch;
+
+/// The transaction that takes the table away, which must be there.
+pub fn removal(family: Family) -> NftBatch {
+    let mut batch = Batch::new(family, layout::TABLE);
+    batch.delete_table();
+    batch.finish()
+}
 
 /// What the node's configuration says about the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! valid while every step was carried out, which is the caller's promise. Tests: `proptests`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,7 +15,7 @@ use super::Options;
 use super::affinity;
 use super::elements::{self, Element, Gives, Key};
 use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
-use super::program::{Frontend, Program, without_nested};
+use super::program::{Frontend, Program, Target, without_nested};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use super::ruleset::Ruleset;
 use crate::kernel::{ElementFact, NftBatch, Socket};
@@ -31,6 +32,8 @@ const SKELETON_BYTES: usize = 64 << 10;
 /// Endpoint counts whose chains are made with the table. A rule that looks into a map makes the
 /// kernel walk the map once (`nf_tables_bind_set`), which costs 50 ms where it holds 500,000
 /// endpoints and nothing while it is empty; so the usual counts do not wait until they come up.
+/// A fixed range: the same cluster gives the same table, whatever its history, and a person who
+/// lists the table reads past all of these chains.
 const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
 
 /// Where a plan starts from.
@@ -142,6 +145,13 @@ impl Applied {
         self.timeouts.idle.clear();
     }
 
+    /// Whether an address is known to be that of a pod on this node.
+    pub(super) fn is_pod(&self, address: IpAddr) -> bool {
+        let detector = self.options.as_ref().map(|options| &options.detector);
+        let cidr = detector.and_then(|detector| detector.cidr(Family::of(address)));
+        cidr.is_some_and(|cidr| cidr.contains(&address))
+    }
+
     /// Whether the table is as this process left it, so that only changes need to be written.
     pub fn is_known(&self) -> bool {
         self.start == Start::Known
@@ -243,7 +253,10 @@ impl<'a> Plan<'a> {
         let mut batch = self.batch();
         match self.applied.start {
             Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
-            Start::Known => self.rewrite_rules(&mut batch),
+            Start::Known => {
+                self.rewrite_rules(&mut batch);
+                self.forgets_clients = true;
+            }
             Start::Absent => self.skeleton(&mut batch),
             Start::Replace => {
                 batch.delete_table();
@@ -387,8 +400,12 @@ impl<'a> Plan<'a> {
         }
         let origins = (old.as_ref().map(|p| &p.origin), new.as_ref().map(|p| &p.origin));
         difference(&before, &after, origins, step);
+        self.forgets_clients |= match (old.as_deref(), new.as_deref()) {
+            (Some(old), new) if old.sticky.is_some() => forgets_clients(old, new),
+            (_, Some(new)) if new.sticky.is_some() => self.hides_sticky_node_port(frontend),
+            _ => false,
+        };
         if let Some(program) = &old {
-            self.forgets_clients |= forgets_clients(program, new.as_deref());
             self.release(frontend, program);
         }
         debug_assert!(frontend.address.is_none_or(|a| Family::of(a) == family));
@@ -396,6 +413,13 @@ impl<'a> Plan<'a> {
             Some(program) => self.applied.programs.insert(*frontend, program),
             None => self.applied.programs.remove(frontend),
         };
+    }
+
+    /// Whether clients may be remembered for this address by a node port of the same number.
+    fn hides_sticky_node_port(&self, frontend: &Frontend) -> bool {
+        let node_port = Frontend { address: None, ..*frontend };
+        let known = self.applied.program(&node_port);
+        frontend.address.is_some() && known.is_some_and(|program| program.sticky.is_some())
     }
 
     fn need(&mut self, frontend: &Frontend, program: &Program, step: &mut Step) {
@@ -498,15 +522,16 @@ fn difference(
     }
 }
 
-/// Whether clients may be remembered with an endpoint they can no longer have.
+/// Whether clients of a frontend with session affinity may be remembered with an endpoint they
+/// can no longer have.
 fn forgets_clients(old: &Program, new: Option<&Program>) -> bool {
-    if old.sticky.is_none() {
-        return false;
-    }
+    // Both are sorted.
+    let lost = |old: &[Target], new: &[Target]| old.iter().any(|t| new.binary_search(t).is_err());
     new.is_none_or(|new| {
         new.sticky.is_none()
-            || old.targets.iter().any(|t| !new.targets.contains(t))
-            || old.local.iter().any(|t| !new.local.contains(t))
+            || new.role != old.role
+            || lost(&old.targets, &new.targets)
+            || lost(&old.local, &new.local)
     })
 }
 

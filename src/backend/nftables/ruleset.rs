@@ -133,9 +133,9 @@ impl Ruleset {
 }
 
 fn conflict(frontend: &Frontend, winner: &Program, loser: &Program) -> Notice {
-    let (field, place) = match frontend.address {
-        Some(address) => (format!("address {address}"), format!("address {address}")),
-        None => ("nodePort".to_owned(), "node port".to_owned()),
+    let field = match frontend.address {
+        Some(address) => format!("address {address}"),
+        None => "nodePort".to_owned(),
     };
     Notice {
         kind: "Service",
@@ -143,7 +143,7 @@ fn conflict(frontend: &Frontend, winner: &Program, loser: &Program) -> Notice {
         field,
         reason: Reason::AddressConflict,
         message: format!(
-            "{place}, {} port {} belongs to the older Service port {}; {} does not get it",
+            "{} port {} belongs to the older Service port {}; {} does not get it",
             frontend.protocol, frontend.port, winner.origin, loser.origin
         ),
     }

@@ -129,7 +129,8 @@ impl Netfilter {
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_TRIES {
             self.send(what, request)?;
-            if let Some(answers) = self.answers(what, &mut take)? {
+            let sequence = Messages::new(request).next().map(|message| message.sequence);
+            if let Some(answers) = self.answers((what, sequence), &mut take)? {
                 return Ok(answers);
             }
         }
@@ -138,14 +139,16 @@ impl Netfilter {
 
     fn answers<T>(
         &mut self,
-        what: &str,
+        (what, sequence): (&str, Option<u32>),
         take: &mut impl FnMut(&mut Vec<T>, &Message<'_>),
     ) -> Result<Option<Vec<T>>, Error> {
         let mut out = Vec::new();
         let mut interrupted = false;
         loop {
             let len = self.receive(MsgFlags::empty())?.unwrap_or(0);
-            for message in Messages::new(&self.buffer[..len]) {
+            // Rests of an answer that was given up half-way have another number.
+            let ours = |message: &Message<'_>| Some(message.sequence) == sequence;
+            for message in Messages::new(&self.buffer[..len]).filter(ours) {
                 interrupted |= message.flags & DUMP_INTERRUPTED != 0;
                 match (message.kind, error_of(&message)) {
                     (NLMSG_ERROR, Some(Errno::EINTR)) => interrupted = true,

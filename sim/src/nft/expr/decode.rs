@@ -31,7 +31,10 @@ impl<'t> Decoder<'t> {
             let body = attrs.get(2).unwrap_or(Span { bytes: &[], at: body.at });
             exprs.push(self.expr(name, body)?);
             if exprs.len() > 128 {
-                return Err(Refusal::invalid(list.at, "at most 128 expressions in a rule (NFT_RULE_MAXEXPRS)"));
+                return Err(Refusal::invalid(
+                    list.at,
+                    "at most 128 expressions in a rule (NFT_RULE_MAXEXPRS)",
+                ));
             }
         }
         Ok(exprs)
@@ -67,13 +70,22 @@ impl<'t> Decoder<'t> {
         let offset = match number.be32()? {
             register @ 1..=4 => (register - 1) * 16,
             register @ 8..=23 => (register - 8) * 4,
-            register => return Err(Refusal::invalid(number.at, format!("a data register expected, found {register}"))),
+            register => {
+                return Err(Refusal::invalid(
+                    number.at,
+                    format!("a data register expected, found {register}"),
+                ));
+            }
         };
         if length == 0 {
             return Err(Refusal::invalid(number.at, "a register of no bytes"));
         }
         if offset as usize + length > 64 {
-            return Err(Refusal::new(Errno::ERANGE, number.at, format!("{length} bytes do not fit behind register offset {offset}")));
+            return Err(Refusal::new(
+                Errno::ERANGE,
+                number.at,
+                format!("{length} bytes do not fit behind register offset {offset}"),
+            ));
         }
         Ok(Reg(offset as u8))
     }
@@ -88,7 +100,11 @@ impl<'t> Decoder<'t> {
         let reg = Self::offset(number, length)?;
         let words = Self::words(reg, length);
         if self.filled & words != words {
-            return Err(Refusal::new(Errno::ENODATA, number.at, format!("{length} bytes read at register offset {} before they are written", reg.0)));
+            return Err(Refusal::new(
+                Errno::ENODATA,
+                number.at,
+                format!("{length} bytes read at register offset {} before they are written", reg.0),
+            ));
         }
         Ok(reg)
     }
@@ -107,14 +123,25 @@ impl<'t> Decoder<'t> {
         let base = match base_span.be32()? {
             1 => Base::Network,
             2 => Base::Transport,
-            0 => return Err(Refusal::unmodelled(base_span.at, "payload loads of the link layer header")),
-            other => return Err(Refusal::unmodelled(base_span.at, format!("payload base {other}"))),
+            0 => {
+                return Err(Refusal::unmodelled(
+                    base_span.at,
+                    "payload loads of the link layer header",
+                ));
+            }
+            other => {
+                return Err(Refusal::unmodelled(base_span.at, format!("payload base {other}")));
+            }
         };
         let offset = attrs.need(3, "NFTA_PAYLOAD_OFFSET")?.be32()?;
         let length_span = attrs.need(4, "NFTA_PAYLOAD_LEN")?;
         let length = length_span.be32()?;
         if length == 0 || length > 64 || offset > 255 {
-            return Err(Refusal::new(Errno::ERANGE, length_span.at, format!("payload of {length} bytes at {offset}")));
+            return Err(Refusal::new(
+                Errno::ERANGE,
+                length_span.at,
+                format!("payload of {length} bytes at {offset}"),
+            ));
         }
         let dreg = self.store(attrs.need(1, "NFTA_PAYLOAD_DREG")?, length as usize)?;
         Ok(Expr::Payload { base, offset: offset as u16, length: length as u8, dreg })
@@ -139,10 +166,19 @@ impl<'t> Decoder<'t> {
         };
         match (attrs.get(1), attrs.get(3)) {
             (Some(dreg), None) => Ok(Expr::Meta { key, dreg: self.store(dreg, length)? }),
-            (None, Some(sreg)) if key == Meta::Priority => Ok(Expr::MetaSetPriority { sreg: self.load(sreg, 4)? }),
-            (None, Some(sreg)) if key == Meta::Mark => Ok(Expr::MetaSetMark { sreg: self.load(sreg, 4)? }),
-            (None, Some(sreg)) => Err(Refusal::unmodelled(sreg.at, format!("setting meta {key:?}"))),
-            _ => Err(Refusal::invalid(attrs.at(), "meta needs either NFTA_META_DREG or NFTA_META_SREG")),
+            (None, Some(sreg)) if key == Meta::Priority => {
+                Ok(Expr::MetaSetPriority { sreg: self.load(sreg, 4)? })
+            }
+            (None, Some(sreg)) if key == Meta::Mark => {
+                Ok(Expr::MetaSetMark { sreg: self.load(sreg, 4)? })
+            }
+            (None, Some(sreg)) => {
+                Err(Refusal::unmodelled(sreg.at, format!("setting meta {key:?}")))
+            }
+            _ => Err(Refusal::invalid(
+                attrs.at(),
+                "meta needs either NFTA_META_DREG or NFTA_META_SREG",
+            )),
         }
     }
 
@@ -173,7 +209,10 @@ impl<'t> Decoder<'t> {
         let mask = value(attrs.need(4, "NFTA_BITWISE_MASK")?)?;
         let xor = value(attrs.need(5, "NFTA_BITWISE_XOR")?)?;
         if mask.bytes.len() != length || xor.bytes.len() != length {
-            return Err(Refusal::invalid(mask.at, format!("mask and xor of {length} bytes expected")));
+            return Err(Refusal::invalid(
+                mask.at,
+                format!("mask and xor of {length} bytes expected"),
+            ));
         }
         let sreg = self.load(attrs.need(1, "NFTA_BITWISE_SREG")?, length)?;
         let dreg = self.store(attrs.need(2, "NFTA_BITWISE_DREG")?, length)?;
@@ -185,7 +224,10 @@ impl<'t> Decoder<'t> {
         let low = value(attrs.need(3, "NFTA_RANGE_FROM_DATA")?)?;
         let high = value(attrs.need(4, "NFTA_RANGE_TO_DATA")?)?;
         if low.bytes.len() != high.bytes.len() {
-            return Err(Refusal::invalid(high.at, "both ends of a range with the same length expected"));
+            return Err(Refusal::invalid(
+                high.at,
+                "both ends of a range with the same length expected",
+            ));
         }
         let op = attrs.need(2, "NFTA_RANGE_OP")?;
         let inside = match op.be32()? {
@@ -204,7 +246,10 @@ impl<'t> Decoder<'t> {
         let size = size_span.be32()?;
         let op = attrs.need(3, "NFTA_BYTEORDER_OP")?;
         if !matches!(size, 2 | 4 | 8) || op.be32()? > 1 || length > 64 {
-            return Err(Refusal::invalid(size_span.at, format!("byteorder of {length} bytes by {size}")));
+            return Err(Refusal::invalid(
+                size_span.at,
+                format!("byteorder of {length} bytes by {size}"),
+            ));
         }
         let sreg = self.load(attrs.need(1, "NFTA_BYTEORDER_SREG")?, length as usize)?;
         let dreg = self.store(attrs.need(2, "NFTA_BYTEORDER_DREG")?, length as usize)?;
@@ -220,7 +265,9 @@ impl<'t> Decoder<'t> {
             sets.find(|(_, set)| by_id.is_some() && set.batch_id == by_id).map(|(slot, _)| slot)
         });
         let found = slot.and_then(|slot| Some((slot, self.table.sets.get(slot)?)));
-        found.ok_or_else(|| Refusal::absent(name.at, format!("set \"{wanted}\" in table \"{}\"", self.table.name)))
+        found.ok_or_else(|| {
+            Refusal::absent(name.at, format!("set \"{wanted}\" in table \"{}\"", self.table.name))
+        })
     }
 
     fn lookup(&mut self, body: Span<'_>) -> Taken<Expr> {
@@ -231,16 +278,32 @@ impl<'t> Decoder<'t> {
         if flags > 1 {
             return Err(Refusal::invalid(attrs.at(), format!("lookup flags {flags:#x}")));
         }
-        let sreg = self.load(attrs.need(2, "NFTA_LOOKUP_SREG")?, set.definition.key_len as usize)?;
+        let sreg =
+            self.load(attrs.need(2, "NFTA_LOOKUP_SREG")?, set.definition.key_len as usize)?;
         let is_map = set.definition.has(set_flags::MAP);
         let into = match attrs.get(3) {
-            Some(dreg) if !is_map || flags == 1 => return Err(Refusal::invalid(dreg.at, format!("set \"{}\" gives no data", set.name))),
+            Some(dreg) if !is_map || flags == 1 => {
+                return Err(Refusal::invalid(
+                    dreg.at,
+                    format!("set \"{}\" gives no data", set.name),
+                ));
+            }
             Some(dreg) if set.definition.is_verdict_map() => match dreg.be32()? {
                 0 => Into::Verdict,
-                _ => return Err(Refusal::invalid(dreg.at, "the verdict register expected for a verdict map")),
+                _ => {
+                    return Err(Refusal::invalid(
+                        dreg.at,
+                        "the verdict register expected for a verdict map",
+                    ));
+                }
             },
             Some(dreg) => Into::Register(self.store(dreg, set.definition.data_len as usize)?),
-            None if is_map => return Err(Refusal::invalid(attrs.at(), format!("map \"{}\" needs NFTA_LOOKUP_DREG", set.name))),
+            None if is_map => {
+                return Err(Refusal::invalid(
+                    attrs.at(),
+                    format!("map \"{}\" needs NFTA_LOOKUP_DREG", set.name),
+                ));
+            }
             None => Into::Nowhere,
         };
         Ok(Expr::Lookup(Lookup { set: slot, sreg, into, inverted: flags == 1 }))
@@ -290,10 +353,23 @@ impl<'t> Decoder<'t> {
             Some((_, Ok(1))) => Some(Way::Reply),
             Some((span, _)) => return Err(Refusal::invalid(span.at, "direction 0 or 1 expected")),
         };
-        let directed = matches!(key, CtKey::Src | CtKey::Dst | CtKey::SrcIp | CtKey::DstIp | CtKey::SrcIp6 | CtKey::DstIp6 | CtKey::ProtoSrc | CtKey::ProtoDst);
+        let directed = matches!(
+            key,
+            CtKey::Src
+                | CtKey::Dst
+                | CtKey::SrcIp
+                | CtKey::DstIp
+                | CtKey::SrcIp6
+                | CtKey::DstIp6
+                | CtKey::ProtoSrc
+                | CtKey::ProtoDst
+        );
         let either = matches!(key, CtKey::Protocol | CtKey::L3Protocol);
         if directed && reply.is_none() || reply.is_some() && !directed && !either {
-            return Err(Refusal::invalid(attrs.at(), format!("ct {key:?} and NFTA_CT_DIRECTION do not go together so")));
+            return Err(Refusal::invalid(
+                attrs.at(),
+                format!("ct {key:?} and NFTA_CT_DIRECTION do not go together so"),
+            ));
         }
         Ok(Expr::Ct { key, reply, dreg: self.store(attrs.need(1, "NFTA_CT_DREG")?, length)? })
     }
@@ -304,7 +380,10 @@ pub(crate) fn value(data: Span<'_>) -> Taken<Span<'_>> {
     let attrs = data.attrs::<3>("data")?;
     let value = attrs.need(1, "NFTA_DATA_VALUE")?;
     if value.bytes.is_empty() || value.bytes.len() > 64 {
-        return Err(Refusal::invalid(value.at, format!("1 to 64 bytes of data expected, found {}", value.bytes.len())));
+        return Err(Refusal::invalid(
+            value.at,
+            format!("1 to 64 bytes of data expected, found {}", value.bytes.len()),
+        ));
     }
     Ok(value)
 }
@@ -318,9 +397,15 @@ pub(crate) fn verdict(table: &Table, data: Span<'_>) -> Taken<Verdict> {
     let chain = || -> Taken<u32> {
         let span = attrs.need(2, "NFTA_VERDICT_CHAIN")?;
         let name = span.name()?;
-        let slot = table.chain_named(name).ok_or_else(|| Refusal::absent(span.at, format!("chain \"{name}\" in table \"{}\"", table.name)))?;
+        let slot = table.chain_named(name).ok_or_else(|| {
+            Refusal::absent(span.at, format!("chain \"{name}\" in table \"{}\"", table.name))
+        })?;
         match table.chains.get(slot).is_some_and(|chain| chain.base.is_some()) {
-            true => Err(Refusal::new(Errno::EOPNOTSUPP, span.at, format!("chain \"{name}\" is a base chain, nothing jumps there"))),
+            true => Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                span.at,
+                format!("chain \"{name}\" is a base chain, nothing jumps there"),
+            )),
             false => Ok(slot),
         }
     };

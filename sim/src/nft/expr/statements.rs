@@ -2,7 +2,10 @@
 //! It must never change a table. Where they may stand is checked in `nft::verify`. Tests: tests/six.rs, tests/nft_files.rs.
 
 use super::decode::Decoder;
-use super::{Dynset, DynsetOp, Expr, Fib, FibResult, Hash, Limit, Nat, NatKind, Numgen, Reg, RejectWith, fib_flags};
+use super::{
+    Dynset, DynsetOp, Expr, Fib, FibResult, Hash, Limit, Nat, NatKind, Numgen, Reg, RejectWith,
+    fib_flags,
+};
 use crate::conntrack::nat::range_flags;
 use crate::nft::Family;
 use crate::nft::error::{Errno, Refusal, Taken};
@@ -10,7 +13,10 @@ use crate::nft::set::set_flags;
 use crate::nft::wire::{Attrs, Span};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-const NAT_FLAGS: u32 = range_flags::MAP_IPS | range_flags::PROTO_SPECIFIED | range_flags::ANY_RANDOM | range_flags::PERSISTENT;
+const NAT_FLAGS: u32 = range_flags::MAP_IPS
+    | range_flags::PROTO_SPECIFIED
+    | range_flags::ANY_RANDOM
+    | range_flags::PERSISTENT;
 
 impl Decoder<'_> {
     pub(super) fn fib(&mut self, body: Span<'_>) -> Taken<Expr> {
@@ -33,7 +39,11 @@ impl Decoder<'_> {
         if flags & fib_flags::MARK != 0 {
             return Err(Refusal::unmodelled(flags_span.at, "fib lookups by mark"));
         }
-        Ok(Expr::Fib(Fib { dreg: self.store(attrs.need(1, "NFTA_FIB_DREG")?, length)?, result, flags }))
+        Ok(Expr::Fib(Fib {
+            dreg: self.store(attrs.need(1, "NFTA_FIB_DREG")?, length)?,
+            result,
+            flags,
+        }))
     }
 
     pub(super) fn numgen(&mut self, body: Span<'_>) -> Taken<Expr> {
@@ -43,7 +53,13 @@ impl Decoder<'_> {
         let counter = match kind.be32()? {
             0 => Some(AtomicU32::new(modulus - 1)),
             1 => None,
-            other => return Err(Refusal::new(Errno::EINVAL, kind.at, format!("no number generator {other}"))),
+            other => {
+                return Err(Refusal::new(
+                    Errno::EINVAL,
+                    kind.at,
+                    format!("no number generator {other}"),
+                ));
+            }
         };
         let dreg = self.store(attrs.need(1, "NFTA_NG_DREG")?, 4)?;
         Ok(Expr::Numgen(Numgen { dreg, modulus, offset, counter }))
@@ -58,12 +74,22 @@ impl Decoder<'_> {
                 let length = attrs.need(3, "NFTA_HASH_LEN")?;
                 let bytes = length.be32()?;
                 if bytes == 0 || bytes > 64 {
-                    return Err(Refusal::new(Errno::ERANGE, length.at, format!("hash over {bytes} bytes")));
+                    return Err(Refusal::new(
+                        Errno::ERANGE,
+                        length.at,
+                        format!("hash over {bytes} bytes"),
+                    ));
                 }
                 Some((self.load(attrs.need(1, "NFTA_HASH_SREG")?, bytes as usize)?, bytes as u8))
             }
             1 => None,
-            other => return Err(Refusal::new(Errno::EINVAL, attrs.at(), format!("no hash of type {other}"))),
+            other => {
+                return Err(Refusal::new(
+                    Errno::EINVAL,
+                    attrs.at(),
+                    format!("no hash of type {other}"),
+                ));
+            }
         };
         let dreg = self.store(attrs.need(2, "NFTA_HASH_DREG")?, 4)?;
         Ok(Expr::Hash(Hash { source, dreg, modulus, seed: attrs.be32(5)?.unwrap_or(0), offset }))
@@ -83,7 +109,11 @@ impl Decoder<'_> {
             (10, Family::Ip6 | Family::Inet) => Some(true),
             (1, Family::Inet) if attrs.get(3).is_none() => None,
             (other, family) => {
-                return Err(Refusal::new(Errno::EOPNOTSUPP, family_span.at, format!("NAT of family {other} in a table of family {}", family.name())));
+                return Err(Refusal::new(
+                    Errno::EOPNOTSUPP,
+                    family_span.at,
+                    format!("NAT of family {other} in a table of family {}", family.name()),
+                ));
             }
         };
         let address_len = if ipv6 == Some(true) { 16 } else { 4 };
@@ -95,17 +125,34 @@ impl Decoder<'_> {
     pub(super) fn masquerade(&mut self, body: Span<'_>) -> Taken<Expr> {
         let attrs = body.attrs::<4>("masq")?;
         let ports = self.ends(&attrs, (2, 3), 2)?;
-        Ok(Expr::Nat(Nat { kind: NatKind::Masquerade, ipv6: None, addresses: None, ports, flags: flags(&attrs, 1)? }))
+        Ok(Expr::Nat(Nat {
+            kind: NatKind::Masquerade,
+            ipv6: None,
+            addresses: None,
+            ports,
+            flags: flags(&attrs, 1)?,
+        }))
     }
 
     pub(super) fn redirect(&mut self, body: Span<'_>) -> Taken<Expr> {
         let attrs = body.attrs::<4>("redir")?;
         let ports = self.ends(&attrs, (1, 2), 2)?;
-        Ok(Expr::Nat(Nat { kind: NatKind::Redirect, ipv6: None, addresses: None, ports, flags: flags(&attrs, 3)? }))
+        Ok(Expr::Nat(Nat {
+            kind: NatKind::Redirect,
+            ipv6: None,
+            addresses: None,
+            ports,
+            flags: flags(&attrs, 3)?,
+        }))
     }
 
     /// The registers of a range's two ends; the second is the first where it is left out.
-    fn ends<const N: usize>(&self, attrs: &Attrs<'_, N>, kinds: (usize, usize), length: usize) -> Taken<Option<(Reg, Reg)>> {
+    fn ends<const N: usize>(
+        &self,
+        attrs: &Attrs<'_, N>,
+        kinds: (usize, usize),
+        length: usize,
+    ) -> Taken<Option<(Reg, Reg)>> {
         let Some(low) = attrs.get(kinds.0) else { return Ok(None) };
         let low = self.load(low, length)?;
         let high = attrs.get(kinds.1).map(|span| self.load(span, length)).transpose()?;
@@ -116,7 +163,9 @@ impl Decoder<'_> {
         let attrs = body.attrs::<3>("reject")?;
         let kind = attrs.need(1, "NFTA_REJECT_TYPE")?;
         let code = attrs.get(2).map(Span::u8).transpose()?;
-        let need_code = || code.ok_or_else(|| Refusal::invalid(attrs.at(), "reject needs NFTA_REJECT_ICMP_CODE"));
+        let need_code = || {
+            code.ok_or_else(|| Refusal::invalid(attrs.at(), "reject needs NFTA_REJECT_ICMP_CODE"))
+        };
         let with = match kind.be32()? {
             0 => RejectWith::Unreachable(need_code()?),
             1 => RejectWith::TcpReset,
@@ -124,41 +173,78 @@ impl Decoder<'_> {
                 code @ 0..=3 => RejectWith::UnreachableX(code),
                 code => return Err(Refusal::invalid(kind.at, format!("no icmpx code {code}"))),
             },
-            other => return Err(Refusal::invalid(kind.at, format!("no reject of type {other} in family {}", self.table.family.name()))),
+            other => {
+                return Err(Refusal::invalid(
+                    kind.at,
+                    format!("no reject of type {other} in family {}", self.table.family.name()),
+                ));
+            }
         };
         Ok(Expr::Reject(with))
     }
 
     pub(super) fn dynset(&mut self, body: Span<'_>) -> Taken<Expr> {
         let attrs = body.attrs::<11>("dynset")?;
-        attrs.refuse(&[(7, "expressions in dynset (NFTA_DYNSET_EXPR)"), (10, "expressions in dynset (NFTA_DYNSET_EXPRESSIONS)")])?;
+        attrs.refuse(&[
+            (7, "expressions in dynset (NFTA_DYNSET_EXPR)"),
+            (10, "expressions in dynset (NFTA_DYNSET_EXPRESSIONS)"),
+        ])?;
         let name = attrs.need(1, "NFTA_DYNSET_SET_NAME")?;
         let (slot, set) = self.set(name, attrs.get(2))?;
         let definition = &set.definition;
-        if definition.has(set_flags::INTERVAL) || definition.flags & (set_flags::EVAL | set_flags::TIMEOUT) == 0 {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, name.at, format!("set \"{}\" cannot be updated from rules", set.name)));
+        if definition.has(set_flags::INTERVAL)
+            || definition.flags & (set_flags::EVAL | set_flags::TIMEOUT) == 0
+        {
+            return Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                name.at,
+                format!("set \"{}\" cannot be updated from rules", set.name),
+            ));
         }
         if definition.has(set_flags::CONSTANT) {
-            return Err(Refusal::new(Errno::EBUSY, name.at, format!("set \"{}\" is constant", set.name)));
+            return Err(Refusal::new(
+                Errno::EBUSY,
+                name.at,
+                format!("set \"{}\" is constant", set.name),
+            ));
         }
         let op_span = attrs.need(3, "NFTA_DYNSET_OP")?;
         let op = match op_span.be32()? {
             0 => DynsetOp::Add,
             1 => DynsetOp::Update,
             2 => DynsetOp::Delete,
-            other => return Err(Refusal::new(Errno::EOPNOTSUPP, op_span.at, format!("no dynset operation {other}"))),
+            other => {
+                return Err(Refusal::new(
+                    Errno::EOPNOTSUPP,
+                    op_span.at,
+                    format!("no dynset operation {other}"),
+                ));
+            }
         };
         let timeout = attrs.be64(6)?.unwrap_or(0).saturating_mul(1_000_000);
         if timeout != 0 && !definition.has(set_flags::TIMEOUT) {
-            return Err(Refusal::new(Errno::EOPNOTSUPP, name.at, format!("set \"{}\" has no timeouts", set.name)));
+            return Err(Refusal::new(
+                Errno::EOPNOTSUPP,
+                name.at,
+                format!("set \"{}\" has no timeouts", set.name),
+            ));
         }
         let is_map = definition.has(set_flags::MAP);
         let data = match attrs.get(5) {
             Some(sreg) if !is_map || definition.is_verdict_map() => {
-                return Err(Refusal::new(Errno::EOPNOTSUPP, sreg.at, format!("set \"{}\" takes no data", set.name)));
+                return Err(Refusal::new(
+                    Errno::EOPNOTSUPP,
+                    sreg.at,
+                    format!("set \"{}\" takes no data", set.name),
+                ));
             }
             Some(sreg) => Some(self.load(sreg, definition.data_len as usize)?),
-            None if is_map => return Err(Refusal::invalid(name.at, format!("map \"{}\" needs NFTA_DYNSET_SREG_DATA", set.name))),
+            None if is_map => {
+                return Err(Refusal::invalid(
+                    name.at,
+                    format!("map \"{}\" needs NFTA_DYNSET_SREG_DATA", set.name),
+                ));
+            }
             None => None,
         };
         let flags = attrs.be32(9)?.unwrap_or(0);
@@ -180,10 +266,20 @@ impl Decoder<'_> {
             burst => burst,
         };
         let nanos = unit.checked_mul(1_000_000_000).filter(|nanos| *nanos != 0 && rate != 0);
-        let nanos = nanos.ok_or_else(|| Refusal::invalid(rate_span.at, format!("limit of {rate} in {unit} seconds")))?;
+        let nanos = nanos.ok_or_else(|| {
+            Refusal::invalid(rate_span.at, format!("limit of {rate} in {unit} seconds"))
+        })?;
         let full = bucket(rate, nanos, (burst, bytes));
         let inverted = attrs.be32(5)?.unwrap_or(0) & 1 != 0;
-        Ok(Expr::Limit(Limit { rate, nanos, burst, bytes, inverted, tokens: AtomicU64::new(full), last: AtomicU64::new(0) }))
+        Ok(Expr::Limit(Limit {
+            rate,
+            nanos,
+            burst,
+            bytes,
+            inverted,
+            tokens: AtomicU64::new(full),
+            last: AtomicU64::new(0),
+        }))
     }
 }
 
@@ -193,7 +289,11 @@ pub(crate) fn bucket(rate: u64, nanos: u64, burst: (u32, bool)) -> u64 {
     u64::try_from(units * u128::from(nanos) / u128::from(rate.max(1))).unwrap_or(u64::MAX)
 }
 
-fn modulus<const N: usize>(attrs: &Attrs<'_, N>, kind: usize, offset_kind: usize) -> Taken<(u32, u32)> {
+fn modulus<const N: usize>(
+    attrs: &Attrs<'_, N>,
+    kind: usize,
+    offset_kind: usize,
+) -> Taken<(u32, u32)> {
     let span = attrs.need(kind, "a modulus")?;
     let modulus = span.be32()?;
     let offset = attrs.be32(offset_kind)?.unwrap_or(0);
@@ -201,7 +301,11 @@ fn modulus<const N: usize>(attrs: &Attrs<'_, N>, kind: usize, offset_kind: usize
         return Err(Refusal::new(Errno::ERANGE, span.at, "a modulus of at least 1 expected"));
     }
     if offset.checked_add(modulus - 1).is_none() {
-        return Err(Refusal::new(Errno::EOVERFLOW, span.at, format!("offset {offset} and modulus {modulus} overflow")));
+        return Err(Refusal::new(
+            Errno::EOVERFLOW,
+            span.at,
+            format!("offset {offset} and modulus {modulus} overflow"),
+        ));
     }
     Ok((modulus, offset))
 }
