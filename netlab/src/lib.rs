@@ -27,3 +27,4 @@ pub mod sctp;
 pub mod setting;
 pub mod simulated;
 pub mod table;
+pub mod twin;

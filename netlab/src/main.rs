@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use netlab::demo::{Kernel, Wish, Words};
 use netlab::process::{Rights, become_guarded};
 use netlab::{demo, proxy, scenario};
+use proptests::twin::fuzz::Wish as Trial;
 
 /// The lab of kube-proxy: real packets through real rules, in namespaces of its own.
 #[derive(Parser)]
@@ -38,6 +39,33 @@ enum What {
         #[arg(long)]
         list: bool,
     },
+    /// Cases of rules and packets on the real kernel, held against what is expected and against the
+    /// simulated kernel.
+    Kernel {
+        /// Words: only cases whose names contain one of them.
+        names: Vec<String>,
+        /// Keep what the real kernel answers in `netlab/recorded`.
+        #[arg(long)]
+        record: bool,
+    },
+    /// Random rules and packets on both kernels; a difference is made small and kept as a file.
+    Fuzz {
+        /// Where chance begins.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Packets to try at least.
+        #[arg(long, default_value_t = 2000)]
+        packets: usize,
+        /// Seconds after which no new case is begun.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Packets of a case.
+        #[arg(long, default_value_t = 150)]
+        each: usize,
+        /// Differences after which it ends.
+        #[arg(long, default_value_t = 1)]
+        differences: usize,
+    },
     /// Become a program that ends when we do.
     #[command(hide = true)]
     Guard {
@@ -61,6 +89,11 @@ fn main() -> ExitCode {
         }),
         What::Test { names, list: false } => scenario::run(&names),
         What::Test { names, list: true } => scenario::list(&names),
+        What::Kernel { names, record } => netlab::twin::kernel(&names, record.into()),
+        What::Fuzz { seed, packets, seconds, each, differences } => {
+            let time = std::time::Duration::from_secs(seconds);
+            netlab::twin::fuzz(&Trial { seed, packets, time, each, differences })
+        }
         What::Guard { namespace, no_net_admin, program } => {
             let rights = if no_net_admin { Rights::NoNetAdmin } else { Rights::Ours };
             eprintln!("netlab guard: {}", become_guarded(&namespace, rights, &program));

@@ -20,5 +20,6 @@ pub mod packets;
 pub mod run;
 pub mod sim_heart;
 pub mod stage;
+pub mod twin;
 pub mod vectors;
 pub mod world;

@@ -203,6 +203,10 @@ impl Net {
     /// The address a packet leaving by `link` towards `next` is given: the first address of the link whose network holds
     /// the next hop, else the link's first, else the first of another link. Addresses of the loopback network never.
     pub(crate) fn address_towards(&self, link: u32, next: IpAddr) -> Option<IpAddr> {
+        // Towards ::1 IPv6 knows no better source than ::1 (ipv6_dev_get_saddr).
+        if next.is_ipv6() && next.is_loopback() {
+            return Some(next);
+        }
         let usable = |(address, _): &&(IpAddr, u8)| {
             address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address)
         };

@@ -84,7 +84,9 @@ pub(crate) fn run<S: Sink>(
                     return policy(table, base.1, env);
                 }
             }
-            Flow::Verdict(Verdict::Continue | Verdict::Break) => run.next_rule(),
+            // A map that says continue lets the rule itself go on (nft_do_chain).
+            Flow::Verdict(Verdict::Continue) => {}
+            Flow::Verdict(Verdict::Break) => run.next_rule(),
             Flow::Update(update, inverted) => {
                 let table = run.table;
                 if store.update(table, update, env.now) == inverted {

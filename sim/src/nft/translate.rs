@@ -46,7 +46,9 @@ pub(super) fn bind<S: Sink>(
     if addresses.is_some() {
         range.flags |= range_flags::MAP_IPS;
     }
-    if let Some((low, high)) = nat.ports {
+    // Of masquerade alone the flag must be said (nft_masq_ipv4_eval).
+    let unsaid = nat.kind == NatKind::Masquerade && nat.flags & range_flags::PROTO_SPECIFIED == 0;
+    if let Some((low, high)) = nat.ports.filter(|_| !unsaid) {
         range.flags |= range_flags::PROTO_SPECIFIED;
         range.ports = (port(registers, low), port(registers, high));
     }

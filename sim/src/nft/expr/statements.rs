@@ -192,9 +192,10 @@ impl Decoder<'_> {
         let name = attrs.need(1, "NFTA_DYNSET_SET_NAME")?;
         let (slot, set) = self.set(name, attrs.get(2))?;
         let definition = &set.definition;
-        if definition.has(set_flags::INTERVAL)
-            || definition.flags & (set_flags::EVAL | set_flags::TIMEOUT) == 0
-        {
+        // Without a size Linux makes a table that grows, and that rules may write to.
+        let fixed =
+            definition.size != 0 && definition.flags & (set_flags::EVAL | set_flags::TIMEOUT) == 0;
+        if definition.has(set_flags::INTERVAL) || fixed {
             return Err(Refusal::new(
                 Errno::EOPNOTSUPP,
                 name.at,

@@ -1,0 +1,152 @@
+//! The differential fuzzer: cases from a seed on both kernels; a difference that stays is made small
+//! and given back as a case that replays it. Tests: `netlab fuzz`.
+
+use std::time::{Duration, Instant};
+
+use super::answer::{Ports, differences};
+use super::case::{Case, Step};
+use super::generate;
+use super::linux::Ground;
+use super::simulated::{self, Run};
+
+/// What is wanted of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// The first seed.
+    pub seed: u64,
+    /// Packets to try at least.
+    pub packets: usize,
+    /// Time after which no new case is begun.
+    pub time: Duration,
+    /// Packets of a case.
+    pub each: usize,
+    /// Differences after which it ends.
+    pub differences: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Packets sent on both kernels.
+    pub packets: usize,
+    /// Cases run on both.
+    pub cases: usize,
+    /// Batches that both refused with the same errno.
+    pub refused: usize,
+    /// Cases that the simulator does not model.
+    pub unmodelled: usize,
+    /// Packets that came through: they left, or were delivered.
+    pub through: usize,
+    /// Differences, each as the text of a small case.
+    pub differences: Vec<String>,
+}
+
+/// Lines that stay: the seed, and the rule that keeps tracking on.
+const KEPT: usize = 4;
+const HASTE: Duration = Duration::from_millis(4);
+const PATIENCE: Duration = Duration::from_millis(60);
+
+/// Tries cases until it is enough.
+pub fn run(wish: &Wish) -> Result<Report, String> {
+    let mut ground = Ground::new(&Case::default())?;
+    let (mut report, began) = (Report::default(), Instant::now());
+    let mut seed = wish.seed;
+    while report.packets < wish.packets && began.elapsed() < wish.time {
+        let text = generate::case(seed, wish.each);
+        match compare(&mut ground, &text, HASTE)? {
+            Compared::Same(case, through, refused) => {
+                report.packets += packets_of(&case);
+                report.cases += 1;
+                report.through += through;
+                report.refused += refused;
+            }
+            Compared::Unmodelled => report.unmodelled += 1,
+            Compared::Different(case, _) => {
+                report.packets += packets_of(&case);
+                report.cases += 1;
+                if stays(&mut ground, &text)? {
+                    report.differences.push(small(&mut ground, &text)?);
+                }
+            }
+        }
+        if report.differences.len() >= wish.differences {
+            break;
+        }
+        seed += 1;
+    }
+    Ok(report)
+}
+
+fn packets_of(case: &Case) -> usize {
+    let sent = |s: &&Step| matches!(s, Step::Send { .. } | Step::Reply(..) | Step::Again(..));
+    case.steps.iter().filter(sent).count()
+}
+
+enum Compared {
+    Same(Case, usize, usize),
+    Unmodelled,
+    Different(Case, Vec<String>),
+}
+
+fn compare(ground: &mut Ground, text: &str, silence: Duration) -> Result<Compared, String> {
+    let case = Case::read(text)?;
+    let simulated = match simulated::run(&case)? {
+        Run::Answers(answers) => answers,
+        Run::Unmodelled(_) => return Ok(Compared::Unmodelled),
+    };
+    let real = ground.run(&case, silence)?;
+    let found = differences(&real, &simulated, &Ports::of(&case.text));
+    if found.is_empty() {
+        let count =
+            |what: &str| real.steps.iter().flatten().filter(|a| a.starts_with(what)).count();
+        return Ok(Compared::Same(case, count("leaves") + count("delivered"), count("refused")));
+    }
+    Ok(Compared::Different(case, found))
+}
+
+/// Is it still there with more patience, twice?
+fn stays(ground: &mut Ground, text: &str) -> Result<bool, String> {
+    for _ in 0..2 {
+        if !matches!(compare(ground, text, PATIENCE), Ok(Compared::Different(..))) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Leaves out what can be left out, in halves and smaller parts, while there is a difference.
+fn small(ground: &mut Ground, text: &str) -> Result<String, String> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let began = Instant::now();
+    let mut part = lines.len() / 2;
+    while part > 0 && began.elapsed() < Duration::from_secs(40) {
+        let (mut at, mut shrunk) = (KEPT, false);
+        while at < lines.len() {
+            let mut fewer = lines.clone();
+            fewer.drain(at..(at + part).min(fewer.len()));
+            let candidate = fewer.join("\n");
+            let patience = if part < 4 { PATIENCE / 3 } else { HASTE };
+            if matches!(compare(ground, &candidate, patience), Ok(Compared::Different(..))) {
+                lines = fewer;
+                shrunk = true;
+            } else {
+                at += part;
+            }
+        }
+        if !shrunk || part > 1 {
+            part /= 2;
+        }
+    }
+    let text = lines.join("\n");
+    let mut told = text.clone();
+    if let Compared::Different(case, found) = compare(ground, &text, PATIENCE)? {
+        found.iter().for_each(|line| told.push_str(&format!("\n# real | sim: {line}")));
+        let step =
+            found.iter().find_map(|l| l.strip_prefix("step ")?.split(':').next()?.parse().ok());
+        if let Some(step) = step {
+            let journey = simulated::journey(&case, step)?;
+            journey.lines().for_each(|line| told.push_str(&format!("\n# {line}")));
+        }
+    }
+    Ok(told)
+}

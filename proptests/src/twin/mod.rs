@@ -1,0 +1,20 @@
+//! One text, two kernels: rules, packets and what becomes of them, asked of Linux and of the
+//! simulator with the same bytes. `case` reads the text, `ruleset` and `rule` write the bytes,
+//! `linux` and `simulated` run it, `answer` compares; `generate` and `fuzz` make cases from a seed.
+//! Knows nothing of Kubernetes. Tests: `tests/recorded.rs`, `netlab kernel`, `netlab fuzz`.
+
+pub mod answer;
+pub mod case;
+mod entry;
+pub mod field;
+pub mod fuzz;
+mod generate;
+mod ground;
+pub mod linux;
+mod netlink;
+pub mod recorded;
+mod rule;
+pub mod ruleset;
+pub mod simulated;
+mod sockets;
+pub mod wire;

@@ -1,0 +1,254 @@
+//! A case on the simulated kernel: the ground, the same bytes, packets in memory.
+//! It must never look at what the real kernel answered. Tests: `super::tests`, `tests/recorded.rs`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sim::packet::{Packet, protocol};
+use sim::{Connection, Fate, Host, LOOPBACK, RejectWith};
+
+use super::answer::{Answers, ends};
+use super::case::{Case, Step, set_flags};
+use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
+use super::ruleset::Batches;
+
+/// What a case comes to on the simulator.
+#[derive(Debug)]
+pub enum Run {
+    /// These answers.
+    Answers(Answers),
+    /// It does not model something that the case asks for.
+    Unmodelled(String),
+}
+
+/// Runs a case.
+pub fn run(case: &Case) -> Result<Run, String> {
+    let mut world = World::new(case)?;
+    for (index, step) in case.steps.iter().enumerate() {
+        let answers = match world.step(case, index, step) {
+            Ok(answers) => answers,
+            Err(Stop::Unmodelled(what)) => return Ok(Run::Unmodelled(what)),
+            Err(Stop::Broken(why)) => return Err(format!("{}: {why}", case.name)),
+        };
+        world.answers.steps.push(answers);
+    }
+    world.answers.entries = world.host.connections().iter().map(entry).collect();
+    world.answers.entries.sort();
+    Ok(Run::Answers(world.answers))
+}
+
+/// The way of one packet, told step by step, for a report.
+pub fn journey(case: &Case, wanted: usize) -> Result<String, String> {
+    let mut world = World::new(case)?;
+    for (index, step) in case.steps.iter().enumerate().take(wanted) {
+        if world.step(case, index, step).is_err() {
+            return Ok(String::new());
+        }
+    }
+    let Some(packet) = case.steps.get(wanted).and_then(|step| world.packet_of(case, wanted, step))
+    else {
+        return Ok(String::new());
+    };
+    Ok(world.host.send(&packet).to_string())
+}
+
+enum Stop {
+    Unmodelled(String),
+    Broken(String),
+}
+
+struct World {
+    host: Host,
+    links: BTreeMap<String, u32>,
+    batches: Batches,
+    /// Of each step with a packet that came out somewhere: the packet as it did, and the link.
+    out: BTreeMap<usize, (Packet, Option<String>)>,
+    answers: Answers,
+    chance: bool,
+    strict: bool,
+}
+
+impl World {
+    fn new(case: &Case) -> Result<World, String> {
+        let mut host = Host::new(1);
+        let mut links = BTreeMap::from([("lo".to_owned(), LOOPBACK)]);
+        for name in LINKS {
+            links.insert((*name).to_owned(), host.add_link(name));
+        }
+        let text = format!("{:?}", case.steps);
+        let mut world = World {
+            host,
+            links,
+            batches: Batches::default(),
+            out: BTreeMap::new(),
+            answers: Answers::default(),
+            chance: text.contains("numgen.random"),
+            strict: !text.contains(" output ") && !text.contains(" postrouting "),
+        };
+        for line in
+            ADDRESSES.iter().chain(ROUTES).map(|l| (*l).to_owned()).chain(case.ground.clone())
+        {
+            world.lay(&Line::read(&line)?)?;
+        }
+        Ok(world)
+    }
+
+    fn lay(&mut self, line: &Line) -> Result<(), String> {
+        let link = |name: &str| self.links.get(name).copied().ok_or(format!("no link {name}"));
+        match line {
+            Line::Address(name, address, prefix) => {
+                self.host.add_address(link(name)?, *address, *prefix);
+            }
+            Line::Route(network, prefix, gateway, name) => {
+                self.host.add_route((*network, *prefix), Some(*gateway), link(name)?);
+            }
+            Line::Sysctl(name, value) => {
+                let sysctls = self.host.sysctls_mut();
+                match name.as_str() {
+                    "ip_forward" => sysctls.ip_forward = *value != 0,
+                    "ipv6_forwarding" => sysctls.ipv6_forwarding = *value != 0,
+                    "route_localnet" => sysctls.route_localnet = *value != 0,
+                    "rp_filter" => sysctls.rp_filter = *value as u8,
+                    "tcp_loose" => sysctls.nf_conntrack_tcp_loose = *value != 0,
+                    other => return Err(format!("no sysctl {other}")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, case: &Case, index: usize, step: &Step) -> Result<Vec<String>, Stop> {
+        match step {
+            Step::Batch(commands) => self.batch(commands),
+            Step::Wait(seconds) => {
+                self.host.advance(Duration::from_secs(*seconds));
+                Ok(Vec::new())
+            }
+            Step::Forget => {
+                self.host.forget_connections(|_| true);
+                Ok(Vec::new())
+            }
+            _ => Ok(match self.packet_of(case, index, step) {
+                Some(packet) => self.send(index, &packet),
+                None if self.chance => vec!["*".to_owned()],
+                None => vec!["skipped".to_owned()],
+            }),
+        }
+    }
+
+    fn batch(&mut self, commands: &[String]) -> Result<Vec<String>, Stop> {
+        let lines: Vec<&str> = commands.iter().map(String::as_str).collect();
+        let bytes = self.batches.batch(&lines).map_err(Stop::Broken)?;
+        match self.host.nft_batch(&bytes) {
+            Ok(()) => Ok(vec!["taken".to_owned()]),
+            Err(error) if error.detail.contains("does not model") => {
+                Err(Stop::Unmodelled(error.to_string()))
+            }
+            Err(error) => Ok(vec![format!("refused {}", error.errno as i32)]),
+        }
+    }
+
+    /// The packet of a step, arriving where it arrives; none where it answers one that was lost.
+    fn packet_of(&self, case: &Case, index: usize, step: &Step) -> Option<Packet> {
+        let (packet, link) = match step {
+            Step::Send { link, packet, .. } => (packet.clone(), link.clone()),
+            Step::Reply(of, wanted) => {
+                let (seen, link) = self.out.get(of)?;
+                let mut packet = seen.answer();
+                packet.payload = super::wire::payload(&packet);
+                wanted.iter().for_each(|bits| set_flags(&mut packet, *bits));
+                (packet, link.clone())
+            }
+            Step::Again(of, wanted) => {
+                let mut packet = self.packet_of(case, *of, case.steps.get(*of)?)?;
+                wanted.iter().for_each(|bits| set_flags(&mut packet, *bits));
+                return (*of < index).then_some(packet);
+            }
+            _ => return None,
+        };
+        match link {
+            Some(name) => self.links.get(&name).map(|link| packet.arriving(*link)),
+            None => Some(packet.sent_here()),
+        }
+    }
+
+    fn send(&mut self, index: usize, packet: &Packet) -> Vec<String> {
+        let mut fates = Vec::new();
+        if self.chance {
+            for (_, outcome) in self.host.outcomes(packet) {
+                fates.push(self.fate(packet, &outcome));
+            }
+            fates.sort();
+            fates.dedup();
+        }
+        let outcome = self.host.fate(packet);
+        let fate = self.fate(packet, &outcome);
+        if fates.len() > 1 {
+            self.answers.chance.insert(format!(" {} ", ends(packet)));
+            return fates;
+        }
+        let link = match &outcome.fate {
+            Fate::Forwarded(hop) | Fate::Sent(hop) => {
+                self.host.links().get(hop.link as usize - 1).map(|l| l.name.to_string())
+            }
+            Fate::Delivered => None,
+            _ => return vec![fate],
+        };
+        self.out.insert(index, (outcome.packet, link));
+        vec![fate]
+    }
+
+    fn fate(&self, sent: &Packet, outcome: &sim::Outcome) -> String {
+        let v4 = sent.dst.is_ipv4();
+        let local = sent.entry == sim::Entry::Local;
+        let seen = ends(&outcome.packet);
+        let answer = match &outcome.fate {
+            Fate::Forwarded(hop) | Fate::Sent(hop) => {
+                let name = self.host.links().get(hop.link as usize - 1).map(|l| l.name.clone());
+                return format!("leaves {} {seen}", name.unwrap_or_default());
+            }
+            Fate::Delivered => return format!("delivered {seen}"),
+            Fate::Rejected(RejectWith::TcpReset, _) if resettable(sent) => "reset".to_owned(),
+            Fate::Rejected(RejectWith::TcpReset, _) => return "nothing".to_owned(),
+            Fate::Rejected(RejectWith::Unreachable(code), _) => icmp(v4, *code, *code),
+            Fate::Rejected(RejectWith::UnreachableX(code), _) => {
+                let (four, six) = [(0, 0), (3, 4), (1, 3), (13, 1)][usize::from(*code & 3)];
+                icmp(v4, four, six)
+            }
+            Fate::NoRoute if !local => icmp(v4, 0, 0),
+            Fate::Expired if !local && v4 => "icmp 11/0".to_owned(),
+            Fate::Expired if !local => "icmp 3/0".to_owned(),
+            Fate::Unmodelled(_) => return "*".to_owned(),
+            _ => return "nothing".to_owned(),
+        };
+        if self.strict && !local { answer } else { answer + "?" }
+    }
+}
+
+fn icmp(v4: bool, four: u8, six: u8) -> String {
+    if v4 { format!("icmp 3/{four}") } else { format!("icmp 1/{six}") }
+}
+
+/// A reset answers TCP, but no reset.
+fn resettable(packet: &Packet) -> bool {
+    matches!(packet.transport, sim::Transport::Tcp { flags, .. } if flags & sim::packet::flags::RST == 0)
+}
+
+fn entry(conn: &Connection) -> String {
+    let ends = |t: &sim::conntrack::Tuple| {
+        let end = |address, port| std::net::SocketAddr::new(address, port);
+        format!("{} > {}", end(t.src, t.sport), end(t.dst, t.dport))
+    };
+    super::entry::text(&super::entry::Entry {
+        protocol: conn.original.protocol,
+        state: match (conn.original.protocol, conn.state.name()) {
+            (protocol::TCP | protocol::SCTP, name) => name.to_owned(),
+            _ => "-".to_owned(),
+        },
+        original: ends(&conn.original),
+        reply: ends(&conn.reply),
+        mark: conn.mark,
+        status: conn.status,
+        timeout: conn.timeout.as_secs(),
+    })
+}
