@@ -9,14 +9,8 @@ use serde_json::Value;
 
 use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
-/// Whose rules of behaviour hold, where proxy modes differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The reference's iptables mode: the one the vectors were taken from.
-    Iptables,
-    /// nftables mode.
-    Nftables,
-}
+/// Whose rules of behaviour hold, where proxy modes differ. The vectors were taken from iptables mode.
+pub use kube_proxy::model::Mode;
 
 /// The node and how its proxy was set up.
 #[derive(Clone, Debug)]

@@ -25,8 +25,8 @@ enum Command {
     /// Runs files of packet-flow vectors and closes with `N passed, N failed, N skipped`.
     Vectors {
         /// The proxy mode.
-        #[arg(long, value_enum)]
-        mode: ModeWord,
+        #[arg(long, value_parser = mode)]
+        mode: Mode,
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
@@ -36,6 +36,9 @@ enum Command {
     },
     /// Makes clusters and packets from a seed and holds their fates against the oracle.
     Explore {
+        /// The proxy mode.
+        #[arg(long, value_parser = mode, default_value = "nftables")]
+        mode: Mode,
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
@@ -54,11 +57,6 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeWord {
-    Nftables,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum KernelWord {
     Sim,
@@ -67,11 +65,10 @@ enum KernelWord {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Vectors { mode: ModeWord::Nftables, kernel, files } => {
-            vectors(Mode::Nftables, kernel, &files)
-        }
-        Command::Explore { kernel, seed, first, cases, packets } => {
-            explore(kernel, seed, first..first.saturating_add(cases), packets)
+        Command::Vectors { mode, kernel, files } => vectors(mode, kernel, &files),
+        Command::Explore { mode, kernel, seed, first, cases, packets } => {
+            let numbers = first..first.saturating_add(cases);
+            explore((mode, kernel), seed, numbers, packets)
         }
     };
     match outcome {
@@ -84,6 +81,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The built mode of a name.
+fn mode(name: &str) -> Result<Mode, String> {
+    let named = Mode::BUILT.iter().copied().find(|mode| mode.as_str() == name);
+    named.ok_or_else(|| {
+        let built: Vec<&str> = Mode::BUILT.iter().map(|mode| mode.as_str()).collect();
+        format!("no such mode; there are: {}", built.join(", "))
+    })
 }
 
 /// The kernel of a word, or why it cannot be asked here.
@@ -123,7 +129,7 @@ fn vectors(mode: Mode, kernel: KernelWord, files: &[PathBuf]) -> Result<Tally, S
 }
 
 fn explore(
-    kernel: KernelWord,
+    (mode, kernel): (Mode, KernelWord),
     seed: u64,
     numbers: std::ops::Range<u64>,
     most: usize,
@@ -131,13 +137,14 @@ fn explore(
     let mut heart = heart(kernel)?;
     let mut tally = Tally::default();
     for number in numbers {
-        let (case, packets) = numbered(seed, number, most)?;
+        let (case, packets) = numbered((mode, seed), number, most)?;
         let mut said = String::new();
         let outcome = judge(&case, &packets, heart.as_mut(), &mut said);
         if outcome.failed > 0 {
             println!("FAILED case {number} of seed {seed}\n{said}");
             println!(
-                "  replay: cargo run --release -p proptests -- explore --kernel {} --seed {seed} --first {number} --cases 1 --packets {most}",
+                "  replay: cargo run --release -p proptests -- explore --mode {} --kernel {} --seed {seed} --first {number} --cases 1 --packets {most}",
+                mode.as_str(),
                 heart.name()
             );
         }

@@ -75,6 +75,7 @@ pub fn node(setup: &Setup) -> Value {
 pub fn options(setup: &Setup) -> Options {
     Options {
         node_name: setup.node_name.as_str().into(),
+        mode: setup.mode,
         masquerade_bit: setup.masquerade_bit,
         masquerade_all: setup.masquerade_all,
         detector: setup.detector.clone(),

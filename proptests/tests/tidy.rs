@@ -64,7 +64,9 @@ const PURE: &[&str] = &[
     "src/backend",
     "src/netlink",
     "src/sync/mod.rs",
+    "src/sync/driver.rs",
     "src/sync/family.rs",
+    "src/sync/nftables.rs",
     "src/sync/conntrack.rs",
     "src/sync/schedule.rs",
 ];
@@ -100,10 +102,11 @@ const BANS: &[(&[&str], &[&str], &str)] = &[
 const MAY: &[(&str, &str, &str)] = &[
     ("src/sync/conntrack.rs", "HashMap", "looked up for every flow, never walked"),
     ("src/sync/conntrack.rs", "HashSet", "looked up for every flow, never walked"),
+    ("src/sync/family.rs", "tracing::", "what somebody removed is worth a line, where seen"),
     (
-        "src/sync/family.rs",
+        "src/sync/nftables.rs",
         "tracing::",
-        "a table that somebody removed is worth a line, where seen",
+        "a table that is built anew is noticed by clients, and worth a line",
     ),
     ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
     ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),

@@ -3,8 +3,8 @@
 //! zero is a zero, since flags are laid over these. Tests: `config::tests`.
 
 use super::forms::GoDuration;
-use super::settings::Mode;
 use super::wire::{FlushFrequency, Quantity, Wire};
+use crate::model::Mode;
 
 /// Port of healthz where an address alone is given.
 pub const HEALTHZ_PORT: u16 = 10256;

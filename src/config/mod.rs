@@ -25,12 +25,13 @@ pub mod watch;
 pub mod wire;
 mod write;
 
+pub use crate::model::Mode;
 pub use errand::{Errand, VersionForm};
 pub use file::{File, read};
 pub use problem::{Origin, Problem};
 pub use settings::{
-    Client, ConfigFile, Conntrack, DetectLocal, Ipvs, KernelChoice, LogFormat, Logging, Mode,
-    Settings, Source, Userspace,
+    Client, ConfigFile, Conntrack, DetectLocal, Ipvs, KernelChoice, LogFormat, Logging, Settings,
+    Source, Userspace,
 };
 pub use validate::KUBERNETES_MINOR;
 pub use write::write;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::{Family, LocalDetector, Node, NodePortAddresses};
+use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
 
 /// Everything the user asked for.
@@ -70,36 +70,6 @@ pub struct Settings {
     pub config_file: Option<ConfigFile>,
     /// What was asked and has no effect, or is out of date: one line each, to be logged once.
     pub warnings: Vec<String>,
-}
-
-/// How packets are programmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    /// A relay in this process.
-    Userspace,
-    /// Rules of iptables.
-    Iptables,
-    /// Virtual servers of IPVS.
-    Ipvs,
-    /// Maps of nftables.
-    Nftables,
-}
-
-impl Mode {
-    /// Every mode of Linux.
-    pub const ALL: [Mode; 4] = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
-    /// The modes this build has.
-    pub const BUILT: &[Mode] = &[Mode::Nftables];
-
-    /// The mode as `--proxy-mode` has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Userspace => "userspace",
-            Mode::Iptables => "iptables",
-            Mode::Ipvs => "ipvs",
-            Mode::Nftables => "nftables",
-        }
-    }
 }
 
 /// Which kernel is programmed.
@@ -236,6 +206,7 @@ impl Settings {
         let (detector, warning) = self.local_detector(node);
         let options = sync::Options {
             node_name: self.node_name.clone(),
+            mode: self.mode,
             masquerade_bit: self.masquerade_bit,
             masquerade_all: self.masquerade_all,
             detector,

@@ -15,10 +15,10 @@ use super::forms::{self, GoDuration};
 use super::gates;
 use super::problem::{Origin, Problem};
 use super::settings::{
-    Client, Conntrack, DetectLocal, Ipvs, LogFormat, Logging, Mode, Settings, Source, Userspace,
+    Client, Conntrack, DetectLocal, Ipvs, LogFormat, Logging, Settings, Source, Userspace,
 };
 use super::wire::{self, Wire};
-use crate::model::{Family, NodePortAddresses};
+use crate::model::{Family, Mode, NodePortAddresses};
 
 /// The minor version of Kubernetes whose flags, files and metrics these are.
 pub const KUBERNETES_MINOR: u32 = 36;

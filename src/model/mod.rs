@@ -7,6 +7,7 @@
 mod endpoint;
 mod event;
 mod family;
+mod mode;
 mod name;
 mod node;
 mod notice;
@@ -15,6 +16,7 @@ mod service;
 pub use endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
 pub use event::{Event, Kind};
 pub use family::{Family, Protocol};
+pub use mode::Mode;
 pub use name::{Interner, NamespacedName, ServicePortName};
 pub use node::{LocalDetector, Node, NodePortAddresses};
 pub use notice::{Notice, Reason};

@@ -9,7 +9,9 @@ pub mod conntrack;
 pub mod run;
 pub mod schedule;
 
+mod driver;
 mod family;
+mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -20,10 +22,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::backend::nftables;
+use crate::backend;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
 use crate::model::{
-    Event, Family, LocalDetector, NamespacedName, NodePortAddresses, Notice, Protocol,
+    Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
 };
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
@@ -33,6 +35,8 @@ use family::FamilySync;
 pub struct Options {
     /// This node's name: endpoints with it are local.
     pub node_name: Arc<str>,
+    /// How packets are programmed.
+    pub mode: Mode,
     /// The fwmark bit, 0 to 31, that says a packet is to be masqueraded.
     pub masquerade_bit: u8,
     /// Whether all traffic to cluster IPs is masqueraded.
@@ -50,6 +54,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             node_name: "".into(),
+            mode: Mode::Nftables,
             masquerade_bit: 14,
             masquerade_all: false,
             detector: LocalDetector::None,
@@ -99,7 +104,7 @@ impl Proxy {
         Proxy {
             kernel,
             tracker: Tracker::new(options.node_name.clone()),
-            families: options.families.iter().map(|f| FamilySync::new(*f)).collect(),
+            families: options.families.iter().map(|f| FamilySync::new(options.mode, *f)).collect(),
             options,
             stale_flows: BTreeSet::new(),
             last_changes: Changes::default(),
@@ -139,8 +144,8 @@ impl Proxy {
 
     /// Everything that could not be done as asked, sorted.
     pub fn notices(&self) -> Vec<Notice> {
-        let conflicts = self.families.iter().flat_map(|family| family.ruleset().conflicts());
-        let all: BTreeSet<Notice> = self.cluster().notices().cloned().chain(conflicts).collect();
+        let of_families = self.families.iter().flat_map(FamilySync::notices);
+        let all: BTreeSet<Notice> = self.cluster().notices().cloned().chain(of_families).collect();
         all.into_iter().collect()
     }
 
@@ -151,7 +156,7 @@ impl Proxy {
 
     /// The node's addresses on which health check node ports listen; `0.0.0.0` and `::` are all.
     pub fn health_check_addresses(&mut self) -> BTreeSet<IpAddr> {
-        let options = table_options(&self.options, self.tracker.cluster());
+        let options = mode_options(&self.options, self.tracker.cluster());
         let all = match self.kernel.read(&Query::Addresses) {
             Ok(Facts::Addresses(all)) => self.node_port_addresses(&all),
             _ => Vec::new(),
@@ -169,10 +174,10 @@ impl Proxy {
         self.families.iter().any(FamilySync::is_unknown)
     }
 
-    /// Looks whether the tables are still there; one that is not is made anew by the next sync.
-    pub fn check_tables(&mut self) -> Result<(), Error> {
+    /// Looks whether what was written is still there; what is not is made anew by the next sync.
+    pub fn check_kernel(&mut self) -> Result<(), Error> {
         for family in &mut self.families {
-            family.check_table(&mut *self.kernel)?;
+            family.look(&mut *self.kernel)?;
         }
         Ok(())
     }
@@ -201,7 +206,7 @@ impl Proxy {
         self.compile(&mut report);
         let mut outcome = Ok(());
         for family in &mut self.families {
-            let options = table_options(&self.options, self.tracker.cluster());
+            let options = mode_options(&self.options, self.tracker.cluster());
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
         }
@@ -251,7 +256,7 @@ impl Proxy {
 
     /// Those of the node's addresses that take node port traffic.
     fn node_port_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
-        let options = table_options(&self.options, self.tracker.cluster());
+        let options = mode_options(&self.options, self.tracker.cluster());
         let takes = |ip: &IpAddr| {
             let cidrs = options.node_port_cidrs(Family::of(*ip));
             !ip.is_loopback() && cidrs.is_none_or(|list| list.iter().any(|cidr| cidr.contains(ip)))
@@ -303,10 +308,10 @@ fn unreachable_answer<T>(asked: &str, got: &Facts) -> Result<T, Error> {
     Err(Error::new(crate::kernel::ErrorKind::Broken, "read from the kernel", source))
 }
 
-/// The options of the table, with what depends on the Node filled in.
-fn table_options(options: &Options, cluster: &Cluster) -> nftables::Options {
+/// The options of the rules, with what depends on the Node filled in.
+fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
     let cidrs = |family: Family| node_port_cidrs(options, cluster, family);
-    nftables::Options {
+    backend::Options {
         masquerade_bit: options.masquerade_bit,
         masquerade_all: options.masquerade_all,
         detector: options.detector.clone(),

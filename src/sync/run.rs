@@ -196,7 +196,7 @@ impl<O: Observer> Loop<O> {
         if !self.synced_once || self.house_waits {
             return;
         }
-        let kept = self.proxy.check_tables().and_then(|()| self.proxy.tidy());
+        let kept = self.proxy.check_kernel().and_then(|()| self.proxy.tidy());
         if let Err(error) = kept {
             tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
             self.proxy.distrust_kernel();

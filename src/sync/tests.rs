@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{Decoder, decode_text};
+use crate::backend::nftables;
 use crate::kernel::fault::{Fate, Fault};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;
@@ -477,7 +478,7 @@ fn a_packet_that_draws_an_endpoint_that_just_went_gets_another() {
     proxy(Box::new(kernel.clone()), &objects).sync().unwrap();
     // As a packet sees it that was told of three endpoints before the third one went.
     let address = Some("10.96.0.1".parse().unwrap());
-    let frontend = nftables::program::Frontend { address, protocol: Protocol::Tcp, port: 80 };
+    let frontend = crate::backend::program::Frontend { address, protocol: Protocol::Tcp, port: 80 };
     let key = nftables::elements::Key::empty().frontend(&frontend).number(2);
     let gone = nftables::elements::Element {
         set: nftables::layout::Set::Endpoints,

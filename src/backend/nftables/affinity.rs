@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::elements::{Element, Gives, Key, address_of};
 use super::layout::{Set, TABLE};
 use super::plan::Applied;
-use super::program::{Frontend, Program, Role, Target};
+use crate::backend::program::{Frontend, Program, Role, Target};
 use crate::kernel::{ElementFact, NftBatch, Socket};
 use crate::model::{Family, Protocol};
 use crate::netlink::nft::{Batch, ElementValue};

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::layout::{Kind, Set, Treatment, timeout_chain};
-use super::program::{Frontend, Program, Role, Target, Unserved};
+use crate::backend::program::{Frontend, Program, Role, Target, Unserved};
 use crate::kernel::Socket;
 use crate::model::{Family, Protocol};
 use crate::netlink::expr::Verdict;

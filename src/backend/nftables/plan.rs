@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::Options;
 use super::affinity;
 use super::elements::{self, Element, Gives, Key};
 use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
-use super::program::{Frontend, Program, Target, without_nested};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
-use super::ruleset::Ruleset;
+use crate::backend::Options;
+use crate::backend::program::{Frontend, Program, Target, without_nested};
+use crate::backend::ruleset::Ruleset;
 use crate::kernel::{ElementFact, NftBatch, Socket};
 use crate::model::{Family, Protocol, ServicePortName};
 use crate::netlink::nft::Batch;

@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::Options;
 use super::layout::{
     CLIENT_FRONTEND, ENDPOINT, FRONTEND, FRONTEND_CLIENT, FRONTEND_INDEX, Kind, NODE_PORT,
     NODE_PORT_INDEX, ORIGINAL_FRONTEND, ORIGINAL_NODE_PORT, Set, Treatment,
 };
+use crate::backend::Options;
 use crate::model::{Family, LocalDetector};
 use crate::netlink::expr::{Compare, Rule, Verdict};
 use crate::netlink::nft::{ChainKind, Hook};

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use super::errand::Errand;
 use super::forms::{self, GoDuration};
 use super::problem::Problem;
-use super::settings::Mode;
 use super::wire::Wire;
+use crate::model::Mode;
 
 /// A flag.
 #[derive(Debug)]

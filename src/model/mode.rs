@@ -1,0 +1,31 @@
+//! The proxy modes, by the names that `--proxy-mode` has for them. Tests: in `config`.
+
+/// How packets are programmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// A relay in this process.
+    Userspace,
+    /// Rules of iptables.
+    Iptables,
+    /// Virtual servers of IPVS.
+    Ipvs,
+    /// Maps of nftables.
+    Nftables,
+}
+
+impl Mode {
+    /// Every mode of Linux.
+    pub const ALL: [Mode; 4] = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
+    /// The modes this build has.
+    pub const BUILT: &[Mode] = &[Mode::Nftables];
+
+    /// The mode as `--proxy-mode` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Userspace => "userspace",
+            Mode::Iptables => "iptables",
+            Mode::Ipvs => "ipvs",
+            Mode::Nftables => "nftables",
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What one proxy mode does with one family: the only place where the sync loop meets a mode.
+//! `family` keeps what is wanted, a driver what is known to be in the kernel and the way there.
+//! It must never know the API's objects or another mode. Tests: with the drivers, `proptests`.
+
+use std::collections::BTreeSet;
+
+use super::Report;
+use crate::backend::Options;
+use crate::backend::program::Frontend;
+use crate::backend::ruleset::Ruleset;
+use crate::kernel::{Error, Kernel};
+use crate::model::{Family, Mode, Notice};
+
+/// What the kernel is to be brought to.
+pub(super) struct Wanted<'a> {
+    /// Every frontend, and who has it.
+    pub(super) ruleset: &'a Ruleset,
+    /// What the node's configuration says.
+    pub(super) options: &'a Options,
+    /// Frontends that are other than at the last call that succeeded.
+    pub(super) changed: BTreeSet<Frontend>,
+}
+
+/// The rules of one mode in one family, as far as they are known.
+pub(super) trait Driver: std::fmt::Debug + Send {
+    /// Whether what is in the kernel has to be found out before anything is written.
+    fn is_unknown(&self) -> bool;
+
+    /// Whether something waits that no change of the cluster asked for.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    /// Believes no more that what was written is there.
+    fn distrust(&mut self);
+
+    /// Looks whether what was written is still there; gives what is wrong, if anything is.
+    fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error>;
+
+    /// Brings the kernel to what is wanted. After an error the caller distrusts it.
+    fn bring(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: Wanted<'_>,
+        report: &mut Report,
+    ) -> Result<(), Error>;
+
+    /// Removes what nobody needs any more; for when nothing else waits. After an error the caller
+    /// distrusts it.
+    fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error>;
+
+    /// What this mode cannot do as asked; sorted.
+    fn notices(&self) -> Vec<Notice> {
+        Vec::new()
+    }
+}
+
+/// The driver of a mode. Modes that are not built are refused where settings are judged.
+pub(super) fn driver(mode: Mode, family: Family) -> Box<dyn Driver> {
+    match mode {
+        Mode::Nftables | Mode::Iptables | Mode::Ipvs | Mode::Userspace => {
+            Box::new(super::nftables::Nftables::new(family))
+        }
+    }
+}
