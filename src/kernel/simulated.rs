@@ -72,6 +72,9 @@ impl Kernel for Simulated {
                 self.sysctls.insert(path.clone(), value.clone());
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::Ipvs(_) | Transaction::Ipset(_) | Transaction::Links(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "IPVS", "not in this build"))
+            }
         }
     }
 
@@ -109,6 +112,7 @@ impl Kernel for Simulated {
                     links.flat_map(|link| link.addresses.iter().map(|(ip, _)| *ip)).collect(),
                 ))
             }
+            _ => Err(Error::new(ErrorKind::Unsupported, "IPVS", "not in this build")),
         }
     }
 

@@ -41,6 +41,9 @@ impl Kernel for Real {
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::Ipvs(_) | Transaction::Ipset(_) | Transaction::Links(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "IPVS", "not in this build"))
+            }
         }
     }
 
@@ -62,6 +65,7 @@ impl Kernel for Real {
                 Ok(Facts::Text(text.trim_end().to_owned()))
             }
             Query::Addresses => addresses().map(Facts::Addresses),
+            _ => Err(Error::new(ErrorKind::Unsupported, "IPVS", "not in this build")),
         }
     }
 
