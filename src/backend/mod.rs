@@ -8,5 +8,6 @@ pub mod nftables;
 mod options;
 pub mod program;
 pub mod ruleset;
+pub mod xtables;
 
 pub use options::Options;

@@ -2,5 +2,4 @@
 //! goes out (what iptables-restore takes). It must never know another mode.
 //! Tests: in the files and in `proptests`.
 
-pub mod chain;
-pub mod rule;
+pub use super::xtables::{chain, rule};

@@ -75,6 +75,10 @@ pub enum Match {
     Remembered(Chain, u32),
     /// Counts in the nfacct object of this name (`nfacct`).
     Account(&'static str),
+    /// The packet is in the ipset of this name, looked up by these sides, such as `dst,dst` (`set`).
+    Set(Test<&'static str>, &'static str),
+    /// It did not come in over a port of a bridge (`physdev ! --physdev-is-in`).
+    NotBridged,
 }
 
 /// A connection's state, in the order in which iptables-save names them.
@@ -253,6 +257,10 @@ impl Rule {
                 write!(out, " --name {list} --mask {mask} --rsource")
             }
             Match::Account(name) => write!(out, " -m nfacct --nfacct-name  {name}"),
+            Match::Set(Test { value, inverted }, sides) => {
+                write!(out, " -m set{} --match-set {value} {sides}", bang(*inverted))
+            }
+            Match::NotBridged => out.write_str(" -m physdev ! --physdev-is-in"),
         }
     }
 }
