@@ -3,6 +3,7 @@
 //! siblings unknown to each other. Pure: no socket, no clock, no file.
 //! Tests: in each folder and in `proptests`.
 
+pub mod counted;
 pub mod iptables;
 pub mod nftables;
 mod options;
