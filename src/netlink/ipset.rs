@@ -61,7 +61,6 @@ mod field {
     pub(super) const MAXELEM: u16 = 19;
     pub(super) const IP2: u16 = 20;
     pub(super) const CIDR2: u16 = 21;
-    pub(super) const REFERENCES: u16 = 25;
 }
 
 /// The revision asked for: of Linux 3.18, and later ones still have it.
@@ -244,7 +243,7 @@ fn head(attributes: &Attributes<'_>, kind: &str) -> Option<IpsetFact> {
     let ipv6 = attributes.get(attribute::FAMILY).and_then(<[u8]>::first) == Some(&10);
     let family = if ipv6 { Family::V6 } else { Family::V4 };
     let spec = IpsetSpec { name, kind, family, most: number(field::MAXELEM) };
-    Some(IpsetFact { spec, references: number(field::REFERENCES), entries: Vec::new() })
+    Some(IpsetFact { spec, entries: Vec::new() })
 }
 
 fn entry(kind: &IpsetType, bytes: &[u8]) -> Option<IpsetEntry> {

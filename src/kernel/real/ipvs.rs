@@ -46,7 +46,7 @@ impl Ipvs {
                 });
             }
         }
-        super::summary(operations.len(), (first, refused))
+        crate::kernel::summary(operations.len(), (first, refused))
     }
 
     /// Sends some; what was refused comes back by its place.

@@ -30,7 +30,7 @@ pub(super) fn apply(route: &mut Netlink, operations: &[LinkOperation]) -> Result
         }
         rest = later;
     }
-    super::summary(operations.len(), (first, refused))
+    crate::kernel::summary(operations.len(), (first, refused))
 }
 
 fn is_about_address(operation: &LinkOperation) -> bool {

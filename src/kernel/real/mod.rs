@@ -135,15 +135,3 @@ fn address_of(storage: &nix::sys::socket::SockaddrStorage) -> Option<std::net::I
     }
     storage.as_sockaddr_in6().map(|v6| v6.ip().into())
 }
-
-/// What became of operations that were each tried: the first refusal, and how many there were.
-fn summary(tried: usize, (first, refused): (Option<Error>, usize)) -> Result<Receipt, Error> {
-    match first {
-        None => Ok(Receipt { operations: tried }),
-        Some(error) if refused == 1 => Err(error),
-        Some(error) => {
-            let source = format!("{}; {refused} of {tried} changes were refused", error.source);
-            Err(Error { source, ..error })
-        }
-    }
-}
