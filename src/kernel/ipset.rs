@@ -150,8 +150,6 @@ impl fmt::Display for IpsetOperation {
 pub struct IpsetFact {
     /// What it was made as.
     pub spec: IpsetSpec,
-    /// How many rules and sets ask it.
-    pub references: u32,
     /// Its entries, in no particular order; empty for a type of others.
     pub entries: Vec<IpsetEntry>,
 }

@@ -149,3 +149,15 @@ impl std::fmt::Display for Socket {
         }
     }
 }
+
+/// What became of operations that were each tried: the first refusal, and how many there were.
+fn summary(tried: usize, (first, refused): (Option<Error>, usize)) -> Result<Receipt, Error> {
+    match first {
+        None => Ok(Receipt { operations: tried }),
+        Some(error) if refused == 1 => Err(error),
+        Some(error) => {
+            let source = format!("{}; {refused} of {tried} changes were refused", error.source);
+            Err(Error { source, ..error })
+        }
+    }
+}
