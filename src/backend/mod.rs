@@ -5,8 +5,9 @@
 
 pub mod counted;
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
-mod options;
+pub mod options;
 pub mod program;
 pub mod ruleset;
 pub mod xtables;

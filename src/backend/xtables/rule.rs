@@ -77,8 +77,6 @@ pub enum Match {
     Account(&'static str),
     /// The packet is in the ipset of this name, looked up by these sides, such as `dst,dst` (`set`).
     Set(Test<&'static str>, &'static str),
-    /// It did not come in over a port of a bridge (`physdev ! --physdev-is-in`).
-    NotBridged,
 }
 
 /// A connection's state, in the order in which iptables-save names them.
@@ -260,7 +258,6 @@ impl Rule {
             Match::Set(Test { value, inverted }, sides) => {
                 write!(out, " -m set{} --match-set {value} {sides}", bang(*inverted))
             }
-            Match::NotBridged => out.write_str(" -m physdev ! --physdev-is-in"),
         }
     }
 }

@@ -67,6 +67,9 @@ impl Kernel for Real {
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::Xtables(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "iptables", "not in this build"))
+            }
             Transaction::Ipvs(operations) => self.ipvs()?.apply(operations),
             Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
             Transaction::Links(operations) => link::apply(self.route()?, operations),
@@ -93,6 +96,12 @@ impl Kernel for Real {
             Query::Addresses => addresses().map(Facts::Addresses),
             Query::VirtualServers(family) => {
                 self.ipvs()?.servers(*family).map(Facts::VirtualServers)
+            }
+            Query::Destinations(server) => {
+                self.ipvs()?.destinations(server).map(Facts::Destinations)
+            }
+            Query::Xtables(_) => {
+                Err(Error::new(ErrorKind::Unsupported, "iptables", "not in this build"))
             }
             Query::IpvsTimeouts => self.ipvs()?.timeouts().map(Facts::IpvsTimeouts),
             Query::Ipsets(prefix) => ipset::sets(&mut self.netfilter, prefix).map(Facts::Ipsets),
