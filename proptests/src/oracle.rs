@@ -181,7 +181,7 @@ impl<'a> Question<'a> {
         if self.detects() && self.source_is_local_pod() {
             return (&choice.cluster, false);
         }
-        if self.setup.is_own(self.packet.source) {
+        if self.setup.is_own(self.packet.source) || self.is_bound(self.packet.source) {
             return (&choice.cluster, true);
         }
         (&choice.local, false)
