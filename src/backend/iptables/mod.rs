@@ -3,4 +3,13 @@
 //! Tests: in the files and in `proptests`.
 
 pub mod chain;
+pub mod dump;
+mod lines;
+mod own;
+pub mod pen;
+pub mod plan;
 pub mod rule;
+pub mod shape;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
