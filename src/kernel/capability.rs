@@ -32,8 +32,6 @@ pub enum Capability {
     XtablesIpv6,
     /// MASQUERADE with `--random-fully` (iptables 1.6.2).
     XtablesRandomFully,
-    /// Counters that rules refer to by name: nfacct.
-    Nfacct,
 }
 
 impl Capability {
@@ -75,9 +73,6 @@ impl Capability {
             }
             Capability::XtablesRandomFully => {
                 "this iptables has no --random-fully: source ports of masqueraded connections may clash (iptables 1.6.2 or later)"
-            }
-            Capability::Nfacct => {
-                "this kernel has no nfacct: packets dropped as invalid and connections to localhost node ports are not counted (CONFIG_NETFILTER_NETLINK_ACCT)"
             }
             Capability::Conntrack => {
                 "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"

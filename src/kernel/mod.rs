@@ -55,6 +55,8 @@ pub enum Transaction {
     /// Text for iptables-restore, which changes what it names and nothing else (`--noflush`); each
     /// table as a whole.
     Xtables(XtablesText),
+    /// Make a counter of this name that rules can refer to (nfacct); one that is there stays.
+    Account(&'static str),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
 }

@@ -74,6 +74,10 @@ impl Kernel for Simulated {
                 outcome.map_err(|e| xt_error(&e, text))?;
                 Ok(Receipt::of(*operations))
             }
+            Transaction::Account(name) => {
+                self.host().add_nfacct(name);
+                Ok(Receipt::of(1))
+            }
             Transaction::Sysctl(path, value) => {
                 self.sysctls.insert(path.clone(), value.clone());
                 Ok(Receipt::of(1))

@@ -7,10 +7,10 @@ use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::Text;
 use crate::backend::iptables::plan::Applied;
 use crate::backend::iptables::rule::SourcePort;
-use crate::backend::iptables::shape::{Ability, Counting, Shape};
-use crate::kernel::{
-    Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesText,
+use crate::backend::iptables::shape::{
+    Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
 };
+use crate::kernel::{Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesText};
 use crate::model::Family;
 
 /// Lets packets from elsewhere reach 127.0.0.0/8: what node ports on localhost need (issue 90259).
@@ -100,13 +100,22 @@ fn ability(kernel: &mut dyn Kernel) -> Result<Ability, Error> {
         true => SourcePort::Random,
         false => SourcePort::AsTheKernelLikes,
     };
-    let counting = match has(Capability::Nfacct) {
-        true => Counting::Counted,
-        false => Counting::Uncounted,
-    };
+    let counting = counting(kernel);
     let liberal = sysctl(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
     let drops_invalid = (!liberal).then_some(counting);
     Ok(Ability { source_port, drops_invalid, counts_localhost: counting })
+}
+
+/// Makes the counters that rules refer to; without them nothing else is missing.
+fn counting(kernel: &mut dyn Kernel) -> Counting {
+    let mut names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
+    match names.try_for_each(|name| kernel.apply(&Transaction::Account(name)).map(drop)) {
+        Ok(()) => Counting::Counted,
+        Err(error) => {
+            tracing::info!(%error, "no nfacct: dropped and localhost packets are not counted");
+            Counting::Uncounted
+        }
+    }
 }
 
 fn route_localnet(kernel: &mut dyn Kernel) -> Result<(), Error> {

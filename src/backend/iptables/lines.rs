@@ -10,10 +10,10 @@ use crate::backend::program::{Face, Frontend, Program, Unserved};
 use crate::model::{Protocol, TrafficPolicy};
 
 /// A rule of a shared chain.
-pub type Line = (Table, Chain, Rule);
+pub(super) type Line = (Table, Chain, Rule);
 
 /// Chains that Services share, other than node ports' in nat, with the table they are in.
-pub const SHARED: [(Table, Chain); 6] = [
+pub(super) const SHARED: [(Table, Chain); 6] = [
     (Table::Filter, chain::SERVICES),
     (Table::Filter, chain::EXTERNAL_SERVICES),
     (Table::Filter, chain::NODE_PORTS),
@@ -23,7 +23,7 @@ pub const SHARED: [(Table, Chain); 6] = [
 ];
 
 /// The lines of one frontend.
-pub fn lines(frontend: &Frontend, program: &Program, shape: &Shape) -> Vec<Line> {
+pub(super) fn lines(frontend: &Frontend, program: &Program, shape: &Shape) -> Vec<Line> {
     let names = Names::new(&program.origin);
     let own = names.own();
     let port = names.port();
@@ -84,7 +84,8 @@ fn served(
         && shape.localhost
         && shape.ability.counts_localhost == Counting::Counted;
     if counted {
-        let localhost = Rule { destination: Some(Test::is(super::shape::LOOPBACK)), ..rule.clone() };
+        let localhost =
+            Rule { destination: Some(Test::is(super::shape::LOOPBACK)), ..rule.clone() };
         let rule = localhost.with(Match::Account(LOCALHOST_ACCEPTED)).jump(target);
         lines.push((Table::Nat, shared, rule));
     }
@@ -109,7 +110,7 @@ pub(super) fn to(rule: Rule, frontend: &Frontend) -> Rule {
 }
 
 /// The line that lets health checks of a load balancer in; `port` is the Service port's name.
-pub fn health_check(port: &str, number: u16) -> Line {
+pub(super) fn health_check(port: &str, number: u16) -> Line {
     let rule = Rule::commented(format!("{port} health check node port"))
         .port(Protocol::Tcp, Some(number))
         .then(Target::Accept);

@@ -15,13 +15,13 @@ use crate::kernel::Socket;
 use crate::model::{Protocol, ServicePortName, TrafficPolicy};
 
 /// Frontends that a Service port has, each with what it wants.
-pub type Had = [(Frontend, Arc<Program>)];
+pub(super) type Had = [(Frontend, Arc<Program>)];
 
 /// Endpoints by their texts.
 type Endpoints = BTreeMap<String, Socket>;
 
 /// How many endpoints a Service port can reach through its frontends.
-pub fn endpoints(had: &Had) -> usize {
+pub(super) fn endpoints(had: &Had) -> usize {
     let (cluster, local) = reachable(had);
     let only_local = local.keys().filter(|text| !cluster.contains_key(*text)).count();
     cluster.len() + only_local
@@ -46,7 +46,7 @@ fn reachable(had: &Had) -> (Endpoints, Endpoints) {
 }
 
 /// The chains of a Service port with all their rules.
-pub fn chains(port: &ServicePortName, had: &Had, shape: &Shape) -> Vec<(Chain, Vec<Rule>)> {
+pub(super) fn chains(port: &ServicePortName, had: &Had, shape: &Shape) -> Vec<(Chain, Vec<Rule>)> {
     let (cluster, local) = reachable(had);
     let author = Author { names: &Names::new(port), protocol: port.protocol, had, shape };
     let mut out = Vec::new();

@@ -128,8 +128,9 @@ impl Shape {
     /// What rules depend on; `large` is left to be found out.
     pub fn new(options: &Options, family: Family, ability: Ability) -> Shape {
         let node_ports = options.node_port_cidrs(family).map(<[IpNet]>::to_vec);
-        let takes_loopback =
-            node_ports.as_ref().is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(&LOCALHOST)));
+        let takes_loopback = node_ports
+            .as_ref()
+            .is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(&LOCALHOST)));
         Shape {
             family,
             mark: options.masquerade_mark(),
@@ -201,8 +202,10 @@ impl Shape {
     /// port. By CIDR, and not address by address as in the reference: so an address counts from
     /// the moment it is there.
     pub fn tail(&self) -> Vec<Rule> {
-        const COMMENT: &str = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
-        let rule = || Rule::commented(COMMENT).with(Match::DestinationIsLocal).jump(chain::NODE_PORTS);
+        const COMMENT: &str =
+            "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
+        let rule =
+            || Rule::commented(COMMENT).with(Match::DestinationIsLocal).jump(chain::NODE_PORTS);
         let loopback = self.loopback();
         let Some(cidrs) = &self.node_ports else {
             let destination = (!self.localhost).then(|| Test::is_not(loopback));

@@ -3,6 +3,7 @@
 //! Knows no Service and keeps no state but its sockets. Tests: `netlab` (as root); what the bytes
 //! mean is tested in `sim`.
 
+mod accounts;
 mod conntrack;
 mod nftables;
 mod probe;
@@ -10,10 +11,12 @@ mod socket;
 mod xtables;
 mod xtables_lock;
 
-use super::{Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
+use super::{
+    Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
+};
 use socket::Netfilter;
-use xtables::Tools;
 pub use xtables::Flavour;
+use xtables::Tools;
 
 /// Linux.
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Kernel for Real {
                 Ok(Receipt::of(batch.operations))
             }
             Transaction::ForgetFlows(flows) => conntrack::forget(&mut self.netfilter, flows),
+            Transaction::Account(name) => accounts::make(&mut self.netfilter, name),
             Transaction::Xtables(text) => self.xtables()?.restore(text),
             Transaction::Sysctl(path, value) => {
                 let file = sysctl_path(path)?;

@@ -211,7 +211,8 @@ fn has_legacy_tables(family: Family) -> bool {
 }
 
 fn is_hinted(text: &str) -> bool {
-    let tables = text.split("\n*").filter(|table| table.trim_start_matches('*').starts_with("mangle"));
+    let tables =
+        text.split("\n*").filter(|table| table.trim_start_matches('*').starts_with("mangle"));
     let mut lines = tables.flat_map(str::lines);
     lines.any(|line| HINTS.iter().any(|hint| line.starts_with(hint)))
 }
