@@ -31,7 +31,7 @@ impl Kernel for Sink {
         if let Some(kept) = &self.kept {
             kept.lock().unwrap_or_else(PoisonError::into_inner).push(batch.clone());
         }
-        Ok(Receipt { operations: batch.operations })
+        Ok(Receipt::of(batch.operations))
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {

@@ -81,6 +81,7 @@ pub fn options(setup: &Setup) -> Options {
         detector: setup.detector.clone(),
         node_port_addresses: setup.node_port_addresses.clone(),
         ipvs: kube_proxy::sync::IpvsOptions::default(),
+        localhost_node_ports: setup.localhost_node_ports,
         families: setup.families.clone(),
     }
 }

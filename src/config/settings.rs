@@ -241,6 +241,7 @@ impl Settings {
             detector,
             node_port_addresses: self.resolved_node_port_addresses(node),
             ipvs: self.ipvs.options(),
+            localhost_node_ports: self.localhost_node_ports,
             families: Family::ALL.to_vec(),
         };
         (options, warning)

@@ -17,7 +17,7 @@ pub enum Facts {
     Elements(Vec<ElementFact>),
     /// Conntrack entries.
     Flows(Vec<FlowFact>),
-    /// The text of a sysctl, without its newline.
+    /// The text of a sysctl, without its newline, or of tables.
     Text(String),
     /// Addresses.
     Addresses(Vec<IpAddr>),

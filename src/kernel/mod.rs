@@ -64,6 +64,8 @@ pub enum Transaction {
     /// Text for iptables-restore, which changes what it names and nothing else (`--noflush`); each
     /// table as a whole.
     Xtables(XtablesText),
+    /// Make a counter of this name that rules can refer to (nfacct); one that is there stays.
+    Account(&'static str),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
     /// Changes to IPVS, each tried in order whatever became of the one before. The error is that of
@@ -114,6 +116,15 @@ impl std::fmt::Debug for XtablesText {
 pub struct Receipt {
     /// Objects changed.
     pub operations: usize,
+    /// How long it waited until another program was done (the xtables lock).
+    pub waited: std::time::Duration,
+}
+
+impl Receipt {
+    /// So many objects were changed, at once.
+    pub fn of(operations: usize) -> Receipt {
+        Receipt { operations, ..Receipt::default() }
+    }
 }
 
 /// How much of a table is asked for.
@@ -180,7 +191,7 @@ impl std::fmt::Display for Socket {
 /// What became of operations that were each tried: the first refusal, and how many there were.
 fn summary(tried: usize, (first, refused): (Option<Error>, usize)) -> Result<Receipt, Error> {
     match first {
-        None => Ok(Receipt { operations: tried }),
+        None => Ok(Receipt::of(tried)),
         Some(error) if refused == 1 => Err(error),
         Some(error) => {
             let source = format!("{}; {refused} of {tried} changes were refused", error.source);

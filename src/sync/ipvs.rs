@@ -213,7 +213,11 @@ impl Ipvs {
         options: &Options,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let rules = Rules::new(self.family, options, SourcePort::Random);
+        let port = match kernel.capabilities().has(Capability::XtablesRandomFully) {
+            true => SourcePort::Random,
+            false => SourcePort::AsTheKernelLikes,
+        };
+        let rules = Rules::new(self.family, options, port);
         if self.rules.as_ref() == Some(&rules) {
             return Ok(());
         }

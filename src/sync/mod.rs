@@ -11,6 +11,7 @@ pub mod schedule;
 
 mod driver;
 mod family;
+mod iptables;
 mod ipvs;
 mod nftables;
 #[cfg(test)]
@@ -51,6 +52,8 @@ pub struct Options {
     pub node_port_addresses: NodePortAddresses,
     /// What only ipvs mode heeds.
     pub ipvs: IpvsOptions,
+    /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
+    pub localhost_node_ports: bool,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -66,6 +69,7 @@ impl Default for Options {
             detector: LocalDetector::None,
             node_port_addresses: NodePortAddresses::Primary,
             ipvs: IpvsOptions::default(),
+            localhost_node_ports: true,
             families: Family::ALL.to_vec(),
         }
     }
@@ -324,6 +328,7 @@ fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
         detector: options.detector.clone(),
         node_port_addresses: Family::ALL.map(cidrs),
         ipvs: options.ipvs.clone(),
+        localhost_node_ports: options.localhost_node_ports,
     }
 }
 

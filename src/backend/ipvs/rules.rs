@@ -4,7 +4,6 @@
 //! must not reach is dropped in mangle. It must never know Services. Tests: below, `proptests`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -13,8 +12,9 @@ use crate::backend::Options;
 use crate::backend::xtables::chain::{
     Chain, FORWARD, MARK_MASQ, POSTROUTING, PROXY_FIREWALL, SERVICES, Table,
 };
+use crate::backend::xtables::local::Local;
 use crate::backend::xtables::rule::{Match, Rule, SourcePort, State, Target, Test};
-use crate::model::{Family, LocalDetector, Protocol};
+use crate::model::{Family, Protocol};
 
 const NODE_PORT: Chain = Chain::Fixed("KUBE-NODE-PORT");
 const LOAD_BALANCER: Chain = Chain::Fixed("KUBE-LOAD-BALANCER");
@@ -319,37 +319,6 @@ impl Author<'_> {
     }
 
     fn local(&self) -> Option<Local> {
-        match &self.options.detector {
-            LocalDetector::None => None,
-            LocalDetector::Cidrs(_) => {
-                self.options.detector.cidr(self.family).map(|net| Local::From(net.trunc()))
-            }
-            LocalDetector::Bridge(bridge) => Some(Local::Over(bridge.as_str().into())),
-            LocalDetector::InterfacePrefix(prefix) => {
-                Some(Local::Over(format!("{prefix}+").into()))
-            }
-        }
-    }
-}
-
-/// How a rule tells local pods.
-enum Local {
-    From(IpNet),
-    Over(Arc<str>),
-}
-
-impl Local {
-    fn only(&self, rule: Rule) -> Rule {
-        match self {
-            Local::From(net) => rule.from(Test::is(*net)),
-            Local::Over(link) => Rule { link: Some(Test::is(link.clone())), ..rule },
-        }
-    }
-
-    fn except(&self, rule: Rule) -> Rule {
-        match self {
-            Local::From(net) => rule.from(Test::is_not(*net)),
-            Local::Over(link) => Rule { link: Some(Test::is_not(link.clone())), ..rule },
-        }
+        Local::new(&self.options.detector, self.family)
     }
 }

@@ -11,7 +11,7 @@ use super::choice::{ANNOTATION, Choice};
 use super::sets::Set;
 use crate::backend::Options;
 use crate::backend::options::LocalWithoutEndpoints;
-use crate::backend::program::{Frontend, Program, Role, Target, Unserved};
+use crate::backend::program::{Face, Frontend, Program, Role, Target, Unserved};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::{IpsetEntry, Persistence, Scheduler, Scheduling, Socket, VirtualServer};
 use crate::model::{Family, Notice, Reason};
@@ -193,7 +193,7 @@ fn role_entries(
     }
     if program.role == Role::Internal {
         out.push((Set::ClusterIp, pair));
-    } else if program.load_balancer {
+    } else if program.face == Face::LoadBalancerIp {
         out.push((Set::LoadBalancer, pair));
         out.extend(local.then_some((Set::LoadBalancerLocal, pair)));
     } else {

@@ -2,4 +2,5 @@
 //! Pure. It must never know Services or a mode's order of rules. Tests: in the files.
 
 pub mod chain;
+pub mod local;
 pub mod rule;

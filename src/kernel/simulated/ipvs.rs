@@ -102,7 +102,7 @@ pub(super) fn apply_sets(
         outcome.map_err(|e| Error::new(set_error(e.kind), operation.to_string(), e.message))?;
         done += entries;
     }
-    Ok(Receipt { operations: done })
+    Ok(Receipt::of(done))
 }
 
 fn set_error(kind: IpsetErrorKind) -> ErrorKind {

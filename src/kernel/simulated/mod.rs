@@ -57,7 +57,7 @@ impl Simulated {
         let operations = self.host().forget_connections(|connection| {
             flow_of(connection).is_some_and(|flow| flows.contains(&flow))
         });
-        Receipt { operations }
+        Receipt::of(operations)
     }
 }
 
@@ -67,19 +67,23 @@ impl Kernel for Simulated {
             Transaction::Nft(batch) => {
                 let outcome = self.host().nft_batch(&batch.bytes);
                 outcome.map_err(|e| nft_error(&e))?;
-                Ok(Receipt { operations: batch.operations })
+                Ok(Receipt::of(batch.operations))
             }
             Transaction::ForgetFlows(flows) => Ok(self.forget(flows)),
             Transaction::Xtables(XtablesText { family, text, operations }) => {
                 let how = sim::XtRestore { noflush: true, counters: true };
                 let outcome = self.host().iptables_restore(xt_family(*family), text, how);
                 outcome.map_err(|e| xt_error(&e, text))?;
-                Ok(Receipt { operations: *operations })
+                Ok(Receipt::of(*operations))
+            }
+            Transaction::Account(name) => {
+                self.host().add_nfacct(name);
+                Ok(Receipt::of(1))
             }
             Transaction::Sysctl(path, value) => {
                 ipvs::set_sysctl(&mut self.host(), path, value);
                 self.sysctls.insert(path.clone(), value.clone());
-                Ok(Receipt { operations: 1 })
+                Ok(Receipt::of(1))
             }
             Transaction::Ipvs(operations) => ipvs::apply(&mut self.host(), operations),
             Transaction::Ipset(operations) => ipvs::apply_sets(&mut self.host(), operations),
