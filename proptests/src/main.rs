@@ -126,10 +126,10 @@ fn mode(name: &str) -> Result<Mode, String> {
 }
 
 /// The kernel of a word, or why it cannot be asked here.
-fn heart(asked: Asked) -> Result<Box<dyn Heart>, String> {
+fn heart(mode: Mode, asked: Asked) -> Result<Box<dyn Heart>, String> {
     match asked.kernel {
         KernelWord::Sim => Ok(Box::new(SimHeart)),
-        KernelWord::Real => match RealHeart::obstacle() {
+        KernelWord::Real => match RealHeart::obstacle(mode) {
             None => Ok(Box::new(RealHeart { flavour: asked.flavour })),
             Some(why) => Err(format!("the real kernel cannot be asked: {why}")),
         },
@@ -143,7 +143,7 @@ fn vectors(mode: Mode, asked: Asked, files: &[PathBuf]) -> Result<Tally, String>
         let content = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
         states.extend(read(&name, &content, mode).map_err(|e| e.to_string())?);
     }
-    let mut heart = match heart(asked) {
+    let mut heart = match heart(mode, asked) {
         Ok(heart) => heart,
         Err(why) if std::env::var("NETLAB").as_deref() == Ok("required") => return Err(why),
         Err(why) => {
@@ -167,7 +167,7 @@ fn explore(
     numbers: std::ops::Range<u64>,
     most: usize,
 ) -> Result<Tally, String> {
-    let mut heart = heart(asked)?;
+    let mut heart = heart(mode, asked)?;
     let mut tally = Tally::default();
     for number in numbers {
         let (case, packets) = numbered((mode, seed), number, most)?;

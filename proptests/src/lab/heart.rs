@@ -5,13 +5,21 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kube_proxy::kernel::real::{Flavour, Real};
-use kube_proxy::kernel::{Capability, Kernel};
+use kube_proxy::kernel::{Capability, Facts, Kernel, Query, Scheduler};
 
 use super::Ground;
 use crate::cluster::{Mode, Setup};
 use crate::fate::{Entry, Packet, Promise};
 use crate::run::{Answers, Heart};
 use crate::world::{Objects, synced};
+
+/// What ipvs mode cannot do without.
+const IPVS_NEEDS: [Capability; 4] = [
+    Capability::Ipvs,
+    Capability::Ipset,
+    Capability::Dummy,
+    Capability::IpvsScheduler(Scheduler::RR),
+];
 
 /// The real kernel; each state gets namespaces of its own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,12 +30,19 @@ pub struct RealHeart {
 
 impl RealHeart {
     /// Says why the real kernel cannot be asked here, if it cannot.
-    pub fn obstacle() -> Option<String> {
+    pub fn obstacle(mode: Mode) -> Option<String> {
         let probe = || -> Result<Option<String>, String> {
-            super::Namespace::new()?.run(|| {
-                let real = Real::open().map_err(|e| e.to_string())?;
+            super::Namespace::new()?.run(move || {
+                let mut real = open(mode, None)?;
+                if mode == Mode::Ipvs {
+                    let needed = Query::Lacks(IPVS_NEEDS.to_vec());
+                    let lacks = real.read(&needed).map_err(|e| e.to_string())?;
+                    let Facts::Lacks(lacks) = lacks else { return Ok(None) };
+                    return Ok(lacks.first().map(|(lack, _)| lack.remedy().into_owned()));
+                }
                 let nft = Capability::Nftables;
-                Ok((!real.capabilities().has(nft)).then(|| nft.remedy().into_owned()))
+                let lacks = mode == Mode::Nftables && !real.capabilities().has(nft);
+                Ok(lacks.then(|| nft.remedy().into_owned()))
             })?
         };
         probe().unwrap_or_else(Some)
@@ -37,7 +52,7 @@ impl RealHeart {
 /// The kernel of the calling thread's namespace, with what the mode needs.
 fn open(mode: Mode, flavour: Option<Flavour>) -> Result<Real, String> {
     let real = Real::open().map_err(|e| e.to_string())?;
-    if mode != Mode::Iptables {
+    if mode == Mode::Nftables {
         return Ok(real);
     }
     let real = real.with_xtables(flavour);
@@ -75,6 +90,7 @@ impl Heart for RealHeart {
         let list = match (setup.mode, self.flavour) {
             (Mode::Iptables, Some(Flavour::Legacy)) => "iptables-legacy-save",
             (Mode::Iptables, _) => "iptables-save",
+            (Mode::Ipvs, _) => "sh -c 'ipvsadm -Ln; ipset save; iptables-save; ip6tables-save'",
             _ => "nft list ruleset",
         };
         let ruleset = ground
