@@ -128,7 +128,8 @@ fn fate(host: &sim::Host, asked: &Packet, outcome: &sim::Outcome) -> Outcome {
     match outcome.fate {
         sim::Fate::Rejected(..) => Outcome::Reject,
         sim::Fate::Dropped(_) => Outcome::Drop,
-        sim::Fate::Delivered if dest == asked.target() => {
+        // What is delivered as it came has the source it came with.
+        sim::Fate::Delivered if dest == asked.target() && kept => {
             if outcome.accepted {
                 Outcome::Accept
             } else {

@@ -116,7 +116,7 @@ fn words_that_are_no_flags_are_told() {
 #[test]
 fn all_problems_are_told_at_once() {
     let told = problems(
-        "--bogus --cluster-cidr=10.0.0.0/99 --oom-score-adj=2000 --iptables-sync-period=abc stray --proxy-mode=ipvs",
+        "--bogus --cluster-cidr=10.0.0.0/99 --oom-score-adj=2000 --iptables-sync-period=abc stray --proxy-mode=userspace",
     );
     assert_eq!(
         told,
@@ -124,7 +124,7 @@ fn all_problems_are_told_at_once() {
             "--bogus: unknown flag; see --help",
             r#""stray": is not a flag, and kube-proxy takes no other arguments"#,
             r#"--iptables-sync-period "abc": must be a duration such as 30s, 1h2m3.5s or 250ms (units ns, us, ms, s, m, h)"#,
-            r#"--proxy-mode "ipvs": this build does not have it yet; it has nftables"#,
+            r#"--proxy-mode "userspace": this build does not have it yet; it has iptables, ipvs, nftables"#,
             r#"--cluster-cidr "10.0.0.0/99": must be one CIDR, or two of different families, such as 10.100.0.0/16,fde4:8dba:82e1::/48"#,
             r#"--oom-score-adj "2000": must be from -1000 to 1000"#,
         ]
@@ -357,16 +357,16 @@ fn flags_of_other_modes_warn() {
 #[test]
 fn other_modes_are_one_clear_line_and_can_be_cleaned_up() {
     assert_eq!(
-        problem("--proxy-mode=iptables"),
-        r#"--proxy-mode "iptables": this build does not have it yet; it has nftables"#
+        problem("--proxy-mode=userspace"),
+        r#"--proxy-mode "userspace": this build does not have it yet; it has iptables, ipvs, nftables"#
     );
     assert_eq!(
         problem("--proxy-mode=kernelspace"),
-        r#"--proxy-mode "kernelspace": it is for Windows only; this build has nftables"#
+        r#"--proxy-mode "kernelspace": it is for Windows only; this build has iptables, ipvs, nftables"#
     );
     assert_eq!(
         problem("--proxy-mode=NFTables"),
-        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace (this build has nftables)"#
+        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace (this build has iptables, ipvs, nftables)"#
     );
     assert_eq!(settings("--proxy-mode ''").mode.as_str(), "nftables");
     assert!(matches!(parse("--cleanup --proxy-mode=iptables"), Ok(Action::Cleanup(_))));
@@ -410,7 +410,7 @@ fn actions_are_told_apart() {
     let version = format!("kube-proxy {} (Kubernetes v1.36 compatible)", env!("CARGO_PKG_VERSION"));
     assert_eq!(parse("--version --bogus"), Ok(Action::Version(version)));
     assert!(
-        matches!(parse("--version=raw"), Ok(Action::Version(text)) if text.contains("modes: nftables"))
+        matches!(parse("--version=raw"), Ok(Action::Version(text)) if text.contains("modes: iptables, ipvs, nftables"))
     );
     assert!(matches!(parse("--version=false --help=false"), Ok(Action::Run(_))));
 }

@@ -223,12 +223,12 @@ fn malformed_fields_are_told_at_once_with_their_lines() {
 
 #[test]
 fn values_that_are_not_allowed_are_told_at_once_with_their_lines() {
-    let text = "mode: iptables\nclusterCIDR: 10.0.0.0/8,11.0.0.0/8\noomScoreAdj: 5000\niptables:\n  masqueradeBit: 32\nnftables:\n  masqueradeBit: -1\n  syncPeriod: -1s\nconntrack:\n  min: -1\nfeatureGates:\n  NFTablesProxyMode: false\nlogging:\n  format: xml\n";
+    let text = "mode: userspace\nclusterCIDR: 10.0.0.0/8,11.0.0.0/8\noomScoreAdj: 5000\niptables:\n  masqueradeBit: 32\nnftables:\n  masqueradeBit: -1\n  syncPeriod: -1s\nconntrack:\n  min: -1\nfeatureGates:\n  NFTablesProxyMode: false\nlogging:\n  format: xml\n";
     let told = load_text(text, &[("v", "x"), ("hostname-override", " ")]).unwrap_err();
     expect![[r#"
         --v "x": must be a whole number of 0 or more
         --hostname-override " ": must be a name that is not blank
-        f:3: mode "iptables": this build does not have it yet; it has nftables
+        f:3: mode "userspace": this build does not have it yet; it has iptables, ipvs, nftables
         f:7: iptables.masqueradeBit "32": must be from 0 to 31
         f:9: nftables.masqueradeBit "-1": must be from 0 to 31
         f:4: clusterCIDR "10.0.0.0/8,11.0.0.0/8": must be one CIDR, or two of different families, such as 10.100.0.0/16,fde4:8dba:82e1::/48

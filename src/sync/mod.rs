@@ -13,6 +13,9 @@ mod driver;
 mod family;
 mod iptables;
 mod ipvs;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod ipvs_tests;
 mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -15,7 +15,7 @@ use crate::model::{Kind, NamespacedName};
 
 const NODE: &str = "here";
 
-fn simulated() -> Simulated {
+pub(super) fn simulated() -> Simulated {
     let mut host = sim::Host::new(7);
     let link = host.add_link("eth0");
     host.add_address(link, "192.168.0.2".parse().unwrap(), 24);
@@ -24,7 +24,7 @@ fn simulated() -> Simulated {
     Simulated::new(host)
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         node_name: NODE.into(),
         detector: LocalDetector::Cidrs(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -41,20 +41,20 @@ fn proxy(kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
     proxy
 }
 
-fn feed(proxy: &mut Proxy, objects: &str) {
+pub(super) fn feed(proxy: &mut Proxy, objects: &str) {
     for event in decode_text(objects, &mut Decoder::new(NODE)) {
         proxy.feed(event);
     }
 }
 
-fn service(name: &str, ip: &str, more: &str) -> String {
+pub(super) fn service(name: &str, ip: &str, more: &str) -> String {
     format!(
         "---\nkind: Service\napiVersion: v1\nmetadata: {{name: {name}, namespace: ns}}\n\
          spec: {{clusterIP: {ip}, ports: [{{port: 80, protocol: TCP}}]{more}}}\n"
     )
 }
 
-fn slice(service: &str, protocol: &str, addresses: &[&str]) -> String {
+pub(super) fn slice(service: &str, protocol: &str, addresses: &[&str]) -> String {
     let endpoints: Vec<String> =
         addresses.iter().map(|a| format!("{{addresses: [{a}], nodeName: there}}")).collect();
     format!(
@@ -88,14 +88,14 @@ fn nothing_is_written_before_everything_was_listed() {
 
 /// A kernel that can be asked afterwards what was said to it.
 #[derive(Clone)]
-struct Shared(std::sync::Arc<std::sync::Mutex<Record<Fault<Simulated>>>>);
+pub(super) struct Shared(std::sync::Arc<std::sync::Mutex<Record<Fault<Simulated>>>>);
 
 impl Shared {
-    fn new(kernel: Simulated) -> Shared {
+    pub(super) fn new(kernel: Simulated) -> Shared {
         Shared(std::sync::Arc::new(std::sync::Mutex::new(Record::new(Fault::new(kernel)))))
     }
 
-    fn take(&self) -> Vec<Exchange> {
+    pub(super) fn take(&self) -> Vec<Exchange> {
         self.0.lock().unwrap().take()
     }
 

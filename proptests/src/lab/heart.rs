@@ -90,7 +90,7 @@ impl Heart for RealHeart {
         let list = match (setup.mode, self.flavour) {
             (Mode::Iptables, Some(Flavour::Legacy)) => "iptables-legacy-save",
             (Mode::Iptables, _) => "iptables-save",
-            (Mode::Ipvs, _) => "sh -c 'ipvsadm -Ln; ipset save; iptables-save; ip6tables-save'",
+            (Mode::Ipvs, _) => "ipvsadm -Ln",
             _ => "nft list ruleset",
         };
         let ruleset = ground

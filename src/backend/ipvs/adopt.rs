@@ -17,7 +17,7 @@ use crate::backend::Options;
 use crate::backend::counted::Counted;
 use crate::kernel::{
     Destination, DestinationFact, IpsetEntry, IpsetFact, IpsetOperation, IpsetType, LinkFact,
-    VirtualServer, VirtualServerFact,
+    LinkOperation, VirtualServer, VirtualServerFact,
 };
 use crate::model::{Family, Protocol};
 
@@ -85,6 +85,34 @@ impl Found {
         let told =
             |(_, fact): (Set, &IpsetFact)| format!("{} ({})", fact.spec.name, fact.spec.kind);
         self.own_sets(family).filter(strange).map(told).collect()
+    }
+
+    /// Takes away the family's addresses of the device; the device itself where no other is left.
+    pub fn unbinding(&self, family: Family) -> Vec<LinkOperation> {
+        let Some(device) = self.links.iter().find(|link| link.name == DEVICE) else {
+            return Vec::new();
+        };
+        let of_family = |address: &IpAddr| Family::of(*address) == family;
+        let automatic = |address: &IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let addresses = device.addresses.iter().map(|(address, _)| *address);
+        let (own, others): (Vec<IpAddr>, Vec<IpAddr>) =
+            addresses.filter(|address| !automatic(address)).partition(of_family);
+        if others.is_empty() {
+            return vec![LinkOperation::Delete(DEVICE.to_owned())];
+        }
+        let unbind = |address| LinkOperation::DeleteAddress(DEVICE.to_owned(), address);
+        own.into_iter().map(unbind).collect()
+    }
+
+    /// Destroys our sets; for when no rule asks them any more.
+    pub fn removal(&self, family: Family) -> Vec<IpsetOperation> {
+        let sets = self.own_sets(family).map(|(_, fact)| fact.spec.name.clone());
+        let mut operations: Vec<IpsetOperation> = sets.map(IpsetOperation::Destroy).collect();
+        operations.extend(self.unfinished_sets(family));
+        operations
     }
 
     /// Sets that were being filled when an earlier process ended.

@@ -100,10 +100,14 @@ impl Rules {
         out
     }
 
-    /// The text that takes away what is ours of the tables, as iptables-save printed them.
+    /// The text that takes away what is ours of the tables, as iptables-save printed them. Nothing
+    /// where ipvs mode has not been: other modes have chains of some of the names.
     pub fn removal(dump: &str, family: Family) -> Text {
         let ours = Rules::new(family, &Options::default(), SourcePort::Random);
         let there = read(dump);
+        if !there.contains_key(&(Table::Filter, IPVS_FILTER.to_string())) {
+            return Text { text: String::new(), operations: 0 };
+        }
         let mut lines: BTreeMap<Table, (Vec<String>, Vec<String>)> = BTreeMap::new();
         for ((table, from), rule) in &ours.jumps {
             let known = there.get(&(*table, (*from).to_owned())).into_iter().flatten();
@@ -183,8 +187,8 @@ impl Author<'_> {
         Rule::default().with(self.set(set, sides))
     }
 
-    /// What is masqueraded. An address of ours is settled before node ports are asked, so that a
-    /// port of a Service that is another's node port is not taken for it.
+    /// What is masqueraded. Node ports are asked for at the node's addresses that take them, so that
+    /// nothing else is masqueraded for having the number of one.
     fn services(&self) -> Vec<Rule> {
         let loopback: IpNet = match self.family {
             Family::V4 => "127.0.0.0/8".parse().expect("a constant network"),
@@ -199,7 +203,7 @@ impl Author<'_> {
         ];
         let settled = [Set::ExternalIp, Set::ExternalIpLocal, Set::ClusterIp, Set::LoadBalancer];
         rules.extend(settled.map(|set| self.asking(set, "dst,dst").then(Target::Accept)));
-        rules.push(Rule::default().with(Match::DestinationIsLocal).jump(NODE_PORT));
+        rules.push(self.asking(Set::NodeIps, "dst").jump(NODE_PORT));
         rules
     }
 

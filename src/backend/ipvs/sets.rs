@@ -1,4 +1,4 @@
-//! The ipsets of ipvs mode, by the reference's names and types (`pkg/proxy/ipvs/ipset.go`), and two
+//! The ipsets of ipvs mode, by the reference's names and types (`pkg/proxy/ipvs/ipset.go`), and three
 //! of our own. Rules ask them, so that a change of a Service changes no rule.
 //! It must never know Services. Tests: below.
 
@@ -43,6 +43,8 @@ pub enum Set {
     HealthCheckNodePort,
     /// Every address on the device.
     IpvsIps,
+    /// Addresses of the node that take node ports. Ours: the sets of node ports know no address.
+    NodeIps,
     /// Addresses with ports of policy Local for which this node has no endpoint: only its own pods
     /// and processes may use them. Ours.
     NoLocal,
@@ -50,7 +52,7 @@ pub enum Set {
     Unserved,
 }
 
-const NAMES: [(Set, &str, &str); 19] = [
+const NAMES: [(Set, &str, &str); 20] = [
     (Set::LoopBack, "KUBE-LOOP-BACK", "KUBE-6-LOOP-BACK"),
     (Set::ClusterIp, "KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP"),
     (Set::ExternalIp, "KUBE-EXTERNAL-IP", "KUBE-6-EXTERNAL-IP"),
@@ -72,6 +74,7 @@ const NAMES: [(Set, &str, &str); 19] = [
     (Set::NodePortLocalSctp, "KUBE-NODE-PORT-LOCAL-SCTP-HASH", "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS"),
     (Set::HealthCheckNodePort, "KUBE-HEALTH-CHECK-NODE-PORT", "KUBE-6-HEALTH-CHECK-NODE-PORT"),
     (Set::IpvsIps, "KUBE-IPVS-IPS", "KUBE-6-IPVS-IPS"),
+    (Set::NodeIps, "KUBE-IPVS-NODE-IPS", "KUBE-6-IPVS-NODE-IPS"),
     (Set::NoLocal, "KUBE-IPVS-NO-LOCAL", "KUBE-6-IPVS-NO-LOCAL"),
     (Set::Unserved, "KUBE-IPVS-UNSERVED", "KUBE-6-IPVS-UNSERVED"),
 ];
@@ -115,7 +118,7 @@ impl Set {
             | Set::NodePortUdp
             | Set::NodePortLocalUdp
             | Set::HealthCheckNodePort => IpsetType::BitmapPort,
-            Set::IpvsIps => IpsetType::HashIp,
+            Set::IpvsIps | Set::NodeIps => IpsetType::HashIp,
             _ => IpsetType::HashIpPort,
         }
     }

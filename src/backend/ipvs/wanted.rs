@@ -188,6 +188,7 @@ fn role_entries(
             _ => IpsetEntry::Port(server.socket.port),
         };
         out.push((set, entry));
+        out.push((Set::NodeIps, IpsetEntry::Ip(server.socket.address)));
         out.extend(local.then_some((spared, entry)));
         return;
     }

@@ -60,7 +60,18 @@ impl Tools {
         }
         let mut tools = there.swap_remove(used);
         tools.probe();
+        // A kernel may have the tables of the other flavour only: User Mode Linux is one.
+        if let Some(mut other) = there.pop().filter(|_| !tools.works()) {
+            other.probe();
+            if other.works() {
+                return Ok(other);
+            }
+        }
         Ok(tools)
+    }
+
+    fn works(&self) -> bool {
+        self.lacks.iter().all(|(lack, _)| *lack != Capability::Xtables)
     }
 
     fn of(flavour: Flavour) -> Option<Tools> {
@@ -86,11 +97,15 @@ impl Tools {
 
     /// Tries whether there are tables for each family: an empty change makes the tool open them.
     fn probe(&mut self) {
-        let text = "*filter\nCOMMIT\n*nat\nCOMMIT\n*mangle\nCOMMIT\n";
+        // A chain that is made and removed in one transaction, which nobody sees: of a text without
+        // any the nf_tables flavour does not even ask the kernel.
+        let table =
+            |name| format!("*{name}\n:KUBE-PROXY-PROBE - [0:0]\n-X KUBE-PROXY-PROBE\nCOMMIT\n");
+        let text = ["filter", "nat", "mangle"].map(table).concat();
         for (family, lack) in
             [(Family::V4, Capability::Xtables), (Family::V6, Capability::XtablesIpv6)]
         {
-            let empty = XtablesText { family, text: text.to_owned(), operations: 0 };
+            let empty = XtablesText { family, text: text.clone(), operations: 0 };
             if let Err(error) = self.restore(&empty) {
                 self.lacks.push((lack, error.source));
             }
