@@ -37,7 +37,7 @@ pub struct Difference {
 }
 
 /// Every departure. The first that applies counts.
-pub const DIFFERENCES: [Difference; 10] = [
+pub const DIFFERENCES: [Difference; 11] = [
     Difference {
         name: "no-localhost-node-ports",
         modes: &[Mode::Ipvs, Mode::Nftables],
@@ -79,6 +79,12 @@ pub const DIFFERENCES: [Difference; 10] = [
         modes: &[Mode::Ipvs],
         reason: "ipvs mode gives the node the addresses of Services, so it rejects traffic to ports there that no Service has; health check ports are let through",
         instead: unknown_port_of_bound_address,
+    },
+    Difference {
+        name: "services-addresses-send-as-the-node",
+        modes: &[Mode::Ipvs],
+        reason: "in ipvs mode a packet from a Service's address is the node's own, since the node has that address: policy Local lets it through to other nodes' endpoints",
+        instead: sent_from_bound_address,
     },
     Difference {
         name: "one-list-of-endpoints-for-everybody",
@@ -173,6 +179,15 @@ fn unknown_port_of_bound_address(flow: &Situation) -> Option<Promise> {
     let unknown = *flow.claimed == Promise::Untouched && question.claim().is_none();
     (unknown && question.is_bound(flow.packet.dest))
         .then(|| promise(flow.cluster, flow.setup, flow.packet))
+}
+
+fn sent_from_bound_address(flow: &Situation) -> Option<Promise> {
+    let question = flow.question();
+    let claim = question.claim()?;
+    let local = claim.face != Face::Cluster && claim.service.external_local;
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    (local && *flow.claimed == Promise::Drop && question.is_bound(flow.packet.source))
+        .then_some(here)
 }
 
 fn local_for_everybody(flow: &Situation) -> Option<Promise> {

@@ -133,14 +133,16 @@ fn as_a_vector_says(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promis
 #[test]
 fn the_named_differences_explain_every_difference() {
     let applied: RefCell<BTreeMap<&str, usize>> = RefCell::default();
-    let with_localhost = (case(), proptest::bool::ANY);
+    let modes = proptest::sample::select(vec![Mode::Ipvs, Mode::Nftables]);
+    let with_localhost = (case(), proptest::bool::ANY, modes);
     holds(
         "the_named_differences_explain_every_difference",
         300,
         with_localhost,
-        |(case, local)| {
+        |(case, local, mode)| {
             let cluster = case.objects.cluster();
-            let setup = Setup { localhost_node_ports: *local, ..case.setup.clone() };
+            let node = case.setup.clone();
+            let setup = Setup { localhost_node_ports: *local, mode: *mode, ..node };
             for packet in &packets::all(&setup, &cluster) {
                 let claimed = &as_a_vector_says(&cluster, &setup, packet);
                 let situation = Situation { cluster: &cluster, setup: &setup, packet, claimed };

@@ -44,10 +44,10 @@ fn the_oracle_agrees_in_nftables_mode_but_for_the_named_differences() {
     assert_eq!(named, 6, "flows whose fate differs in nftables mode");
 }
 
-fn all_hold(heart: &mut dyn Heart) {
+fn all_hold(mode: Mode, heart: &mut dyn Heart) {
     let mut tally = Tally::default();
     let mut said = String::new();
-    for state in states(Mode::Nftables) {
+    for state in states(mode) {
         tally += run(&state, heart, &mut said);
     }
     assert_eq!((tally.failed, tally.skipped), (0, 0), "{said}");
@@ -56,7 +56,12 @@ fn all_hold(heart: &mut dyn Heart) {
 
 #[test]
 fn every_vector_holds_on_the_simulated_kernel() {
-    all_hold(&mut SimHeart);
+    all_hold(Mode::Nftables, &mut SimHeart);
+}
+
+#[test]
+fn every_vector_holds_in_ipvs_mode_on_the_simulated_kernel() {
+    all_hold(Mode::Ipvs, &mut SimHeart);
 }
 
 #[test]
@@ -68,5 +73,5 @@ fn every_vector_holds_on_the_real_kernel() {
     if let Some(why) = RealHeart::obstacle(Mode::Nftables) {
         panic!("the real kernel cannot be asked: {why}");
     }
-    all_hold(&mut RealHeart::default());
+    all_hold(Mode::Nftables, &mut RealHeart::default());
 }
