@@ -67,6 +67,7 @@ const PURE: &[&str] = &[
     "src/sync/mod.rs",
     "src/sync/driver.rs",
     "src/sync/family.rs",
+    "src/sync/ipvs.rs",
     "src/sync/nftables.rs",
     "src/sync/conntrack.rs",
     "src/sync/schedule.rs",
