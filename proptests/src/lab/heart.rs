@@ -5,13 +5,30 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kube_proxy::kernel::real::Real;
-use kube_proxy::kernel::{Capability, Kernel};
+use kube_proxy::kernel::{Capability, Facts, Kernel, Query};
 
 use super::Ground;
 use crate::cluster::Setup;
 use crate::fate::{Entry, Packet, Promise};
 use crate::run::{Answers, Heart};
 use crate::world::{Objects, synced};
+
+/// Says what this kernel lacks for IPVS mode, if it lacks something or cannot be asked.
+pub fn lacks_ipvs() -> Option<String> {
+    let wanted = vec![Capability::Ipvs, Capability::Dummy, Capability::Ipset];
+    let probe = || -> Result<Option<String>, String> {
+        super::Namespace::new()?.run(move || {
+            let mut real = Real::open().map_err(|e| e.to_string())?;
+            match real.read(&Query::Lacks(wanted)).map_err(|e| e.to_string())? {
+                Facts::Lacks(lacks) => Ok(lacks
+                    .first()
+                    .map(|(what, said)| format!("{} (the kernel said: {said})", what.remedy()))),
+                other => Err(format!("asked for lacks, answered {other:?}")),
+            }
+        })?
+    };
+    probe().unwrap_or_else(Some)
+}
 
 /// The real kernel; each state gets namespaces of its own.
 #[derive(Clone, Copy, Debug, Default)]

@@ -71,6 +71,7 @@ impl Kernel for Simulated {
             }
             Transaction::ForgetFlows(flows) => Ok(self.forget(flows)),
             Transaction::Sysctl(path, value) => {
+                ipvs::set_sysctl(&mut self.host(), path, value);
                 self.sysctls.insert(path.clone(), value.clone());
                 Ok(Receipt { operations: 1 })
             }
@@ -106,7 +107,8 @@ impl Kernel for Simulated {
             }
             Query::Sysctl(path) => {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
-                self.sysctls.get(path).cloned().map(Facts::Text).ok_or_else(absent)
+                let known = self.sysctls.get(path).cloned();
+                known.or_else(|| ipvs::sysctl(&host, path)).map(Facts::Text).ok_or_else(absent)
             }
             Query::Addresses => {
                 let links = host.links().iter();
