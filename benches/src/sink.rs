@@ -31,7 +31,7 @@ impl Kernel for Sink {
         if let Some(kept) = &self.kept {
             kept.lock().unwrap_or_else(PoisonError::into_inner).push(batch.clone());
         }
-        Ok(Receipt { operations: batch.operations })
+        Ok(Receipt::of(batch.operations))
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
@@ -45,6 +45,8 @@ impl Kernel for Sink {
             Query::IpvsTimeouts => Facts::IpvsTimeouts(IpvsTimeouts::default()),
             Query::Ipsets(_) => Facts::Ipsets(Vec::new()),
             Query::Links => Facts::Links(Vec::new()),
+            Query::Xtables(_) => Facts::Text(String::new()),
+            Query::Destinations(_) => Facts::Destinations(Vec::new()),
             Query::Lacks(_) => Facts::Lacks(Vec::new()),
         })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use proptests::cluster::Mode;
+use proptests::lab::RealHeart;
 use proptests::twin::answer::Answers;
 use proptests::twin::case::Case;
 use proptests::twin::fuzz::{self, Wish};
@@ -123,7 +125,7 @@ fn obstacle(why: &str) -> ExitCode {
 
 fn all_cases(names: &[String], keep: Keep, count: &mut Count) -> Result<(), String> {
     let mut ground = Ground::new(&Case::default())?;
-    let native = proptests::lab::lacks_ipvs().is_none();
+    let native = RealHeart::obstacle(Mode::Ipvs).is_none();
     // In a guest only what is for it: the rest has no nf_tables there.
     let here =
         |case: &Case| case.needs_ipvs() == guest::is_inside() || native && !guest::is_inside();

@@ -28,8 +28,8 @@ pub struct Situation<'a> {
 pub struct Difference {
     /// Its name, as printed beside each flow it applies to.
     pub name: &'static str,
-    /// The mode in which it holds.
-    pub mode: Mode,
+    /// The modes in which it holds.
+    pub modes: &'static [Mode],
     /// Why.
     pub reason: &'static str,
     /// The fate that holds instead, if this is such a flow.
@@ -37,46 +37,64 @@ pub struct Difference {
 }
 
 /// Every departure. The first that applies counts.
-pub const DIFFERENCES: [Difference; 7] = [
+pub const DIFFERENCES: [Difference; 10] = [
     Difference {
         name: "no-localhost-node-ports",
-        mode: Mode::Nftables,
-        reason: "node ports on loopback addresses exist in iptables mode only: nftables mode does not route 127.0.0.0/8 off the node",
+        modes: &[Mode::Ipvs, Mode::Nftables],
+        reason: "node ports on loopback addresses exist in iptables mode only: the others do not route 127.0.0.0/8 off the node",
         instead: localhost_node_port,
     },
     Difference {
         name: "node-port-refused-only-where-it-listens",
-        mode: Mode::Nftables,
-        reason: "iptables mode refuses a node port without endpoints on every local address, nftables mode only on those that take node ports",
+        modes: &[Mode::Ipvs, Mode::Nftables],
+        reason: "iptables mode refuses a node port without endpoints on every local address, the others only on those that take node ports",
         instead: node_port_elsewhere,
     },
     Difference {
+        name: "refused-at-output-too",
+        modes: &[Mode::Ipvs, Mode::Nftables],
+        reason: "iptables mode lets the node's own packets to an external address without endpoints leave, the others refuse them as it refuses everybody's",
+        instead: refused_at_output,
+    },
+    Difference {
         name: "cluster-ip-guard",
-        mode: Mode::Nftables,
+        modes: &[Mode::Nftables],
         reason: "nftables mode rejects traffic to a port a cluster IP does not have, instead of letting it wander off to the default route",
         instead: unknown_port_of_cluster_ip,
     },
     Difference {
         name: "service-cidr-guard",
-        mode: Mode::Nftables,
+        modes: &[Mode::Nftables],
         reason: "nftables mode drops traffic to addresses of a ServiceCIDR that no Service has",
         instead: unallocated_cluster_ip,
     },
     Difference {
         name: "source-ranges-come-first",
-        mode: Mode::Nftables,
-        reason: "in nftables mode source ranges are looked at before anything else, so that who is kept out is dropped even if there are no endpoints or the address is an external IP too",
+        modes: &[Mode::Ipvs, Mode::Nftables],
+        reason: "outside of iptables mode source ranges are looked at before anything else, so that who is kept out is dropped even if there are no endpoints or the address is an external IP too",
         instead: kept_out_first,
     },
     Difference {
+        name: "services-addresses-are-the-node-s",
+        modes: &[Mode::Ipvs],
+        reason: "ipvs mode gives the node the addresses of Services, so it rejects traffic to ports there that no Service has; health check ports are let through",
+        instead: unknown_port_of_bound_address,
+    },
+    Difference {
+        name: "one-list-of-endpoints-for-everybody",
+        modes: &[Mode::Ipvs],
+        reason: "a virtual server has one list of endpoints: with policy Local the node's own pods and processes use those of the node too, while there are any",
+        instead: local_for_everybody,
+    },
+    Difference {
         name: "hairpin-of-local-endpoints",
-        mode: Mode::Nftables,
-        reason: "in nftables mode only an endpoint on this node is masqueraded for reaching itself: another node's own proxy has seen to it before",
+        modes: &[Mode::Ipvs, Mode::Nftables],
+        reason: "outside of iptables mode only an endpoint on this node is masqueraded for reaching itself: another node's own proxy has seen to it before",
         instead: hairpin_elsewhere,
     },
     Difference {
         name: "hairpin-per-endpoint",
-        mode: Mode::Nftables,
+        modes: &[Mode::Ipvs, Mode::Nftables],
         reason: "a vector has one masquerade bit for all endpoints; a source that is one of several endpoints is masqueraded only when it reaches itself",
         instead: hairpin_of_several,
     },
@@ -89,7 +107,7 @@ pub fn applying(situation: &Situation) -> Option<(&'static Difference, Promise)>
     }
     DIFFERENCES
         .iter()
-        .filter(|d| d.mode == situation.setup.mode)
+        .filter(|d| d.modes.contains(&situation.setup.mode))
         .find_map(|d| (d.instead)(situation).map(|p| (d, p)))
 }
 
@@ -130,16 +148,41 @@ fn localhost_node_port(flow: &Situation) -> Option<Promise> {
 }
 
 fn node_port_elsewhere(flow: &Situation) -> Option<Promise> {
-    let refused = *flow.claimed == Promise::Reject;
+    let refused = matches!(flow.claimed, Promise::Reject | Promise::Drop);
     let there = flow.face_in_iptables()? == Face::NodePort;
     let elsewhere = !flow.question().takes_node_ports(flow.packet.dest);
     (refused && there && elsewhere).then_some(Promise::Untouched)
+}
+
+fn refused_at_output(flow: &Situation) -> Option<Promise> {
+    let leaves = flow.packet.entry == Entry::Node && *flow.claimed == Promise::Untouched;
+    let external = flow.question().claim().is_some_and(|claim| claim.face == Face::External);
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    let refused = matches!(here, Promise::Reject | Promise::Drop);
+    (leaves && external && refused).then_some(here)
 }
 
 fn unknown_port_of_cluster_ip(flow: &Situation) -> Option<Promise> {
     let unknown = *flow.claimed == Promise::Untouched && flow.question().claim().is_none();
     (unknown && flow.passes_guard() && flow.is_cluster_ip(flow.packet.dest))
         .then_some(Promise::Reject)
+}
+
+fn unknown_port_of_bound_address(flow: &Situation) -> Option<Promise> {
+    let question = flow.question();
+    let unknown = *flow.claimed == Promise::Untouched && question.claim().is_none();
+    (unknown && question.is_bound(flow.packet.dest))
+        .then(|| promise(flow.cluster, flow.setup, flow.packet))
+}
+
+fn local_for_everybody(flow: &Situation) -> Option<Promise> {
+    let Promise::Dnat(_) = flow.claimed else { return None };
+    let question = flow.question();
+    let claim = question.claim()?;
+    let local = question.choice(&claim).local;
+    let applies = claim.face != Face::Cluster && claim.service.external_local && !local.is_empty();
+    let there = promise(flow.cluster, &flow.as_iptables(), flow.packet);
+    (applies && there != Promise::Drop).then(|| promise(flow.cluster, flow.setup, flow.packet))
 }
 
 fn unallocated_cluster_ip(flow: &Situation) -> Option<Promise> {

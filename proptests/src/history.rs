@@ -18,13 +18,14 @@ use kube_proxy::kernel::{Error, ErrorKind};
 use kube_proxy::model::{Event, Kind, NamespacedName};
 use kube_proxy::sync::{Proxy, Report};
 
-use crate::cluster::{Cluster, Setup};
-use crate::fate::{Extent, Packet, Promise, Seen};
+use crate::cluster::{Cluster, Mode, Setup};
+use crate::fate::{Entry, Extent, Packet, Promise, Seen};
 use crate::generate::{name, objects, service, setup, slice};
 use crate::host::{Marks, ask, journey, ruleset};
-use crate::oracle::{Question, promise};
+use crate::oracle::{Question, entry, promise};
 use crate::packets;
 use crate::stage::Stage;
+use crate::vectors::ARRIVAL;
 use crate::world::{Objects, events, node, options, told};
 
 /// Packets that are watched while a sync runs.
@@ -85,6 +86,12 @@ pub enum Weather {
     Fair,
     /// It may refuse any call, or lose the answer.
     Foul,
+}
+
+/// Any history of a node in this mode.
+pub fn history_in(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
+    history(weather)
+        .prop_map(move |history| History { setup: Setup { mode, ..history.setup }, ..history })
 }
 
 /// Any history.
@@ -189,7 +196,8 @@ impl Play {
             possible: Vec::new(),
             broken: Arc::default(),
             begun: false,
-            split: history.largest != usize::MAX,
+            // In ipvs mode one transaction is never all of it.
+            split: history.largest != usize::MAX || history.setup.mode == Mode::Ipvs,
         };
         let start = &history.objects;
         for (kind, list) in [
@@ -319,10 +327,10 @@ impl Play {
                 promises.len() == 1 && untouched(&self.possible, packet)
             });
         }
-        let broken = self.broken.clone();
+        let (broken, mode) = (self.broken.clone(), self.setup.mode);
         self.stage.watch(move |host| {
             for (packet, promises) in &watched {
-                if let Err(why) = met(host, packet, promises) {
+                if let Err(why) = met(host, mode, (packet, promises)) {
                     let journey = journey(host, packet);
                     broken
                         .lock()
@@ -382,6 +390,8 @@ fn gone(kind: Kind, name: NamespacedName) -> Event {
 fn watched(possible: &[(Setup, Cluster)]) -> Vec<(Packet, Vec<Promise>)> {
     let all: BTreeSet<Packet> =
         possible.iter().flat_map(|(setup, cluster)| packets::all(setup, cluster)).collect();
+    // Who sends from an address that the node has in some of these states is not asked.
+    let all: Vec<Packet> = all.into_iter().filter(|packet| enters(possible, packet)).collect();
     let step = all.len().div_ceil(WATCHED).max(1);
     all.into_iter()
         .step_by(step)
@@ -396,6 +406,14 @@ fn watched(possible: &[(Setup, Cluster)]) -> Vec<(Packet, Vec<Promise>)> {
             (packet, promises)
         })
         .collect()
+}
+
+/// Whether a packet gets onto the node in the same way in all of these states.
+fn enters(possible: &[(Setup, Cluster)], packet: &Packet) -> bool {
+    possible.iter().all(|(setup, cluster)| {
+        let own = entry(cluster, setup, packet.source, ARRIVAL) == Entry::Node;
+        own == (packet.entry == Entry::Node)
+    })
 }
 
 /// Whether the Service that a packet is for is the same in all of these states.
@@ -414,8 +432,16 @@ fn untouched(possible: &[(Setup, Cluster)], packet: &Packet) -> bool {
 
 /// Whether what becomes of a packet is what one of the promises says, outcome by outcome; in full
 /// where there is only one.
-fn met(host: &mut sim::Host, packet: &Packet, promises: &[Promise]) -> Result<(), String> {
-    let seen = ask(host, packet, Marks::default())?;
+fn met(
+    host: &mut sim::Host,
+    mode: Mode,
+    (packet, promises): (&Packet, &[Promise]),
+) -> Result<(), String> {
+    let mut seen = ask(host, packet, Marks::default())?;
+    if mode == Mode::Ipvs {
+        // IPVS takes turns: one packet shows one endpoint.
+        seen.extent = Extent::Samples;
+    }
     if let [only] = promises {
         return seen.keeps(only);
     }
@@ -434,10 +460,32 @@ fn met(host: &mut sim::Host, packet: &Packet, promises: &[Promise]) -> Result<()
     Ok(())
 }
 
+/// Virtual servers, sets, the device's addresses and rules of iptables, a line an object.
+fn ipvs_content(host: &sim::Host) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for service in host.ipvs_services() {
+        lines.insert(format!("{service:?}"));
+        let to = host.ipvs_destinations(&service.key);
+        lines.extend(to.iter().map(|to| format!("{:?} to {to:?}", service.key)));
+    }
+    lines.extend(host.ipset_save().lines().map(str::to_owned));
+    for link in host.links().iter().filter(|link| &*link.name == "kube-ipvs0") {
+        lines.extend(link.addresses.iter().map(|address| format!("{} {address:?}", link.name)));
+    }
+    for family in [sim::XtFamily::V4, sim::XtFamily::V6] {
+        for table in [sim::XtTable::Filter, sim::XtTable::Nat, sim::XtTable::Mangle] {
+            let text = host.iptables_save(family, table);
+            let rules = text.lines().filter(|line| !line.starts_with('#')).enumerate();
+            lines.extend(rules.map(|(n, line)| format!("{family:?} {table:?} {n} {line}")));
+        }
+    }
+    lines
+}
+
 /// What is in a host's tables, a line an object, comments included, without what does not matter
 /// (handles, order).
 pub fn content(host: &sim::Host) -> BTreeSet<String> {
-    let mut lines = BTreeSet::new();
+    let mut lines = ipvs_content(host);
     for table in host.nft().tables() {
         let place = format!("{:?} {}", table.family(), table.name());
         lines.insert(format!("{place} # {:?}", table.comment()));

@@ -67,6 +67,33 @@ pub fn ask(host: &mut sim::Host, asked: &Packet, marks: Marks) -> Result<Seen, S
     Ok(Seen { outcomes, extent: Extent::Every, journey: String::new() })
 }
 
+/// How long nobody is remembered by IPVS, whatever his affinity is: two days.
+const FORGOTTEN_AFTER: std::time::Duration = std::time::Duration::from_secs(2 * 86_400);
+
+/// What becomes of so many packets, of a new connection each and long after the one before. For
+/// IPVS, which draws no lots but takes turns: in as many turns as there are endpoints each has one.
+pub fn ask_in_turns(
+    host: &mut sim::Host,
+    asked: &Packet,
+    (marks, turns): (Marks, usize),
+) -> Result<Seen, String> {
+    let sent = packet(host, asked)?.marked(marks.before);
+    let mut counts: std::collections::BTreeMap<Outcome, usize> = Default::default();
+    for _ in 0..turns {
+        host.advance(FORGOTTEN_AFTER);
+        let outcome = host.fate(&sent);
+        let fate = fate(host, asked, &outcome);
+        if arrived(&outcome.fate) && outcome.packet.mark != marks.before {
+            let (was, is) = (marks.before, outcome.packet.mark);
+            return Err(format!("mark {was:#x} came out as {is:#x} ({fate})"));
+        }
+        *counts.entry(fate).or_default() += 1;
+    }
+    let share = |count: usize| count as f64 / turns as f64;
+    let outcomes = counts.into_iter().map(|(fate, count)| (fate, share(count))).collect();
+    Ok(Seen { outcomes, extent: Extent::Every, journey: String::new() })
+}
+
 /// Whether the packet left, so that its mark can be looked at: on delivery the masquerade bit may
 /// stay, since nobody looks at it any more.
 fn arrived(fate: &sim::Fate) -> bool {
@@ -123,6 +150,19 @@ fn fate(host: &sim::Host, asked: &Packet, outcome: &sim::Outcome) -> Outcome {
 /// The tables of a host as text: what a failure prints.
 pub fn ruleset(host: &sim::Host) -> String {
     let mut out = String::new();
+    for service in host.ipvs_services() {
+        let to = host.ipvs_destinations(&service.key);
+        let _ = writeln!(out, "  virtual server {service:?} -> {to:?}");
+    }
+    let sets = host.ipset_save();
+    out.extend(sets.lines().map(|line| format!("  ipset {line}\n")));
+    for family in [sim::XtFamily::V4, sim::XtFamily::V6] {
+        for table in [sim::XtTable::Filter, sim::XtTable::Nat, sim::XtTable::Mangle] {
+            let text = host.iptables_save(family, table);
+            let rules = text.lines().filter(|line| line.starts_with("-A"));
+            out.extend(rules.map(|line| format!("  {family:?} {table:?} {line}\n")));
+        }
+    }
     for table in host.nft().tables() {
         let _ = writeln!(out, "  table {:?} {}", table.family(), table.name());
         for set in table.sets() {

@@ -115,7 +115,9 @@ impl<'a> Question<'a> {
         let claim = Claim { face: Face::NodePort, service, port };
         // In iptables mode a node port without endpoints is refused on every local address,
         // whatever the node port addresses are (#30).
-        let refused_anywhere = self.setup.mode == Mode::Iptables && !self.choice(&claim).any;
+        let choice = self.choice(&claim);
+        let unserved = !choice.any || (service.external_local && choice.local.is_empty());
+        let refused_anywhere = self.setup.mode == Mode::Iptables && unserved;
         (refused_anywhere || self.takes_node_ports(self.packet.dest)).then_some(claim)
     }
 
@@ -145,7 +147,10 @@ impl<'a> Question<'a> {
             return Promise::Drop;
         }
         if !choice.any {
-            return Promise::Reject;
+            return self.refused(claim, Promise::Reject);
+        }
+        if claim.face == Face::NodePort && !self.takes_node_ports(self.packet.dest) {
+            return Promise::Drop;
         }
         let (endpoints, masquerade) = match claim.face {
             Face::Cluster => self.inside(claim, &choice),
@@ -162,6 +167,16 @@ impl<'a> Question<'a> {
         )
     }
 
+    /// In iptables mode nobody asks at the node's own output whether an external address has
+    /// endpoints (#25).
+    fn refused(&self, claim: &Claim, fate: Promise) -> Promise {
+        let leaves = self.packet.entry == Entry::Node && !self.setup.is_own(self.packet.dest);
+        if self.setup.mode == Mode::Iptables && claim.face == Face::External && leaves {
+            return Promise::Untouched;
+        }
+        fate
+    }
+
     /// Traffic to a cluster IP (#33).
     fn inside<'c>(&self, claim: &Claim, choice: &'c Choice<'a>) -> Chosen<'c, 'a> {
         let list = if claim.service.internal_local { &choice.local } else { &choice.cluster };
@@ -174,10 +189,14 @@ impl<'a> Question<'a> {
         if !claim.service.external_local {
             return (&choice.cluster, true);
         }
+        // In ipvs mode a virtual server has one list for everybody (#71).
+        if self.setup.mode == Mode::Ipvs && !choice.local.is_empty() {
+            return (&choice.local, false);
+        }
         if self.detects() && self.source_is_local_pod() {
             return (&choice.cluster, false);
         }
-        if self.setup.is_own(self.packet.source) {
+        if self.setup.is_own(self.packet.source) || self.is_bound(self.packet.source) {
             return (&choice.cluster, true);
         }
         (&choice.local, false)
@@ -321,7 +340,7 @@ impl<'a> Question<'a> {
     /// Whether it is a health check of a load balancer (#32).
     fn health_check(&self) -> bool {
         self.packet.protocol == kube_proxy::model::Protocol::Tcp
-            && self.setup.is_own(self.packet.dest)
+            && (self.setup.is_own(self.packet.dest) || self.is_bound(self.packet.dest))
             && self.cluster.services.iter().any(|s| {
                 s.health_port == self.packet.port
                     && s.health_port != 0
@@ -333,6 +352,9 @@ impl<'a> Question<'a> {
     /// that is a Service's or could become one (#57).
     fn guard(&self) -> Promise {
         let dest = self.packet.dest;
+        if self.is_bound(dest) {
+            return Promise::Reject;
+        }
         let passes_guard = self.packet.entry == Entry::Node || !self.setup.is_own(dest);
         if self.setup.mode != Mode::Nftables || !passes_guard {
             return Promise::Untouched;
@@ -346,6 +368,36 @@ impl<'a> Question<'a> {
         }
         Promise::Untouched
     }
+}
+
+impl Question<'_> {
+    /// Whether ipvs mode gives the node a Service's address (#69): nothing of the node is to be
+    /// reached there (#77).
+    pub fn is_bound(&self, address: IpAddr) -> bool {
+        is_bound(self.cluster, self.setup, address)
+    }
+}
+
+/// See [`Question::is_bound`].
+pub fn is_bound(cluster: &Cluster, setup: &Setup, address: IpAddr) -> bool {
+    let family = Family::of(address);
+    let proxied = |s: &&Service| cluster_ip(s, family).is_some() && !s.ports.is_empty();
+    setup.mode == Mode::Ipvs
+        && setup.families.contains(&family)
+        && cluster.services.iter().filter(proxied).any(|s| {
+            let outside =
+                s.external_ips.contains(&address) || s.load_balancer_ips.contains(&address);
+            cluster_ip(s, family) == Some(address) || outside && !setup.is_own(address)
+        })
+}
+
+/// How a packet from this address gets onto the node: one of the node's own it sends itself. A
+/// packet that came from outside with such a source Linux does not take.
+pub fn entry(cluster: &Cluster, setup: &Setup, source: IpAddr, link: &str) -> Entry {
+    if setup.is_own(source) || is_bound(cluster, setup, source) {
+        return Entry::Node;
+    }
+    Entry::Link(link.to_owned())
 }
 
 type Chosen<'c, 'a> = (&'c [(Socket, &'a Endpoint)], bool);

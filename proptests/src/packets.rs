@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use kube_proxy::model::{Family, Protocol};
 
 use crate::cluster::{Cluster, Setup};
-use crate::fate::{Entry, Packet};
+use crate::fate::Packet;
+use crate::oracle::entry;
 use crate::vectors::ARRIVAL;
 
 /// Sources: a pod, pods that are endpoints, outsiders in and out of source ranges, another node, a
@@ -49,7 +50,7 @@ pub fn all(setup: &Setup, cluster: &Cluster) -> Vec<Packet> {
             if !same_family || lost {
                 continue;
             }
-            let entry = if own { Entry::Node } else { Entry::Link(ARRIVAL.into()) };
+            let entry = entry(cluster, setup, source, ARRIVAL);
             packets.push(Packet { entry, source, protocol, dest, port });
         }
     }

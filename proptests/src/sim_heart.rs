@@ -1,8 +1,8 @@
 //! The simulated kernel as something that can be asked. Tests: `tests/vectors.rs`.
 
-use crate::cluster::Setup;
-use crate::fate::{Packet, Promise};
-use crate::host::{Marks, ask, journey, ruleset};
+use crate::cluster::{Mode, Setup};
+use crate::fate::{Packet, Promise, Seen};
+use crate::host::{Marks, ask, ask_in_turns, journey, ruleset};
 use crate::run::{Answers, Heart};
 use crate::stage::Stage;
 use crate::world::{Objects, synced};
@@ -14,6 +14,23 @@ pub struct SimHeart;
 /// A mark that somebody else might use: every bit but the one that is ours.
 pub fn foreign_mark(setup: &Setup) -> u32 {
     !(1 << setup.masquerade_bit)
+}
+
+/// Asks as the mode chooses endpoints: by chance, or in turns.
+fn ask_as(
+    setup: &Setup,
+    host: &mut sim::Host,
+    (packet, promise): (&Packet, &Promise),
+    marks: Marks,
+) -> Result<Seen, String> {
+    if setup.mode != Mode::Ipvs {
+        return ask(host, packet, marks);
+    }
+    let turns = match promise {
+        Promise::Dnat(endpoints) => endpoints.len(),
+        _ => 2,
+    };
+    ask_in_turns(host, packet, (marks, turns))
 }
 
 impl Heart for SimHeart {
@@ -34,9 +51,9 @@ impl Heart for SimHeart {
             .iter()
             .map(|(packet, promise)| {
                 stage.host(|host| {
-                    let mut seen = ask(host, packet, Marks::default())?;
+                    let mut seen = ask_as(setup, host, (packet, promise), Marks::default())?;
                     // Whatever other marks there are stay as they are, and change nothing.
-                    let marked = ask(host, packet, marks)?;
+                    let marked = ask_as(setup, host, (packet, promise), marks)?;
                     if marked.outcomes != seen.outcomes {
                         return Err(format!("{packet}: another's mark changes its fate"));
                     }

@@ -13,7 +13,8 @@ use kube_proxy::kernel::Socket;
 use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
 use crate::cluster::{Cluster, Mode, Setup};
-use crate::fate::{Entry, Masquerade, Packet, Promise};
+use crate::fate::{Masquerade, Packet, Promise};
+use crate::oracle::entry;
 use crate::world::Objects;
 
 /// Name of the interface on which vectors' packets arrive: they name none.
@@ -155,18 +156,20 @@ fn state(place: &str, value: &Value, mode: Mode) -> Result<State, Unreadable> {
     let line = Strict::new(place.to_owned(), value, &known)?;
     let name = line.text("name")?.to_owned();
     let setup = setup(place, &line, mode)?;
+    let (services, slices) = (line.list("services")?, line.list("endpointSlices")?);
+    let cluster = Cluster::read(services, slices, &[]);
     let flows = line
         .list("flows")?
         .iter()
         .enumerate()
-        .map(|(i, f)| flow(format!("{place}: flows[{i}]"), f, &setup))
+        .map(|(i, f)| flow(format!("{place}: flows[{i}]"), f, (&cluster, &setup)))
         .collect::<Result<_, _>>()?;
     Ok(State {
         place: place.to_owned(),
         name,
         setup,
-        services: line.list("services")?.to_vec(),
-        slices: line.list("endpointSlices")?.to_vec(),
+        services: services.to_vec(),
+        slices: slices.to_vec(),
         flows,
     })
 }
@@ -225,7 +228,11 @@ fn detector(config: &Strict) -> Result<LocalDetector, Unreadable> {
     }
 }
 
-fn flow(place: String, value: &Value, setup: &Setup) -> Result<Flow, Unreadable> {
+fn flow(
+    place: String,
+    value: &Value,
+    (cluster, setup): (&Cluster, &Setup),
+) -> Result<Flow, Unreadable> {
     let known = ["name", "source", "protocol", "dest", "port", "fate", "endpoints", "masquerade"];
     let flow = Strict::new(place, value, &known)?;
     let (source, dest) = (flow.address("source")?, flow.address("dest")?);
@@ -241,7 +248,7 @@ fn flow(place: String, value: &Value, setup: &Setup) -> Result<Flow, Unreadable>
         .as_u64()
         .and_then(|p| u16::try_from(p).ok())
         .ok_or_else(|| flow.bad("port", "a port number"))?;
-    let entry = if setup.is_own(source) { Entry::Node } else { Entry::Link(ARRIVAL.to_owned()) };
+    let entry = entry(cluster, setup, source, ARRIVAL);
     Ok(Flow {
         name: flow.text("name")?.to_owned(),
         packet: Packet { entry, source, protocol, dest, port },
@@ -277,6 +284,7 @@ fn claimed(flow: &Strict) -> Result<Promise, Unreadable> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::fate::Entry;
 
     const LINE: &str = r#"{"name":"n","node":{"name":"a","addresses":["192.168.0.2"],"topologyLabels":{}},
         "config":{"ipFamily":"IPv4","clusterCIDR":null,"masqueradeAll":false,"nodePortAddresses":[]},

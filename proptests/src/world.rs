@@ -80,6 +80,8 @@ pub fn options(setup: &Setup) -> Options {
         masquerade_all: setup.masquerade_all,
         detector: setup.detector.clone(),
         node_port_addresses: setup.node_port_addresses.clone(),
+        ipvs: kube_proxy::sync::IpvsOptions::default(),
+        localhost_node_ports: setup.localhost_node_ports,
         families: setup.families.clone(),
     }
 }

@@ -14,8 +14,8 @@ use proptests::coverage::Coverage;
 use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
 use proptests::fate::{Packet, Promise};
-use proptests::generate::case;
-use proptests::history::{Weather, history, play};
+use proptests::generate::{Case, case};
+use proptests::history::{Weather, history, history_in, play};
 use proptests::oracle::promise;
 use proptests::packets;
 use proptests::run::judge;
@@ -84,6 +84,32 @@ fn every_packet_meets_its_promise() {
 fn any_history_ends_as_one_sync_from_nothing() {
     let name = "any_history_ends_as_one_sync_from_nothing";
     holds(name, 400, history(Weather::Fair), play);
+}
+
+#[test]
+fn any_history_of_ipvs_mode_ends_as_one_sync_from_nothing() {
+    let name = "any_history_of_ipvs_mode_ends_as_one_sync_from_nothing";
+    holds(name, 200, history_in(Mode::Ipvs, Weather::Fair), play);
+}
+
+#[test]
+fn a_failing_kernel_converges_in_ipvs_mode_and_harms_nobody() {
+    let name = "a_failing_kernel_converges_in_ipvs_mode_and_harms_nobody";
+    holds(name, 200, history_in(Mode::Ipvs, Weather::Foul), play);
+}
+
+#[test]
+fn every_packet_meets_its_promise_in_ipvs_mode() {
+    holds("every_packet_meets_its_promise_in_ipvs_mode", 150, case(), |case| {
+        let setup = Setup { mode: Mode::Ipvs, ..case.setup.clone() };
+        let case = Case { setup, objects: case.objects.clone() };
+        let all = packets::all(&case.setup, &case.objects.cluster());
+        let step = all.len().div_ceil(300).max(1);
+        let packets: Vec<_> = all.into_iter().step_by(step).collect();
+        let mut said = String::new();
+        let tally = judge(&case, &packets, &mut SimHeart, &mut said);
+        if tally.failed == 0 { Ok(()) } else { Err(said) }
+    });
 }
 
 #[test]

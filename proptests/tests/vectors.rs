@@ -65,8 +65,8 @@ fn every_vector_holds_on_the_real_kernel() {
         println!("skipped: needs root and namespaces; NETLAB=required turns it on");
         return;
     }
-    if let Some(why) = RealHeart::obstacle() {
+    if let Some(why) = RealHeart::obstacle(Mode::Nftables) {
         panic!("the real kernel cannot be asked: {why}");
     }
-    all_hold(&mut RealHeart);
+    all_hold(&mut RealHeart::default());
 }

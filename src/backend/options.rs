@@ -3,6 +3,8 @@
 
 use ipnet::IpNet;
 
+use super::ipvs::choice::{Choice, ROUND_ROBIN};
+use crate::kernel::IpvsTimeouts;
 use crate::model::{Family, LocalDetector};
 
 /// What the node's configuration says about the rules.
@@ -16,6 +18,49 @@ pub struct Options {
     pub detector: LocalDetector,
     /// CIDRs of node addresses that take node port traffic, by family; `None`: all of them.
     pub node_port_addresses: [Option<Vec<IpNet>>; 2],
+    /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
+    pub localhost_node_ports: bool,
+    /// What only ipvs mode heeds.
+    pub ipvs: IpvsOptions,
+}
+
+/// What the node's configuration says about ipvs mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IpvsOptions {
+    /// How virtual servers choose, where their Service does not say.
+    pub choice: Choice,
+    /// Virtual servers with addresses in these are not removed unless this process made them.
+    pub excluded: Vec<IpNet>,
+    /// What becomes of traffic of policy Local without endpoints on this node.
+    pub local_without_endpoints: LocalWithoutEndpoints,
+    /// Whether the node is to answer ARP for the addresses of an interface only, and to ask from
+    /// them only (`arp_ignore` 1, `arp_announce` 2).
+    pub strict_arp: bool,
+    /// For how long connections are remembered; 0 leaves the kernel's value.
+    pub timeouts: IpvsTimeouts,
+}
+
+impl Default for IpvsOptions {
+    fn default() -> Self {
+        IpvsOptions {
+            choice: ROUND_ROBIN,
+            excluded: Vec::new(),
+            local_without_endpoints: LocalWithoutEndpoints::default(),
+            strict_arp: false,
+            timeouts: IpvsTimeouts::default(),
+        }
+    }
+}
+
+/// What becomes of traffic of policy Local without endpoints on this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalWithoutEndpoints {
+    /// It is dropped, as in every other mode.
+    #[default]
+    Drop,
+    /// It goes to endpoints of other nodes, as in the reference's ipvs mode, from which answers to
+    /// clients outside do not find back.
+    Elsewhere,
 }
 
 impl Options {

@@ -44,6 +44,19 @@ pub enum Role {
     Local,
 }
 
+/// As what a Service has a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// A cluster IP.
+    ClusterIp,
+    /// An external IP, whether or not it is a load balancer IP as well.
+    ExternalIp,
+    /// A load balancer IP.
+    LoadBalancerIp,
+    /// A port on the node's own addresses.
+    NodePort,
+}
+
 /// What happens to connections that have no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unserved {
@@ -62,6 +75,10 @@ pub struct Program {
     pub created: i64,
     /// Who it is for.
     pub role: Role,
+    /// As what the Service has the frontend.
+    pub face: Face,
+    /// Which endpoints traffic from outside the node may use.
+    pub policy: TrafficPolicy,
     /// Whether the frontend's address is a cluster IP.
     pub cluster_ip: bool,
     /// Seconds a client is remembered, for session affinity.
@@ -70,10 +87,15 @@ pub struct Program {
     pub targets: Arc<[Target]>,
     /// With role Local, the endpoints of this node that everybody else may use.
     pub local: Arc<[Target]>,
+    /// With a policy Local that leaves no endpoint, those of other nodes: for a mode that is told to
+    /// go there all the same.
+    pub elsewhere: Arc<[Target]>,
     /// What happens to connections that find no endpoint.
     pub unserved: Option<Unserved>,
     /// The only sources that may use it, none inside another; `None`: all may.
     pub sources: Option<Arc<[IpNet]>>,
+    /// How ipvs mode is asked to choose an endpoint; `None`: as for every Service.
+    pub ipvs_scheduler: Option<Arc<str>>,
 }
 
 impl Program {
@@ -103,14 +125,16 @@ pub fn compile(cluster: &Cluster, service: &Service, family: Family) -> Vec<(Fro
         let external = compiled.external();
         for ip in of_family(&service.load_balancer_ips, family) {
             let sources = allowed_sources(cluster, service, ip);
-            out.push((compiled.at(Some(ip)), Program { sources, ..external.clone() }));
+            let also_external = service.external_ips.contains(&ip);
+            let face = if also_external { Face::ExternalIp } else { Face::LoadBalancerIp };
+            out.push((compiled.at(Some(ip)), Program { sources, face, ..external.clone() }));
         }
         for ip in of_family(&service.external_ips, family) {
             out.push((compiled.at(Some(ip)), external.clone()));
         }
         if let Some(node_port) = port.node_port {
             let frontend = Frontend { address: None, protocol: port.protocol, port: node_port };
-            out.push((frontend, external.clone()));
+            out.push((frontend, Program { face: Face::NodePort, ..external.clone() }));
         }
     }
     out
@@ -153,12 +177,21 @@ impl<'a> Port<'a> {
     }
 
     fn internal(&self) -> Program {
-        let targets = match self.service.internal_policy {
-            TrafficPolicy::Cluster => &self.cluster,
-            TrafficPolicy::Local => &self.local,
-        };
+        let local = self.service.internal_policy == TrafficPolicy::Local;
+        let targets = if local { &self.local } else { &self.cluster };
         let program = self.program(Role::Internal, targets.clone());
-        Program { cluster_ip: true, unserved: self.unserved(targets), ..program }
+        let elsewhere = match self.unserved(targets) {
+            Some(Unserved::Drop) => self.cluster.clone(),
+            _ => Arc::new([]),
+        };
+        Program {
+            cluster_ip: true,
+            face: Face::ClusterIp,
+            policy: self.service.internal_policy,
+            elsewhere,
+            unserved: self.unserved(targets),
+            ..program
+        }
     }
 
     fn external(&self) -> Program {
@@ -183,17 +216,22 @@ impl<'a> Port<'a> {
         }
     }
 
+    /// What an external address wants, until more is said.
     fn program(&self, role: Role, targets: Arc<[Target]>) -> Program {
         Program {
             origin: self.origin.clone(),
             created: self.service.created,
             role,
+            face: Face::ExternalIp,
+            policy: self.service.external_policy,
             cluster_ip: false,
             sticky: self.service.affinity,
             targets,
             local: Arc::new([]),
+            elsewhere: Arc::new([]),
             unserved: None,
             sources: None,
+            ipvs_scheduler: self.service.ipvs_scheduler.clone(),
         }
     }
 }

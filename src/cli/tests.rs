@@ -175,6 +175,7 @@ const VALUES: &[(&str, &str, Option<&str>)] = &[
     ("iptables-min-sync-period", "0s", Some("31s")),
     ("iptables-sync-period", "1h2m3.5s", Some("0s")),
     ("ipvs-exclude-cidrs", "10.0.0.0/8", None),
+    ("ipvs-local-fallback", "true", Some("on")),
     ("ipvs-min-sync-period", "5s", Some("5")),
     ("ipvs-scheduler", "mh", None),
     ("ipvs-strict-arp", "true", Some("on")),

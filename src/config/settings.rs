@@ -126,7 +126,7 @@ pub enum DetectLocal {
 /// What only ipvs mode heeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ipvs {
-    /// The scheduler's name.
+    /// How endpoints are chosen: `mh`, `sh:sh-port`.
     pub scheduler: String,
     /// Virtual servers with addresses in these are never touched.
     pub exclude_cidrs: Vec<IpNet>,
@@ -138,6 +138,35 @@ pub struct Ipvs {
     pub tcp_fin_timeout: Option<Duration>,
     /// Timeout of UDP flows; `None` leaves the kernel's.
     pub udp_timeout: Option<Duration>,
+    /// Whether traffic of policy Local without endpoints on this node goes to other nodes', as with
+    /// the reference, instead of being dropped.
+    pub local_fallback: bool,
+}
+
+impl Ipvs {
+    /// What the proxy is to do of it.
+    pub fn options(&self) -> sync::IpvsOptions {
+        let seconds = |timeout: Option<Duration>| {
+            // The kernel counts whole seconds, and 0 would leave its value.
+            timeout.map_or(0, |t| u32::try_from(t.as_secs()).unwrap_or(u32::MAX).max(1))
+        };
+        sync::IpvsOptions {
+            // It was read once already, when settings were judged.
+            choice: sync::Choice::read(&self.scheduler).unwrap_or(sync::ROUND_ROBIN),
+            excluded: self.exclude_cidrs.clone(),
+            local_without_endpoints: if self.local_fallback {
+                sync::LocalWithoutEndpoints::Elsewhere
+            } else {
+                sync::LocalWithoutEndpoints::Drop
+            },
+            strict_arp: self.strict_arp,
+            timeouts: sync::IpvsTimeouts {
+                tcp: seconds(self.tcp_timeout),
+                tcp_fin: seconds(self.tcp_fin_timeout),
+                udp: seconds(self.udp_timeout),
+            },
+        }
+    }
 }
 
 /// What only userspace mode heeds.
@@ -211,6 +240,8 @@ impl Settings {
             masquerade_all: self.masquerade_all,
             detector,
             node_port_addresses: self.resolved_node_port_addresses(node),
+            ipvs: self.ipvs.options(),
+            localhost_node_ports: self.localhost_node_ports,
             families: Family::ALL.to_vec(),
         };
         (options, warning)

@@ -19,6 +19,7 @@ use super::settings::{
 };
 use super::wire::{self, Wire};
 use crate::model::{Family, Mode, NodePortAddresses};
+use crate::sync::Choice;
 
 /// The minor version of Kubernetes whose flags, files and metrics these are.
 pub const KUBERNETES_MINOR: u32 = 36;
@@ -356,11 +357,11 @@ impl Check<'_> {
             }
         }
         let scheduler = Some(text(&ipvs.scheduler)).filter(|name| !name.is_empty()).unwrap_or("rr");
-        if !scheduler.bytes().all(|b| b.is_ascii_lowercase()) || scheduler.len() > 15 {
+        if Choice::read(scheduler).is_err() {
             self.wrong(
                 "ipvs.scheduler",
                 scheduler,
-                "a scheduler of the kernel, such as rr, wrr, lc, sh or mh",
+                "a scheduler of the kernel, such as rr, wrr, lc, sh or mh, with flags if need be, such as sh:sh-port",
             );
         }
         Ipvs {
@@ -370,6 +371,7 @@ impl Check<'_> {
             tcp_timeout: self.unless_zero("ipvs.tcpTimeout", ipvs.tcp_timeout),
             tcp_fin_timeout: self.unless_zero("ipvs.tcpFinTimeout", ipvs.tcp_fin_timeout),
             udp_timeout: self.unless_zero("ipvs.udpTimeout", ipvs.udp_timeout),
+            local_fallback: ipvs.local_fallback.unwrap_or_default(),
         }
     }
 

@@ -109,6 +109,8 @@ pub struct Iptables {
 #[allow(missing_docs, reason = "the fields are the file's, documented by Kubernetes")]
 pub struct Ipvs {
     pub exclude_cidrs: Option<Vec<String>>,
+    /// Ours: Kubernetes has no such field.
+    pub local_fallback: Option<bool>,
     pub min_sync_period: Option<GoDuration>,
     pub scheduler: Option<String>,
     pub strict_arp: Option<bool>,
@@ -251,6 +253,7 @@ impl Iptables {
 impl Ipvs {
     fn visit<V: Visitor>(&mut self, v: &mut V) {
         v.field("excludeCIDRs", &mut self.exclude_cidrs);
+        v.field("localFallback", &mut self.local_fallback);
         v.field("minSyncPeriod", &mut self.min_sync_period);
         v.field("scheduler", &mut self.scheduler);
         v.field("strictARP", &mut self.strict_arp);

@@ -18,8 +18,8 @@ use crate::cli::Action;
 use crate::config::{self, KernelChoice, Settings};
 use crate::kernel::real::Real;
 use crate::kernel::simulated::Simulated;
-use crate::kernel::{Capability, Kernel};
-use crate::model::{Family, Node};
+use crate::kernel::{Capabilities, Capability, Facts, Kernel, Query};
+use crate::model::{Family, Mode, Node};
 use crate::serve;
 use crate::sync::run::{Gone, Loop, Pace};
 use crate::sync::{self, Options, Proxy};
@@ -86,29 +86,68 @@ fn start_logging(settings: &Settings) {
 
 /// Opens the kernel and refuses one that lacks what the mode cannot do without.
 fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
-    let kernel: Box<dyn Kernel + Send> = match settings.kernel {
+    let mut kernel: Box<dyn Kernel + Send> = match settings.kernel {
         KernelChoice::Simulated => Box::new(Simulated::new(sim::Host::new(1))),
-        KernelChoice::Real => Box::new(Real::open().map_err(|e| {
-            Failure::new(format_args!(
-                "kernel: {e}; nftables mode needs netfilter's netlink socket"
-            ))
-        })?),
+        KernelChoice::Real => {
+            let real = Real::open().map_err(|e| {
+                Failure::new(format_args!("kernel: {e}; netfilter's netlink socket is needed"))
+            })?;
+            let xtables = matches!(settings.mode, Mode::Iptables | Mode::Ipvs);
+            Box::new(if xtables { real.with_xtables(None) } else { real })
+        }
     };
-    let capabilities = kernel.capabilities();
-    let vital = |(lack, _): &&(Capability, String)| {
-        !matches!(lack, Capability::Ipv6 | Capability::Conntrack)
-    };
-    if let Some((lack, said)) = capabilities.lacks.iter().find(vital) {
+    let mut lacks = kernel.capabilities().lacks.clone();
+    lacks.retain(|(lack, _)| is_vital(*lack, settings.mode));
+    if settings.mode == Mode::Ipvs && lacks.is_empty() {
+        lacks = lacks_of_ipvs(settings, &mut *kernel)?;
+    }
+    if let Some((lack, said)) = lacks.first() {
         let remedy = lack.remedy();
         return Err(Failure::new(format_args!("kernel: {remedy} (the kernel said: {said})")));
     }
     Ok(kernel)
 }
 
+/// Whether a mode cannot do without a feature.
+fn is_vital(capability: Capability, mode: Mode) -> bool {
+    match capability {
+        Capability::NetAdmin => true,
+        Capability::Xtables => mode != Mode::Nftables,
+        Capability::Ipv6
+        | Capability::Conntrack
+        | Capability::XtablesIpv6
+        | Capability::XtablesRandomFully => false,
+        _ => mode == Mode::Nftables,
+    }
+}
+
+/// What ipvs mode needs and this kernel lacks.
+fn lacks_of_ipvs(
+    settings: &Settings,
+    kernel: &mut dyn Kernel,
+) -> Result<Vec<(Capability, String)>, Failure> {
+    let scheduler = settings.ipvs.options().choice.scheduler;
+    let needed = vec![
+        Capability::Ipvs,
+        Capability::Ipset,
+        Capability::Dummy,
+        Capability::IpvsScheduler(scheduler),
+    ];
+    match kernel.read(&Query::Lacks(needed)) {
+        Ok(Facts::Lacks(lacks)) => Ok(lacks),
+        Ok(_) => Ok(Vec::new()),
+        Err(error) => Err(Failure::new(format_args!("kernel: {error}"))),
+    }
+}
+
 fn run(settings: Settings) -> Result<(), Failure> {
     start_logging(&settings);
     let kernel = open_kernel(&settings)?;
-    kernel.capabilities().lines().iter().for_each(|line| tracing::warn!("{line}"));
+    let other_modes =
+        |lack: Capability| !is_vital(lack, settings.mode) && is_vital(lack, Mode::Nftables);
+    let lacks = kernel.capabilities().lacks.iter().filter(|(lack, _)| !other_modes(*lack)).cloned();
+    let told = Capabilities { lacks: lacks.collect(), ..kernel.capabilities().clone() };
+    told.lines().iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::{Capability, IpsetFact, IpvsTimeouts, LinkFact, Socket, VirtualServerFact};
+use super::{
+    Capability, DestinationFact, IpsetFact, IpvsTimeouts, LinkFact, Socket, VirtualServerFact,
+};
 use crate::model::{Family, Protocol};
 
 /// The answer to a `Query`.
@@ -15,12 +17,14 @@ pub enum Facts {
     Elements(Vec<ElementFact>),
     /// Conntrack entries.
     Flows(Vec<FlowFact>),
-    /// The text of a sysctl, without its newline.
+    /// The text of a sysctl, without its newline, or of tables.
     Text(String),
     /// Addresses.
     Addresses(Vec<IpAddr>),
     /// Virtual servers.
     VirtualServers(Vec<VirtualServerFact>),
+    /// Destinations of a virtual server, in no particular order.
+    Destinations(Vec<DestinationFact>),
     /// Timeouts of IPVS.
     IpvsTimeouts(IpvsTimeouts),
     /// Sets of ipset.

@@ -61,6 +61,11 @@ pub enum Transaction {
     Nft(NftBatch),
     /// Forget these conntrack entries. One that is gone already counts as done.
     ForgetFlows(Vec<FlowFact>),
+    /// Text for iptables-restore, which changes what it names and nothing else (`--noflush`); each
+    /// table as a whole.
+    Xtables(XtablesText),
+    /// Make a counter of this name that rules can refer to (nfacct); one that is there stays.
+    Account(&'static str),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
     /// Changes to IPVS, each tried in order whatever became of the one before. The error is that of
@@ -88,11 +93,38 @@ impl std::fmt::Debug for NftBatch {
     }
 }
 
+/// Text for iptables-restore or ip6tables-restore.
+#[derive(Clone, PartialEq, Eq)]
+pub struct XtablesText {
+    /// Which of the two.
+    pub family: Family,
+    /// Tables, each from `*name` to `COMMIT`.
+    pub text: String,
+    /// How many chains and rules it makes or takes away.
+    pub operations: usize,
+}
+
+impl std::fmt::Debug for XtablesText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let XtablesText { family, text, operations } = self;
+        write!(f, "XtablesText({family}, {operations} operations, {} bytes)", text.len())
+    }
+}
+
 /// What became of a transaction that was carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Objects changed.
     pub operations: usize,
+    /// How long it waited until another program was done (the xtables lock).
+    pub waited: std::time::Duration,
+}
+
+impl Receipt {
+    /// So many objects were changed, at once.
+    pub fn of(operations: usize) -> Receipt {
+        Receipt { operations, ..Receipt::default() }
+    }
 }
 
 /// How much of a table is asked for.
@@ -111,6 +143,9 @@ pub enum Query {
     Table(Family, String, Depth),
     /// The elements of one set; answered by `Facts::Elements`.
     Elements(Family, String, String),
+    /// The tables filter, nat and mangle of one family, as iptables-save prints them, without
+    /// counters; answered by `Facts::Text`.
+    Xtables(Family),
     /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
     Flows(Family, Protocol),
@@ -120,6 +155,9 @@ pub enum Query {
     Addresses,
     /// Virtual servers of a family with their destinations; answered by `Facts::VirtualServers`.
     VirtualServers(Family),
+    /// Destinations of one virtual server, none if there is no such server; answered by
+    /// `Facts::Destinations`.
+    Destinations(VirtualServer),
     /// Timeouts of IPVS; answered by `Facts::IpvsTimeouts`.
     IpvsTimeouts,
     /// Sets whose names begin so, with their entries; answered by `Facts::Ipsets`, by name.
@@ -153,7 +191,7 @@ impl std::fmt::Display for Socket {
 /// What became of operations that were each tried: the first refusal, and how many there were.
 fn summary(tried: usize, (first, refused): (Option<Error>, usize)) -> Result<Receipt, Error> {
     match first {
-        None => Ok(Receipt { operations: tried }),
+        None => Ok(Receipt::of(tried)),
         Some(error) if refused == 1 => Err(error),
         Some(error) => {
             let source = format!("{}; {refused} of {tried} changes were refused", error.source);

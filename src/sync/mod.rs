@@ -11,6 +11,8 @@ pub mod schedule;
 
 mod driver;
 mod family;
+mod iptables;
+mod ipvs;
 mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -23,6 +25,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::backend;
+pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
+pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
+pub use crate::kernel::IpvsTimeouts;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
 use crate::model::{
     Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
@@ -45,6 +50,10 @@ pub struct Options {
     pub detector: LocalDetector,
     /// Which of the node's addresses take node port traffic.
     pub node_port_addresses: NodePortAddresses,
+    /// What only ipvs mode heeds.
+    pub ipvs: IpvsOptions,
+    /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
+    pub localhost_node_ports: bool,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -59,6 +68,8 @@ impl Default for Options {
             masquerade_all: false,
             detector: LocalDetector::None,
             node_port_addresses: NodePortAddresses::Primary,
+            ipvs: IpvsOptions::default(),
+            localhost_node_ports: true,
             families: Family::ALL.to_vec(),
         }
     }
@@ -316,6 +327,8 @@ fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
         masquerade_all: options.masquerade_all,
         detector: options.detector.clone(),
         node_port_addresses: Family::ALL.map(cidrs),
+        ipvs: options.ipvs.clone(),
+        localhost_node_ports: options.localhost_node_ports,
     }
 }
 

@@ -4,47 +4,61 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kube_proxy::kernel::real::Real;
-use kube_proxy::kernel::{Capability, Facts, Kernel, Query};
+use kube_proxy::kernel::real::{Flavour, Real};
+use kube_proxy::kernel::{Capability, Facts, Kernel, Query, Scheduler};
 
 use super::Ground;
-use crate::cluster::Setup;
+use crate::cluster::{Mode, Setup};
 use crate::fate::{Entry, Packet, Promise};
 use crate::run::{Answers, Heart};
 use crate::world::{Objects, synced};
 
-/// Says what this kernel lacks for IPVS mode, if it lacks something or cannot be asked.
-pub fn lacks_ipvs() -> Option<String> {
-    let wanted = vec![Capability::Ipvs, Capability::Dummy, Capability::Ipset];
-    let probe = || -> Result<Option<String>, String> {
-        super::Namespace::new()?.run(move || {
-            let mut real = Real::open().map_err(|e| e.to_string())?;
-            match real.read(&Query::Lacks(wanted)).map_err(|e| e.to_string())? {
-                Facts::Lacks(lacks) => Ok(lacks
-                    .first()
-                    .map(|(what, said)| format!("{} (the kernel said: {said})", what.remedy()))),
-                other => Err(format!("asked for lacks, answered {other:?}")),
-            }
-        })?
-    };
-    probe().unwrap_or_else(Some)
-}
+/// What ipvs mode cannot do without.
+const IPVS_NEEDS: [Capability; 4] = [
+    Capability::Ipvs,
+    Capability::Ipset,
+    Capability::Dummy,
+    Capability::IpvsScheduler(Scheduler::RR),
+];
 
 /// The real kernel; each state gets namespaces of its own.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RealHeart;
+pub struct RealHeart {
+    /// Which iptables; `None`: the one that the proxy finds.
+    pub flavour: Option<Flavour>,
+}
 
 impl RealHeart {
     /// Says why the real kernel cannot be asked here, if it cannot.
-    pub fn obstacle() -> Option<String> {
+    pub fn obstacle(mode: Mode) -> Option<String> {
         let probe = || -> Result<Option<String>, String> {
-            super::Namespace::new()?.run(|| {
-                let real = Real::open().map_err(|e| e.to_string())?;
+            super::Namespace::new()?.run(move || {
+                let mut real = open(mode, None)?;
+                if mode == Mode::Ipvs {
+                    let needed = Query::Lacks(IPVS_NEEDS.to_vec());
+                    let lacks = real.read(&needed).map_err(|e| e.to_string())?;
+                    let Facts::Lacks(lacks) = lacks else { return Ok(None) };
+                    return Ok(lacks.first().map(|(lack, _)| lack.remedy().into_owned()));
+                }
                 let nft = Capability::Nftables;
-                Ok((!real.capabilities().has(nft)).then(|| nft.remedy().into_owned()))
+                let lacks = mode == Mode::Nftables && !real.capabilities().has(nft);
+                Ok(lacks.then(|| nft.remedy().into_owned()))
             })?
         };
         probe().unwrap_or_else(Some)
+    }
+}
+
+/// The kernel of the calling thread's namespace, with what the mode needs.
+fn open(mode: Mode, flavour: Option<Flavour>) -> Result<Real, String> {
+    let real = Real::open().map_err(|e| e.to_string())?;
+    if mode == Mode::Nftables {
+        return Ok(real);
+    }
+    let real = real.with_xtables(flavour);
+    match real.capabilities().lacks.iter().find(|(lack, _)| *lack == Capability::Xtables) {
+        Some((_, said)) => Err(said.clone()),
+        None => Ok(real),
     }
 }
 
@@ -67,14 +81,21 @@ impl Heart for RealHeart {
         let list = |set: BTreeSet<IpAddr>| set.into_iter().collect::<Vec<_>>();
         let mut ground = Ground::new(setup, &list(endpoints), &list(sources))?;
         let (on_node, told) = (setup.clone(), objects.clone());
+        let flavour = self.flavour;
         let proxy = ground.node.run(move || {
-            let real = Real::open().map_err(|e| e.to_string())?;
+            let real = open(on_node.mode, flavour)?;
             synced(Box::new(real), &on_node, &told)
         })??;
         let seen = ground.ask(&packets, |i, seen| seen.keeps(asked[i].1).is_err())?;
+        let list = match (setup.mode, self.flavour) {
+            (Mode::Iptables, Some(Flavour::Legacy)) => "iptables-legacy-save",
+            (Mode::Iptables, _) => "iptables-save",
+            (Mode::Ipvs, _) => "sh -c 'ipvsadm -Ln; ipset save; iptables-save; ip6tables-save'",
+            _ => "nft list ruleset",
+        };
         let ruleset = ground
             .node
-            .command("nft list ruleset", "")
+            .command(list, "")
             .unwrap_or_else(|why| format!("(cannot be listed: {why})"));
         drop(proxy);
         Ok(Answers { seen, ruleset })

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use heart::{RealHeart, lacks_ipvs};
+pub use heart::RealHeart;
 pub use namespace::Namespace;
 
 use crate::cluster::Setup;

@@ -11,6 +11,13 @@ pub(super) const IPVS: &[Flag] = &[
         |g, v| list(&mut g.wire.ipvs.exclude_cidrs, v),
     )
     .feeds(&["ipvs.excludeCIDRs"]),
+    Flag::switch(
+        "ipvs-local-fallback",
+        "Send traffic of policy Local without endpoints on this node to those of other nodes instead of dropping it",
+        |g, v| boolean(&mut g.wire.ipvs.local_fallback, v),
+    )
+    .default("false")
+    .feeds(&["ipvs.localFallback"]),
     Flag::value(
         "ipvs-min-sync-period",
         "DURATION",

@@ -61,7 +61,7 @@ pub(super) fn forget(netfilter: &mut Netlink, flows: &[FlowFact]) -> Result<Rece
             Err(e) => failed = Some(e),
         }
     }
-    failed.map_or(Ok(Receipt { operations }), Err)
+    failed.map_or(Ok(Receipt::of(operations)), Err)
 }
 
 fn head(netfilter: &mut Netlink, (number, flags): (u16, u16), family: Family) -> Head {

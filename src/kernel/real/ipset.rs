@@ -22,7 +22,7 @@ pub(super) fn apply(
             _ => 1,
         };
     }
-    Ok(Receipt { operations: done })
+    Ok(Receipt::of(done))
 }
 
 fn send(

@@ -5,7 +5,9 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::socket::{Netlink, errno_error};
-use crate::kernel::{Error, IpvsOperation, IpvsTimeouts, Receipt, VirtualServerFact};
+use crate::kernel::{
+    DestinationFact, Error, IpvsOperation, IpvsTimeouts, Receipt, VirtualServer, VirtualServerFact,
+};
 use crate::model::Family;
 use crate::netlink::ipvs as wire;
 
@@ -71,14 +73,21 @@ impl Ipvs {
             out.extend(wire::server(message).filter(|fact| fact.server.family() == family));
         })?;
         for fact in &mut servers {
-            let sequence = self.socket.next_sequence();
-            let request = wire::list_destinations(&fact.server, (self.family, sequence));
-            let what = format!("list the destinations of {}", fact.server);
-            fact.destinations = self.socket.ask((&what, &request), |out, message| {
-                out.extend(wire::destination(message, &fact.server));
-            })?;
+            fact.destinations = self.destinations(&fact.server)?;
         }
         Ok(servers)
+    }
+
+    /// The destinations of a virtual server; none if it is not there.
+    pub(super) fn destinations(
+        &mut self,
+        server: &VirtualServer,
+    ) -> Result<Vec<DestinationFact>, Error> {
+        let request = wire::list_destinations(server, (self.family, self.socket.next_sequence()));
+        let what = format!("list the destinations of {server}");
+        self.socket.ask((&what, &request), |out, message| {
+            out.extend(wire::destination(message, server));
+        })
     }
 
     /// The timeouts.

@@ -3,6 +3,7 @@
 //! Knows no Service and keeps no state but its sockets. Tests: `netlab` (as root); what the bytes
 //! mean is tested in `sim`.
 
+mod accounts;
 mod conntrack;
 mod ipset;
 mod ipvs;
@@ -11,10 +12,17 @@ mod link;
 mod nftables;
 mod probe;
 mod socket;
+mod xtables;
+mod xtables_lock;
 
-use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
 use nix::sys::socket::SockProtocol;
+
+use super::{
+    Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
+};
 use socket::Netlink;
+pub use xtables::Flavour;
+use xtables::Tools;
 
 const NETFILTER: (SockProtocol, &str) = (SockProtocol::NetlinkNetFilter, "netfilter");
 const ROUTE: (SockProtocol, &str) = (SockProtocol::NetlinkRoute, "route");
@@ -28,6 +36,8 @@ pub struct Real {
     /// Opened when a mode asks for it.
     route: Option<Netlink>,
     capabilities: Capabilities,
+    /// Found when it is asked for: `with_xtables`.
+    xtables: Option<Tools>,
 }
 
 impl Real {
@@ -36,7 +46,7 @@ impl Real {
     pub fn open() -> Result<Real, Error> {
         let mut netfilter = Netlink::open(NETFILTER)?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real { netfilter, ipvs: None, route: None, capabilities })
+        Ok(Real { netfilter, ipvs: None, route: None, capabilities, xtables: None })
     }
 
     fn ipvs(&mut self) -> Result<&mut ipvs::Ipvs, Error> {
@@ -52,6 +62,29 @@ impl Real {
             closed => Ok(closed.insert(Netlink::open(ROUTE)?)),
         }
     }
+
+    /// Finds iptables' tools as well, of this flavour or of the one that the node uses, and adds
+    /// what they lack to the capabilities.
+    pub fn with_xtables(mut self, flavour: Option<Flavour>) -> Real {
+        match Tools::find(flavour) {
+            Ok(tools) => {
+                self.capabilities.lacks.extend(tools.lacks());
+                self.xtables = Some(tools);
+            }
+            Err(why) => self.capabilities.lacks.push((Capability::Xtables, why)),
+        }
+        self
+    }
+
+    /// The flavour of iptables, if it was looked for and found.
+    pub fn flavour(&self) -> Option<Flavour> {
+        self.xtables.as_ref().map(Tools::flavour)
+    }
+
+    fn xtables(&self) -> Result<&Tools, Error> {
+        let absent = || Error::new(ErrorKind::Unsupported, "iptables", "its tools were not found");
+        self.xtables.as_ref().ok_or_else(absent)
+    }
 }
 
 impl Kernel for Real {
@@ -59,13 +92,15 @@ impl Kernel for Real {
         match transaction {
             Transaction::Nft(batch) => {
                 self.netfilter.batch(&batch.bytes)?;
-                Ok(Receipt { operations: batch.operations })
+                Ok(Receipt::of(batch.operations))
             }
             Transaction::ForgetFlows(flows) => conntrack::forget(&mut self.netfilter, flows),
+            Transaction::Account(name) => accounts::make(&mut self.netfilter, name),
+            Transaction::Xtables(text) => self.xtables()?.restore(text),
             Transaction::Sysctl(path, value) => {
                 let file = sysctl_path(path)?;
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
-                Ok(Receipt { operations: 1 })
+                Ok(Receipt::of(1))
             }
             Transaction::Ipvs(operations) => self.ipvs()?.apply(operations),
             Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
@@ -81,6 +116,7 @@ impl Kernel for Real {
             Query::Elements(family, table, set) => {
                 nftables::elements(&mut self.netfilter, *family, (table, set)).map(Facts::Elements)
             }
+            Query::Xtables(family) => self.xtables()?.save(*family).map(Facts::Text),
             Query::Flows(family, protocol) => {
                 conntrack::flows(&mut self.netfilter, *family, *protocol).map(Facts::Flows)
             }
@@ -93,6 +129,9 @@ impl Kernel for Real {
             Query::Addresses => addresses().map(Facts::Addresses),
             Query::VirtualServers(family) => {
                 self.ipvs()?.servers(*family).map(Facts::VirtualServers)
+            }
+            Query::Destinations(server) => {
+                self.ipvs()?.destinations(server).map(Facts::Destinations)
             }
             Query::IpvsTimeouts => self.ipvs()?.timeouts().map(Facts::IpvsTimeouts),
             Query::Ipsets(prefix) => ipset::sets(&mut self.netfilter, prefix).map(Facts::Ipsets),

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use sim::ipset::IpsetErrorKind;
 
 use crate::kernel::{
-    Error, ErrorKind, IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, IpvsOperation,
-    IpvsTimeouts, LinkFact, LinkOperation, Receipt, Socket, VirtualServerFact,
+    DestinationFact, Error, ErrorKind, IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType,
+    IpvsOperation, IpvsTimeouts, LinkFact, LinkOperation, Receipt, Socket, VirtualServer,
+    VirtualServerFact,
 };
 use crate::model::{Family, Protocol};
 use crate::netlink::ipvs as wire;
@@ -46,12 +47,33 @@ pub(super) fn servers(host: &mut sim::Host, wanted: Family) -> Vec<VirtualServer
         .filter(|fact| fact.server.family() == wanted)
         .collect();
     for fact in &mut servers {
-        let listed = host.genetlink(&wire::list_destinations(&fact.server, (number, 1)));
-        let answers = Messages::new(&listed).filter(ours);
-        fact.destinations =
-            answers.filter_map(|message| wire::destination(&message, &fact.server)).collect();
+        fact.destinations = destinations(host, &fact.server);
     }
     servers
+}
+
+/// The destinations of a virtual server; none if it is not there.
+pub(super) fn destinations(host: &mut sim::Host, server: &VirtualServer) -> Vec<DestinationFact> {
+    let number = family(host);
+    let listed = host.genetlink(&wire::list_destinations(server, (number, 1)));
+    let answers = Messages::new(&listed).filter(|message| message.kind == number);
+    answers.filter_map(|message| wire::destination(&message, server)).collect()
+}
+
+/// Sets what the host models of a sysctl; what it does not model is kept by the heart alone.
+pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) {
+    let number: u8 = value.parse().unwrap_or_default();
+    let settings = host.ipvs_sysctls_mut();
+    match path.strip_prefix("net/ipv4/vs/") {
+        Some("conntrack") => settings.conntrack = number != 0,
+        Some("conn_reuse_mode") => settings.conn_reuse_mode = number,
+        Some("expire_nodest_conn") => settings.expire_nodest_conn = number != 0,
+        Some("expire_quiescent_template") => settings.expire_quiescent_template = number != 0,
+        Some("sloppy_tcp") => settings.sloppy_tcp = number != 0,
+        _ => {
+            let _ = host.sysctls_mut().set(path, value);
+        }
+    }
 }
 
 /// The timeouts.
@@ -80,7 +102,7 @@ pub(super) fn apply_sets(
         outcome.map_err(|e| Error::new(set_error(e.kind), operation.to_string(), e.message))?;
         done += entries;
     }
-    Ok(Receipt { operations: done })
+    Ok(Receipt::of(done))
 }
 
 fn set_error(kind: IpsetErrorKind) -> ErrorKind {

@@ -1,0 +1,380 @@
+//! ipvs mode's driver: one family's virtual servers, sets, addresses and rules, what is known to be
+//! in the kernel, and the way to what is wanted. All is listed once, at the start or after an error;
+//! then only destinations that are leaving are asked for their connections.
+//! It knows nothing of the other family. Tests: `ipvs_tests.rs` here, `proptests`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Report;
+use super::driver::{Driver, Wanted};
+use crate::backend::Options;
+use crate::backend::ipvs::DEVICE;
+use crate::backend::ipvs::adopt::{Found, node_addresses};
+use crate::backend::ipvs::plan::{Applied, Steps};
+use crate::backend::ipvs::rules::Rules;
+use crate::backend::xtables::rule::SourcePort;
+use crate::kernel::{
+    Capability, DestinationFact, Error, ErrorKind, Facts, IpsetOperation, IpvsTimeouts, Kernel,
+    LinkFact, Query, Scheduler, Socket, Transaction, VirtualServer, XtablesText,
+};
+use crate::model::{Family, Notice};
+
+/// What every kernel is set to (`pkg/proxy/ipvs/proxier.go`): IPVS' connections can be masqueraded;
+/// those of destinations that are gone go too; persistence ends with a destination's weight.
+const SETTINGS: [(&str, &str); 4] = [
+    ("net/ipv4/vs/conntrack", "1"),
+    ("net/ipv4/vs/expire_nodest_conn", "1"),
+    ("net/ipv4/vs/expire_quiescent_template", "1"),
+    ("net/ipv4/ip_forward", "1"),
+];
+const STRICT_ARP: [(&str, &str); 2] =
+    [("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")];
+const REUSE: &str = "net/ipv4/vs/conn_reuse_mode";
+
+/// One family of ipvs mode.
+#[derive(Debug)]
+pub(super) struct Ipvs {
+    family: Family,
+    /// `None`: what is in the kernel has to be listed before anything is written.
+    applied: Option<Applied>,
+    /// The rules that were written.
+    rules: Option<Rules>,
+    /// What sysctls and timeouts were set for.
+    settings: Option<(bool, IpvsTimeouts)>,
+    /// Schedulers of which is known whether the kernel has them.
+    asked: BTreeSet<Scheduler>,
+    lacking: BTreeSet<Scheduler>,
+    /// Addresses that the node was seen to have, other than those known.
+    addresses: Option<BTreeSet<IpAddr>>,
+}
+
+impl Driver for Ipvs {
+    fn is_unknown(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.addresses.is_some()
+    }
+
+    fn distrust(&mut self) {
+        (self.applied, self.rules, self.settings) = (None, None, None);
+    }
+
+    fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        let Some(applied) = &self.applied else { return Ok(None) };
+        let links = links(kernel)?;
+        let seen = node_addresses(&links, self.family);
+        self.addresses = (!applied.knows_addresses(&seen)).then_some(seen);
+        let Some(device) = links.iter().find(|link| link.name == DEVICE) else {
+            return Ok(Some(format!("the device {DEVICE} is gone")));
+        };
+        let there: BTreeSet<IpAddr> = device.addresses.iter().map(|(ip, _)| *ip).collect();
+        if let Some(lost) = applied.bound().find(|address| !there.contains(address)) {
+            return Ok(Some(format!("{DEVICE} has lost {lost}")));
+        }
+        if let Some(server) = applied.sample()
+            && destinations(kernel, server)?.is_empty()
+        {
+            return Ok(Some(format!("virtual server {server} has lost its destinations")));
+        }
+        let Some(rules) = &self.rules else { return Ok(None) };
+        let wrong = rules.text(&dump(kernel, self.family)?).operations;
+        Ok((wrong > 0).then(|| format!("{wrong} rules or chains of iptables are not as written")))
+    }
+
+    fn bring(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: Wanted<'_>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        self.set(kernel, wanted.options, report)?;
+        let mut applied = match self.applied.take() {
+            Some(applied) => applied,
+            None => find(kernel, (self.family, wanted.options), report)?,
+        };
+        if let Some(addresses) = self.addresses.take() {
+            applied.set_addresses(addresses);
+        }
+        let things = (wanted.ruleset, wanted.options);
+        self.ask_schedulers(kernel, applied.asked_schedulers(things, &wanted.changed))?;
+        self.lacking.iter().for_each(|scheduler| applied.lacks(*scheduler));
+        let steps = applied.plan(things, wanted.changed);
+        let leaving = self.carry_out(kernel, (steps, wanted.options), report)?;
+        for server in leaving {
+            finish_leaving(kernel, &mut applied, server, report)?;
+        }
+        self.applied = Some(applied);
+        Ok(())
+    }
+
+    /// Deletes destinations whose connections have ended.
+    fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        let Some(applied) = &mut self.applied else { return Ok(()) };
+        for server in applied.leaving.clone() {
+            finish_leaving(kernel, applied, server, report)?;
+        }
+        Ok(())
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let notices = self.applied.iter().flat_map(Applied::notices);
+        notices.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+impl Ipvs {
+    pub(super) fn new(family: Family) -> Ipvs {
+        Ipvs {
+            family,
+            applied: None,
+            rules: None,
+            settings: None,
+            asked: BTreeSet::new(),
+            lacking: BTreeSet::new(),
+            addresses: None,
+        }
+    }
+
+    /// Sysctls and timeouts, once and where they are other.
+    fn set(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let wanted = (options.ipvs.strict_arp, options.ipvs.timeouts);
+        if self.settings == Some(wanted) {
+            return Ok(());
+        }
+        let arp = STRICT_ARP.iter().filter(|_| options.ipvs.strict_arp);
+        for (path, value) in SETTINGS.iter().chain(arp) {
+            set_sysctl(kernel, (path, value), report)?;
+        }
+        if let Some(value) = reuse_mode(&sysctl(kernel, "kernel/osrelease")?.unwrap_or_default()) {
+            set_sysctl(kernel, (REUSE, value), report)?;
+        }
+        if options.ipvs.timeouts != IpvsTimeouts::default() {
+            let operation = crate::kernel::IpvsOperation::SetTimeouts(options.ipvs.timeouts);
+            apply(kernel, Transaction::Ipvs(vec![operation]), report)?;
+        }
+        self.settings = Some(wanted);
+        Ok(())
+    }
+
+    /// Finds out whether the kernel has schedulers that were not asked for before.
+    fn ask_schedulers(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: BTreeSet<Scheduler>,
+    ) -> Result<(), Error> {
+        let new: Vec<Capability> =
+            wanted.difference(&self.asked).map(|s| Capability::IpvsScheduler(*s)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let lacks = match kernel.read(&Query::Lacks(new))? {
+            Facts::Lacks(lacks) => lacks,
+            other => super::unreachable_answer("lacks", &other)?,
+        };
+        self.asked.extend(wanted);
+        self.lacking.extend(lacks.iter().filter_map(|(lack, _)| match lack {
+            Capability::IpvsScheduler(scheduler) => Some(*scheduler),
+            _ => None,
+        }));
+        Ok(())
+    }
+
+    /// Carries out the steps; rules come behind the sets they ask. Gives the servers of which
+    /// destinations begin to leave.
+    fn carry_out(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        (steps, options): (Steps, &Options),
+        report: &mut Report,
+    ) -> Result<BTreeSet<VirtualServer>, Error> {
+        apply_sets(kernel, steps.sets, report)?;
+        self.write_rules(kernel, options, report)?;
+        if !steps.servers.is_empty() {
+            apply(kernel, Transaction::Ipvs(steps.servers), report)?;
+        }
+        if !steps.links.is_empty() {
+            apply(kernel, Transaction::Links(steps.links), report)?;
+        }
+        apply_sets(kernel, steps.last_sets, report)?;
+        Ok(steps.leaving)
+    }
+
+    fn write_rules(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let port = match kernel.capabilities().has(Capability::XtablesRandomFully) {
+            true => SourcePort::Random,
+            false => SourcePort::AsTheKernelLikes,
+        };
+        let rules = Rules::new(self.family, options, port);
+        if self.rules.as_ref() == Some(&rules) {
+            return Ok(());
+        }
+        let written = rules.text(&dump(kernel, self.family)?);
+        if written.operations > 0 {
+            let (text, operations) = (written.text, written.operations);
+            report.bytes += text.len();
+            let text = XtablesText { family: self.family, text, operations };
+            apply(kernel, Transaction::Xtables(text), report)?;
+        }
+        self.rules = Some(rules);
+        Ok(())
+    }
+}
+
+/// Lists what is there and takes it over.
+fn find(
+    kernel: &mut dyn Kernel,
+    (family, options): (Family, &Options),
+    report: &mut Report,
+) -> Result<Applied, Error> {
+    let found = list(kernel, family)?;
+    if let Some(strange) = found.strange_sets(family).first() {
+        let what = format!("take over ipset {strange}");
+        let said = "its type is not ours; remove it (ipset destroy), with the rules that ask it";
+        return Err(Error::new(ErrorKind::Exists, what, said));
+    }
+    apply_sets(kernel, found.unfinished_sets(family), report)?;
+    Ok(found.adopt(family, options))
+}
+
+/// Everything of one family that ipvs mode has to do with.
+pub(super) fn list(kernel: &mut dyn Kernel, family: Family) -> Result<Found, Error> {
+    let servers = match kernel.read(&Query::VirtualServers(family))? {
+        Facts::VirtualServers(servers) => servers,
+        other => super::unreachable_answer("virtual servers", &other)?,
+    };
+    let sets = match kernel.read(&Query::Ipsets("KUBE-".to_owned()))? {
+        Facts::Ipsets(sets) => sets,
+        other => super::unreachable_answer("ipsets", &other)?,
+    };
+    Ok(Found { servers, sets, links: links(kernel)? })
+}
+
+fn links(kernel: &mut dyn Kernel) -> Result<Vec<LinkFact>, Error> {
+    match kernel.read(&Query::Links)? {
+        Facts::Links(links) => Ok(links),
+        other => super::unreachable_answer("links", &other),
+    }
+}
+
+/// The tables of iptables as text.
+pub(super) fn dump(kernel: &mut dyn Kernel, family: Family) -> Result<String, Error> {
+    match kernel.read(&Query::Xtables(family))? {
+        Facts::Text(text) => Ok(text),
+        other => super::unreachable_answer("tables of iptables", &other),
+    }
+}
+
+fn destinations(
+    kernel: &mut dyn Kernel,
+    server: VirtualServer,
+) -> Result<Vec<DestinationFact>, Error> {
+    match kernel.read(&Query::Destinations(server))? {
+        Facts::Destinations(destinations) => Ok(destinations),
+        other => super::unreachable_answer("destinations", &other),
+    }
+}
+
+/// Deletes destinations of a server that are leaving and have no connection left. Their weight is 0
+/// already, so that they get no new one meanwhile.
+fn finish_leaving(
+    kernel: &mut dyn Kernel,
+    applied: &mut Applied,
+    server: VirtualServer,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let there = destinations(kernel, server)?;
+    let busy = there.iter().filter(|fact| fact.active + fact.inactive > 0);
+    let busy: BTreeSet<Socket> = busy.map(|fact| fact.destination.socket).collect();
+    let gone = applied.finish_leaving(server, &busy);
+    if gone.is_empty() {
+        return Ok(());
+    }
+    apply(kernel, Transaction::Ipvs(gone), report)
+}
+
+/// What `conn_reuse_mode` has to be on this kernel; `None` where it is not there. Before Linux 5.9 a
+/// client's port that comes again waits a second if it is 1 (issue 81775); later a client's port
+/// that comes again goes to a destination that may be gone if it is 0.
+fn reuse_mode(release: &str) -> Option<&'static str> {
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().ok());
+    let version = (parts.next().flatten(), parts.next().flatten());
+    match version {
+        (Some(major), Some(minor)) if (major, minor) < (4, 1) => None,
+        (Some(major), Some(minor)) if (major, minor) < (5, 9) => Some("0"),
+        _ => Some("1"),
+    }
+}
+
+/// A sysctl's value; nothing if there is no such sysctl.
+fn sysctl(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> {
+    match kernel.read(&Query::Sysctl(path.to_owned())) {
+        Ok(Facts::Text(text)) => Ok(Some(text)),
+        Ok(other) => super::unreachable_answer("a sysctl", &other),
+        Err(error) if error.kind == ErrorKind::Absent => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn set_sysctl(
+    kernel: &mut dyn Kernel,
+    (path, value): (&str, &str),
+    report: &mut Report,
+) -> Result<(), Error> {
+    if sysctl(kernel, path)?.as_deref() == Some(value) {
+        return Ok(());
+    }
+    apply(kernel, Transaction::Sysctl(path.to_owned(), value.to_owned()), report)
+}
+
+fn apply_sets(
+    kernel: &mut dyn Kernel,
+    operations: Vec<IpsetOperation>,
+    report: &mut Report,
+) -> Result<(), Error> {
+    if operations.is_empty() {
+        return Ok(());
+    }
+    apply(kernel, Transaction::Ipset(operations), report)
+}
+
+fn apply(
+    kernel: &mut dyn Kernel,
+    transaction: Transaction,
+    report: &mut Report,
+) -> Result<(), Error> {
+    report.transactions += 1;
+    report.operations += kernel.apply(&transaction)?.operations;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_come_again_are_treated_as_the_kernel_can() {
+        for (release, mode) in [
+            ("3.10.0-1160.el7.x86_64", None),
+            ("4.19.0", Some("0")),
+            ("5.8.18", Some("0")),
+            ("5.9.0", Some("1")),
+            ("6.18.5-amd64", Some("1")),
+            ("unheard of", Some("1")),
+        ] {
+            assert_eq!(reuse_mode(release), mode, "{release}");
+        }
+    }
+}
