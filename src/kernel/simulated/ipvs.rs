@@ -254,22 +254,6 @@ pub(super) fn links(host: &sim::Host) -> Vec<LinkFact> {
     host.links().iter().map(fact).collect()
 }
 
-/// Sets what the host models of a sysctl: its own, and those of IPVS; others do nothing to packets.
-pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) {
-    let _ = host.sysctls_mut().set(path, value);
-    let Some(name) = path.strip_prefix("net/ipv4/vs/") else { return };
-    let number: u8 = value.trim().parse().unwrap_or(0);
-    let sysctls = host.ipvs_sysctls_mut();
-    match name {
-        "conntrack" => sysctls.conntrack = number != 0,
-        "conn_reuse_mode" => sysctls.conn_reuse_mode = number,
-        "expire_nodest_conn" => sysctls.expire_nodest_conn = number != 0,
-        "expire_quiescent_template" => sysctls.expire_quiescent_template = number != 0,
-        "sloppy_tcp" => sysctls.sloppy_tcp = number != 0,
-        _ => {}
-    }
-}
-
 /// A sysctl of IPVS as the host has it.
 pub(super) fn sysctl(host: &sim::Host, path: &str) -> Option<String> {
     let sysctls = host.ipvs_sysctls();
