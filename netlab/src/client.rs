@@ -88,12 +88,23 @@ impl Conversation {
         to: SocketAddr,
         patience: Duration,
     ) -> Result<Conversation, Outcome> {
+        let made = socket(Type::STREAM, source, to).and_then(|socket| {
+            socket.set_tcp_nodelay(true)?;
+            Ok(socket)
+        });
+        Conversation::over(made.map_err(|e| Outcome::of_error(&e))?, to, patience)
+    }
+
+    /// The same over any socket that connects and carries lines.
+    pub(crate) fn over(
+        socket: Socket,
+        to: SocketAddr,
+        patience: Duration,
+    ) -> Result<Conversation, Outcome> {
         let connect = || -> io::Result<(TcpStream, SocketAddr)> {
-            let socket = socket(Type::STREAM, source, to)?;
             socket.connect_timeout(&to.into(), patience)?;
             let stream = TcpStream::from(socket);
             stream.set_read_timeout(Some(patience))?;
-            stream.set_nodelay(true)?;
             let own = stream.local_addr()?;
             Ok((stream, own))
         };
@@ -132,7 +143,12 @@ fn read_line(reader: &mut BufReader<TcpStream>) -> io::Result<String> {
 /// One TCP connection: connects, hears who answers, resets. A load would otherwise use up the
 /// client's ports and fill the connection table with connections that wait for their end.
 pub fn ask_tcp(source: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Outcome {
-    match Conversation::open(source, to, patience) {
+    heard_once(Conversation::open(source, to, patience))
+}
+
+/// What came of a connection that was to hear one line; it ends with a reset (of SCTP: an abort).
+pub(crate) fn heard_once(conversation: Result<Conversation, Outcome>) -> Outcome {
+    match conversation {
         Ok(conversation) => {
             let stream = conversation.reader.get_ref();
             let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));

@@ -181,6 +181,10 @@ impl Lab {
                         let socket = namespace.run(|| UdpSocket::bind(at)).map_err(failed)?;
                         self.echo.udp(&spec.name, socket);
                     }
+                    Transport::Sctp if sctp::has_sockets() => {
+                        let listener = namespace.run(|| sctp::listen(at)).map_err(failed)?;
+                        self.echo.tcp(&spec.name, listener);
+                    }
                     Transport::Sctp => self.sctp.push(sctp::serve(&spec.name, namespace, at)?),
                 }
             }

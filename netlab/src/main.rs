@@ -44,7 +44,7 @@ enum What {
     Kernel {
         /// Words: only cases whose names contain one of them.
         names: Vec<String>,
-        /// Keep what the real kernel answers in `netlab/recorded`.
+        /// Keep what the real kernel answers in `netlab/recorded`, of files all of whose cases were run.
         #[arg(long)]
         record: bool,
     },

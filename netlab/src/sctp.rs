@@ -1,16 +1,16 @@
-//! SCTP by hand: an INIT and its INIT ACK as raw packets, so that NAT of SCTP is seen on real
-//! packets also where the kernel has no SCTP sockets. The pod's line travels as the state cookie.
-//! Knows RFC 9260 as far as those two chunks. Tests: below (the codec).
+//! SCTP: by the kernel's own sockets where it has them (the guest has), else by hand: an INIT and its
+//! INIT ACK as raw packets, so that NAT of SCTP is seen on real packets anyway. The pod's line then
+//! travels as the state cookie. Knows RFC 9260 as far as those two chunks. Tests: below (the codec).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::client::{Outcome, answer_of};
+use crate::client::{Conversation, Outcome, answer_of, heard_once};
 use crate::echo::line;
 use crate::namespace::Namespace;
 
@@ -106,6 +106,35 @@ fn payload(datagram: &[u8], ipv4: bool) -> &[u8] {
     datagram.get(header..).unwrap_or_default()
 }
 
+/// Whether this kernel has SCTP sockets; found out once.
+pub fn has_sockets() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| stream(Domain::IPV4).is_ok())
+}
+
+/// A socket of one association, which has the same calls as one of TCP.
+fn stream(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM, Some(Protocol::from(SCTP)))
+}
+
+/// A listening socket of the kernel's own SCTP, made in the calling thread's namespace.
+pub fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = stream(Domain::for_address(at))?;
+    socket.bind(&at.into())?;
+    socket.listen(64)?;
+    Ok(socket.into())
+}
+
+/// One association over the kernel's own SCTP: hears who answers, and aborts.
+fn ask_by_socket(source: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Outcome {
+    let made = stream(Domain::for_address(to)).and_then(|socket| {
+        source.map_or(Ok(()), |own| socket.bind(&SocketAddr::new(own, 0).into()))?;
+        Ok(socket)
+    });
+    let over = |socket| Conversation::over(socket, to, patience);
+    heard_once(made.map_err(|e| Outcome::of_error(&e)).and_then(over))
+}
+
 /// A thread that answers INITs; it ends when this is dropped.
 pub struct Server {
     stop: Arc<AtomicBool>,
@@ -152,8 +181,16 @@ fn answer(socket: &UdpSocket, pod: &str, at: SocketAddr) {
     let _ = socket.send_to(&encode(&reply), peer);
 }
 
-/// Sends one INIT and waits for its INIT ACK.
+/// Asks once: by a socket, or sends one INIT and waits for its INIT ACK.
 pub fn ask(source: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Outcome {
+    if has_sockets() {
+        ask_by_socket(source, to, patience)
+    } else {
+        ask_by_hand(source, to, patience)
+    }
+}
+
+fn ask_by_hand(source: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Outcome {
     static PORT: AtomicU16 = AtomicU16::new(20000);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
     let tag = 0x4e45_0000 | u32::from(port);

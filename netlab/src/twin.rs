@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use proptests::cluster::Mode;
+use proptests::lab::RealHeart;
 use proptests::twin::answer::Answers;
 use proptests::twin::case::Case;
 use proptests::twin::fuzz::{self, Wish};
 use proptests::twin::linux::Ground;
 use proptests::twin::recorded;
 
+use crate::guest::{self, Guest, Order};
 use crate::proxy::workspace;
 
 /// After this silence nothing more is expected.
@@ -32,21 +35,87 @@ impl From<bool> for Keep {
     }
 }
 
-/// Runs the cases of `netlab/scenarios/kernel` on the real kernel.
+/// What came of cases.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+    /// Names of those that need what this kernel lacks.
+    elsewhere: Vec<String>,
+}
+
+impl Count {
+    fn close(&self) -> ExitCode {
+        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    /// Adds what a guest says at its end; gives back any other line.
+    fn heard<'a>(&mut self, line: &'a str) -> Option<&'a str> {
+        let numbers: Vec<usize> = line
+            .split(", ")
+            .zip([" passed", " failed", " skipped"])
+            .filter_map(|(part, word)| part.strip_suffix(word)?.parse().ok())
+            .collect();
+        let [passed, failed, skipped] = numbers[..] else { return Some(line) };
+        self.passed += passed;
+        self.failed += failed;
+        self.skipped += skipped;
+        None
+    }
+}
+
+/// Runs the cases of `netlab/scenarios/kernel` on the real kernel; those that it lacks something for
+/// in a guest.
 pub fn kernel(names: &[String], keep: Keep) -> ExitCode {
-    match all_cases(names, keep) {
-        Ok((passed, failed)) => {
-            println!("{passed} passed, {failed} failed, 0 skipped");
-            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let mut count = Count::default();
+    match all_cases(names, keep, &mut count) {
+        Ok(()) => {
+            in_guest(keep, &mut count);
+            count.close()
         }
         Err(why) => obstacle(&why),
     }
 }
 
+/// Runs in a guest what could not run here.
+fn in_guest(keep: Keep, count: &mut Count) {
+    let names = std::mem::take(&mut count.elsewhere);
+    if names.is_empty() {
+        return;
+    }
+    let ran = Guest::find().and_then(|guest| {
+        println!("{} cases for IPVS: {}", names.len(), guest.name());
+        let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
+        let mut order = Order::new([own.as_os_str(), "kernel".as_ref()]);
+        order.command.extend(names.iter().map(Into::into));
+        if keep == Keep::Recorded {
+            order.command.push("--record".into());
+            order.keep = Some(workspace().join("netlab/recorded"));
+        }
+        guest.run(&order, |line| count.heard(line).into_iter().for_each(|line| println!("{line}")))
+    });
+    match ran {
+        Ok(_) => {}
+        Err(why) if required() => {
+            println!("FAILED  {} cases for IPVS, NETLAB=required: {why}", names.len());
+            count.failed += names.len();
+        }
+        Err(why) => {
+            println!("skipped {} cases for IPVS: {why}", names.len());
+            count.skipped += names.len();
+        }
+    }
+}
+
+fn required() -> bool {
+    std::env::var("NETLAB").is_ok_and(|v| v == "required")
+}
+
 /// What cannot run here is skipped with its reason, or a failure where the lab is required.
 fn obstacle(why: &str) -> ExitCode {
-    let required = std::env::var("NETLAB").is_ok_and(|v| v == "required");
-    if required || !why.contains("run as root") {
+    if required() || !why.contains("run as root") {
         eprintln!("netlab: {why}");
         return ExitCode::FAILURE;
     }
@@ -54,39 +123,57 @@ fn obstacle(why: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn all_cases(names: &[String], keep: Keep) -> Result<(usize, usize), String> {
+fn all_cases(names: &[String], keep: Keep, count: &mut Count) -> Result<(), String> {
     let mut ground = Ground::new(&Case::default())?;
-    let (mut passed, mut failed) = (0, 0);
+    let native = RealHeart::obstacle(Mode::Ipvs).is_none();
+    // In a guest only what is for it: the rest has no nf_tables there.
+    let here =
+        |case: &Case| case.needs_ipvs() == guest::is_inside() || native && !guest::is_inside();
     for file in files(&workspace().join("netlab/scenarios/kernel"))? {
         let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         let mut kept = Vec::new();
-        for case in Case::read_all(&text)? {
+        let cases = Case::read_all(&text)?;
+        let total = cases.len();
+        for case in cases {
             if !names.is_empty() && !names.iter().any(|n| case.name.contains(n.as_str())) {
                 continue;
             }
-            let answers = one(&mut ground, &case)?;
-            let mut found = recorded::replay(&case, &answers)?;
-            found.dedup();
-            if found.is_empty() {
-                passed += 1;
-            } else {
-                failed += 1;
-                println!("{}: {}", file.display(), case.name);
-                found.iter().for_each(|line| println!("    real | sim or expected: {line}"));
+            if !here(&case) {
+                count.elsewhere.extend((!guest::is_inside()).then_some(case.name));
+                continue;
             }
-            let answers = recorded::blurred(&case, answers);
-            kept.push((case.name, answers));
+            kept.push(judged(&mut ground, (&file, case), count)?);
         }
-        if keep == Keep::Recorded && names.is_empty() {
+        if keep == Keep::Recorded && kept.len() == total {
             write(&file, &kept)?;
         }
     }
-    Ok((passed, failed))
+    Ok(())
+}
+
+/// Runs a case and compares; gives back what is recorded of it.
+fn judged(
+    ground: &mut Ground,
+    (file, case): (&Path, Case),
+    count: &mut Count,
+) -> Result<(String, Answers), String> {
+    let answers = one(ground, &case)?;
+    let mut found = recorded::replay(&case, &answers)?;
+    found.dedup();
+    if found.is_empty() {
+        count.passed += 1;
+    } else {
+        count.failed += 1;
+        println!("{}: {}", file.display(), case.name);
+        found.iter().for_each(|line| println!("    real | sim or expected: {line}"));
+    }
+    let answers = recorded::blurred(&case, answers);
+    Ok((case.name, answers))
 }
 
 /// A case that changes the ground gets one of its own.
 fn one(ground: &mut Ground, case: &Case) -> Result<Answers, String> {
-    if case.ground.is_empty() {
+    if !case.needs_own_ground() {
         return ground.run(case, SILENCE);
     }
     Ground::new(case)?.run(case, SILENCE)
@@ -106,7 +193,7 @@ fn write(file: &Path, kept: &[(String, Answers)]) -> Result<(), String> {
         version.trim(),
         env!("CARGO_PKG_VERSION"),
     );
-    let folder = workspace().join("netlab/recorded");
+    let folder = guest::kept().unwrap_or_else(|| workspace().join("netlab/recorded"));
     let to = folder.join(file.file_name().unwrap_or_default());
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(&to, head + &recorded::print(kept)))

@@ -117,8 +117,9 @@ impl fmt::Display for IpsetEntry {
 /// stays. To replace a set's content at once: fill a set of another name, `Swap` the two, `Destroy`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IpsetOperation {
-    /// A new set. One that is there with the same type, family and size counts as made, and keeps
-    /// its entries; one that differs is refused as `Exists`.
+    /// A new set. One that is there with the same type and size counts as made and keeps its entries,
+    /// even where its family is another (Linux does not look at that; read it first); one that
+    /// differs is refused as `Exists`.
     Create(IpsetSpec),
     /// Deletes a set; `Busy` if a rule asks it. One that is not there is `Absent`.
     Destroy(String),

@@ -193,7 +193,7 @@ pub struct DestinationFact {
     pub stats: IpvsStats,
 }
 
-/// Counters since the object was made.
+/// Counters since the object was made. Linux sums them up every two seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IpvsStats {
     /// Connections scheduled.

@@ -12,7 +12,8 @@ pub enum LinkOperation {
     AddDummy(String),
     /// Deletes a device with its addresses.
     Delete(String),
-    /// Adds an address as /32 or /128 to a device, without duplicate address detection.
+    /// Adds an address as /32 or /128 to a device, without duplicate address detection. One of IPv6
+    /// is local only some milliseconds later, when a worker of the kernel's has been at it.
     AddAddress(String, IpAddr),
     /// Takes an address from a device.
     DeleteAddress(String, IpAddr),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::read::{Attributes, Message, text, u16_be, u32_be};
 use super::write::{Head, Writer};
-use super::{ACK, REQUEST, SUBSYS_IPSET, nfproto};
+use super::{ACK, EXCL, REQUEST, SUBSYS_IPSET, nfproto};
 use crate::kernel::{
     ErrorKind, IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, Socket,
 };
@@ -18,8 +18,6 @@ use crate::model::{Family, Protocol};
 const PROTOCOL: u8 = 6;
 /// `NLA_F_NET_BYTEORDER`, without which ipset takes no number and no address.
 const NET: u16 = 0x4000;
-/// `NLM_F_EXCL` left out: what is there counts as done.
-const TOLERANT: u16 = 0;
 /// Entries of one message: some 80 bytes each, far below the 64 KiB of an attribute and of the
 /// answer that quotes them.
 const AT_ONCE: usize = 400;
@@ -103,14 +101,15 @@ pub fn operation(operation: &IpsetOperation, mut next: impl FnMut() -> u32) -> V
         w.text(attribute::SETNAME, one);
         two.iter().for_each(|two| w.text(attribute::SETNAME2, two));
     };
-    vec![message((number, ACK), next(), body)]
+    // Without EXCL, what there is not would count as done.
+    vec![message((number, ACK | EXCL), next(), body)]
 }
 
 fn message((number, flags): (u16, u16), sequence: u32, body: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut w = Writer::new();
     let open = w.open_message(Head {
         kind: SUBSYS_IPSET | number,
-        flags: REQUEST | TOLERANT | flags,
+        flags: REQUEST | flags,
         sequence,
         family: nfproto(Family::V4),
         resource: 0,

@@ -78,6 +78,14 @@ pub fn change_address(change: Change, (index, address): (u32, IpAddr), sequence:
     })
 }
 
+/// What asks for the link of a name.
+pub fn ask_link(name: &str, sequence: u32) -> Vec<u8> {
+    message((GET_LINK, ACK), sequence, |w| {
+        w.raw(&[0; LINK_HEAD]);
+        w.text(NAME, name);
+    })
+}
+
 /// What lists all links.
 pub fn list_links(sequence: u32) -> Vec<u8> {
     message((GET_LINK, DUMP), sequence, |w| w.raw(&[0; LINK_HEAD]))

@@ -20,6 +20,11 @@ pub(super) const ENVIRONMENT: &str = "environment";
 /// File with the folder to run it in.
 pub(super) const FOLDER: &str = "folder";
 
+/// Folder for what the command leaves to be kept.
+pub(super) const KEPT: &str = "kept";
+/// Variable that says that this is a guest, and where its folder is.
+pub(super) const SIGN: &str = "NETLAB_GUEST";
+
 /// Modules that are not loaded by asking for what they do: somebody first looks whether it is there.
 const MODULES: [&str; 6] = ["ipv6", "nf_conntrack", "veth", "dummy", "ip_vs", "sctp"];
 
@@ -94,7 +99,7 @@ fn command(scratch: &Path) -> Result<u8, String> {
         .env_clear()
         .envs(variables)
         .env("TMPDIR", "/run/tmp")
-        .env("NETLAB_GUEST", "yes")
+        .env(SIGN, scratch)
         .env("MODPROBE_OPTIONS", format!("-d {}", scratch.display()))
         .current_dir(folder)
         .stdin(Stdio::null())

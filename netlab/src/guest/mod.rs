@@ -37,6 +37,8 @@ pub struct Order {
     pub patience: Duration,
     /// Memory of the guest in MiB; only what is used is taken.
     pub memory: u32,
+    /// Where the files go that the command leaves in the folder `kept` names.
+    pub keep: Option<PathBuf>,
 }
 
 impl Order {
@@ -47,6 +49,7 @@ impl Order {
             environment: Vec::new(),
             patience: Duration::from_secs(600),
             memory: 1024,
+            keep: None,
         }
     }
 }
@@ -98,6 +101,9 @@ impl Guest {
         let mut said = Said::default();
         let ended = said.listen(&lines, order.patience, &mut line);
         drop(running);
+        if let Some(folder) = &order.keep {
+            copy(&scratch.path().join(inside::KEPT), folder)?;
+        }
         ended.ok_or_else(|| said.complaint(order))
     }
 
@@ -108,6 +114,7 @@ impl Guest {
         std::os::unix::fs::symlink(&self.modules, &link)
             .map_err(|e| format!("{}: {e}", link.display()))?;
         scratch.folder("uml")?;
+        scratch.folder(inside::KEPT)?;
         let cargo = |name: &OsString| name.to_string_lossy().starts_with("CARGO");
         let mut environment: Vec<OsString> = std::env::vars_os()
             .filter(|(name, _)| !cargo(name))
@@ -147,6 +154,24 @@ impl Guest {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         Ok(command)
     }
+}
+
+/// Whether this process runs in a guest.
+pub fn is_inside() -> bool {
+    std::env::var_os(inside::SIGN).is_some()
+}
+
+/// The folder for files to be kept, in a guest that was told to keep some.
+pub fn kept() -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os(inside::SIGN)?).join(inside::KEPT))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", to.display());
+    for entry in std::fs::read_dir(from).map_err(failed)?.flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// What has been heard of a guest.

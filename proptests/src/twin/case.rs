@@ -8,6 +8,7 @@ use sim::packet::{Packet, Transport, flags};
 use super::answer::Answers;
 use super::rule::Words;
 use super::wire::payload;
+use super::word;
 
 /// A case: a name and its lines.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,10 @@ pub struct Case {
 pub enum Step {
     /// A batch of commands.
     Batch(Vec<String>),
+    /// Something about virtual servers, ipsets, dummy devices or sysctls.
+    Word(String),
+    /// The connections of IPVS.
+    IpvsConnections,
     /// A packet, sent for the first time.
     Send {
         /// Its name.
@@ -51,6 +56,20 @@ pub enum Step {
 }
 
 impl Case {
+    /// Whether it leaves behind what only a new namespace is free of.
+    pub fn needs_own_ground(&self) -> bool {
+        let stays = |step: &Step| matches!(step, Step::Word(_) | Step::IpvsConnections);
+        !self.ground.is_empty() || self.steps.iter().any(stays)
+    }
+
+    /// Whether it asks for IPVS.
+    pub fn needs_ipvs(&self) -> bool {
+        self.steps.iter().any(|step| {
+            matches!(step, Step::IpvsConnections)
+                || matches!(step, Step::Word(line) if line.starts_with("ipvs") || line.contains("dummy"))
+        })
+    }
+
     /// Reads all cases of a file; each begins with a line `== name`.
     pub fn read_all(text: &str) -> Result<Vec<Case>, String> {
         let mut cases = Vec::new();
@@ -108,8 +127,17 @@ impl Reader {
         let first = words.next().unwrap_or_default();
         if !matches!(
             first,
-            "send" | "reply" | "again" | "wait" | "forget" | "commit" | "=>" | "entry"
-        ) {
+            "send"
+                | "reply"
+                | "again"
+                | "wait"
+                | "forget"
+                | "commit"
+                | "=>"
+                | "entry"
+                | "ipvs-connections"
+        ) && !word::FIRST.contains(&first)
+        {
             match first {
                 "address" | "route" | "sysctl" => self.case.ground.push(line.to_owned()),
                 "entries" => self.case.entries = true,
@@ -134,6 +162,8 @@ impl Reader {
                 self.push(Step::Wait(seconds));
             }
             "forget" => self.push(Step::Forget),
+            "ipvs-connections" => self.push(Step::IpvsConnections),
+            _ if word::FIRST.contains(&first) => self.push(Step::Word(line.to_owned())),
             "=>" => {
                 let expected = self.case.expected.steps.last_mut().ok_or("nothing happened yet")?;
                 let text = line.trim_start_matches("=>").trim();

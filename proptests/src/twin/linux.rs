@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kube_proxy::kernel::real::Real;
 use sim::packet::{Packet, Transport, flags};
 
 use super::answer::{Answers, ends};
@@ -64,6 +66,8 @@ pub struct Ground {
     /// Of each world, then those of the node.
     ears: Vec<Ear>,
     netlink: Netlink,
+    /// Opened by the first case that has words for it.
+    kernel: Arc<Mutex<Option<Real>>>,
     _silent: Vec<socket2::Socket>,
 }
 
@@ -106,7 +110,8 @@ impl Ground {
         let ports: Vec<u16> = PORTS.iter().copied().chain(SOURCE_PORTS).collect();
         let silent = node.run(move || silent_sockets(&ports))??;
         let netlink = node.run(Netlink::open)??;
-        Ok(Ground { node, worlds, mouths, ears, netlink, _silent: silent })
+        let kernel = Arc::default();
+        Ok(Ground { node, worlds, mouths, ears, netlink, kernel, _silent: silent })
     }
 
     /// Runs a case. Of silence this long is believed that nothing more comes.
@@ -145,6 +150,8 @@ impl Ground {
                     let said = if words.is_empty() { "taken".to_owned() } else { refused };
                     answers.steps[index] = vec![said];
                 }
+                Step::Word(line) => answers.steps[index] = vec![self.word(line)?],
+                Step::IpvsConnections => answers.steps[index] = vec![self.ipvs_connections()?],
                 Step::Wait(seconds) => std::thread::sleep(Duration::from_secs(*seconds)),
                 Step::Forget => self.netlink.forget()?,
                 _ => match round.packet_of(case, index, step) {
@@ -156,6 +163,44 @@ impl Ground {
         self.flush(round, answers, silence)?;
         answers.entries = self.netlink.connections()?;
         Ok(())
+    }
+
+    /// Carries out a line of the seam's words by the real heart, in the node.
+    fn word(&mut self, line: &str) -> Result<String, String> {
+        let (kernel, line) = (self.kernel.clone(), line.to_owned());
+        let added = line.strip_prefix("link address ").map(str::to_owned);
+        let said = self.node.run(move || -> Result<String, String> {
+            let mut kernel = kernel.lock().unwrap_or_else(PoisonError::into_inner);
+            let open = match &mut *kernel {
+                Some(open) => open,
+                closed => closed.insert(Real::open().map_err(|e| e.to_string())?),
+            };
+            super::word::run(open, &line)
+        })?;
+        added.into_iter().for_each(|added| self.until_local(&added));
+        said
+    }
+
+    /// Waits until an address is local. One of IPv6 is only when a worker of the kernel's has been at
+    /// it, and that one has others to see to.
+    fn until_local(&self, added: &str) {
+        let address = added.split(' ').next_back().unwrap_or_default();
+        let list = "ip -6 route show table local";
+        let wanted = format!("local {address} ");
+        for _ in 0..40 {
+            let local = self.node.command(list, "").is_ok_and(|text| text.contains(&wanted));
+            if local || !address.contains(':') {
+                return;
+            }
+            std::thread::sleep(SETTLED * 5);
+        }
+    }
+
+    fn ipvs_connections(&self) -> Result<String, String> {
+        const FILE: &str = "/proc/thread-self/net/ip_vs_conn";
+        let text = self.node.run(|| std::fs::read_to_string(FILE))?;
+        let text = text.map_err(|e| format!("{FILE}: {e}"))?;
+        Ok(super::entry::ipvs(text.lines().filter_map(super::entry::ipvs_line)))
     }
 
     fn send(&mut self, round: &mut Round, index: usize, mail: Mail) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! One text, two kernels: rules, packets and what becomes of them, asked of Linux and of the
-//! simulator with the same bytes. `case` reads the text, `ruleset` and `rule` write the bytes,
+//! simulator with the same bytes. `case` reads the text, `ruleset`, `rule`
+//! and `word` write the bytes,
 //! `linux` and `simulated` run it, `answer` compares; `generate` and `fuzz` make cases from a seed.
 //! Knows nothing of Kubernetes. Tests: `tests/recorded.rs`, `netlab kernel`, `netlab fuzz`.
 
@@ -18,3 +19,4 @@ pub mod ruleset;
 pub mod simulated;
 mod sockets;
 pub mod wire;
+mod word;

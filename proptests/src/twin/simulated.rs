@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kube_proxy::kernel::simulated::Simulated;
 use sim::packet::{Packet, protocol};
 use sim::{Connection, Fate, Host, LOOPBACK, RejectWith};
 
@@ -120,6 +121,8 @@ impl World {
     fn step(&mut self, case: &Case, index: usize, step: &Step) -> Result<Vec<String>, Stop> {
         match step {
             Step::Batch(commands) => self.batch(commands),
+            Step::Word(line) => self.word(line),
+            Step::IpvsConnections => Ok(vec![self.ipvs_connections()]),
             Step::Wait(seconds) => {
                 self.host.advance(Duration::from_secs(*seconds));
                 Ok(Vec::new())
@@ -134,6 +137,30 @@ impl World {
                 None => vec!["skipped".to_owned()],
             }),
         }
+    }
+
+    /// Carries out a line of the seam's words by the simulated heart, around this very host.
+    fn word(&mut self, line: &str) -> Result<Vec<String>, Stop> {
+        let mut kernel = Simulated::new(Host::new(1));
+        std::mem::swap(&mut *kernel.host(), &mut self.host);
+        let said = super::word::run(&mut kernel, line);
+        std::mem::swap(&mut *kernel.host(), &mut self.host);
+        match said {
+            Ok(said) if said == "refused Unsupported" => Err(Stop::Unmodelled(line.to_owned())),
+            Ok(said) => Ok(vec![said]),
+            Err(why) => Err(Stop::Broken(why)),
+        }
+    }
+
+    fn ipvs_connections(&self) -> String {
+        let connections = self.host.ipvs_connections().into_iter();
+        super::entry::ipvs(connections.map(|c| super::entry::IpvsEntry {
+            protocol: c.protocol,
+            client: c.client.into(),
+            virt: c.virt.into(),
+            real: c.real.into(),
+            state: c.state.name().to_owned(),
+        }))
     }
 
     fn batch(&mut self, commands: &[String]) -> Result<Vec<String>, Stop> {

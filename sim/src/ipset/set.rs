@@ -116,10 +116,10 @@ impl Set {
         }
     }
 
-    /// Would `create -exist` take the one for the other? (hash_same_set: the size of the hash does not count.)
+    /// Would `create -exist` take the one for the other? (hash_same_set: neither the family nor the
+    /// size of the hash counts.)
     pub(super) fn is_like(&self, other: &Set) -> bool {
         self.kind == other.kind
-            && self.ipv6 == other.ipv6
             && self.maxelem == other.maxelem
             && self.timeout == other.timeout
             && self.range == other.range

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::socket::{Netlink, errno_error};
-use crate::kernel::{Error, LinkFact, LinkOperation, Receipt};
+use crate::kernel::{Error, ErrorKind, LinkFact, LinkOperation, Receipt};
 use crate::netlink::link::{self as wire, Change};
 
 /// Changes of one send: some 50 bytes each, and what they are refused with fits the socket's buffer.
@@ -42,24 +42,17 @@ fn send(route: &mut Netlink, some: &[LinkOperation]) -> Result<Vec<(usize, Errno
     let mut indices = BTreeMap::new();
     let (mut bytes, mut refused, mut places) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (place, operation) in some.iter().enumerate() {
+        let about = match operation {
+            LinkOperation::AddDummy(_) | LinkOperation::Delete(_) => 0,
+            LinkOperation::AddAddress(link, _) | LinkOperation::DeleteAddress(link, _) => {
+                index(route, &mut indices, link)?
+            }
+        };
         let sequence = route.next_sequence();
         places.insert(sequence, place);
-        let mut index = |link: &str| -> Result<u32, Errno> {
-            let look_up = || nix::net::if_::if_nametoindex(link);
-            *indices.entry(link.to_owned()).or_insert_with(look_up)
-        };
-        let message =
-            match operation {
-                LinkOperation::AddDummy(link) => Ok(wire::add_dummy(link, sequence)),
-                LinkOperation::Delete(link) => Ok(wire::delete(link, sequence)),
-                LinkOperation::AddAddress(link, address) => index(link)
-                    .map(|at| wire::change_address(Change::Add, (at, *address), sequence)),
-                LinkOperation::DeleteAddress(link, address) => index(link)
-                    .map(|at| wire::change_address(Change::Delete, (at, *address), sequence)),
-            };
-        match message {
-            Ok(message) => bytes.extend(message),
-            Err(errno) => refused.push((place, errno)),
+        match message(operation, about, sequence) {
+            Some(message) => bytes.extend(message),
+            None => refused.push((place, Errno::ENODEV)),
         }
     }
     route.each(("change links", &bytes), |errno, message| {
@@ -67,6 +60,38 @@ fn send(route: &mut Netlink, some: &[LinkOperation]) -> Result<Vec<(usize, Errno
         refused.push((place, Errno::from_raw(errno)));
     })?;
     Ok(refused)
+}
+
+/// The message of an operation about the link of this index; `None` where there is no such link.
+fn message(operation: &LinkOperation, index: u32, sequence: u32) -> Option<Vec<u8>> {
+    let change = |change, address: &std::net::IpAddr| {
+        (index != 0).then(|| wire::change_address(change, (index, *address), sequence))
+    };
+    match operation {
+        LinkOperation::AddDummy(link) => Some(wire::add_dummy(link, sequence)),
+        LinkOperation::Delete(link) => Some(wire::delete(link, sequence)),
+        LinkOperation::AddAddress(_, address) => change(Change::Add, address),
+        LinkOperation::DeleteAddress(_, address) => change(Change::Delete, address),
+    }
+}
+
+/// The index of a link, 0 where there is none. Asked over the same socket: the thread that calls may
+/// have another network namespace by now.
+fn index(route: &mut Netlink, known: &mut BTreeMap<String, u32>, link: &str) -> Result<u32, Error> {
+    if let Some(index) = known.get(link) {
+        return Ok(*index);
+    }
+    let request = wire::ask_link(link, route.next_sequence());
+    let found = route.ask(("ask for a link", &request), |out, message| {
+        out.extend(wire::link(message).map(|(index, _)| index));
+    });
+    let index = match found {
+        Ok(found) => found.first().copied().unwrap_or(0),
+        Err(e) if e.kind == ErrorKind::Absent => 0,
+        Err(e) => return Err(e),
+    };
+    known.insert(link.to_owned(), index);
+    Ok(index)
 }
 
 /// All links with their addresses.

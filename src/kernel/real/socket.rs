@@ -126,6 +126,9 @@ impl Netlink {
         while self.receive(MsgFlags::MSG_DONTWAIT)?.is_some() {
             // An answer nobody waited for any more.
         }
+        if messages.is_empty() {
+            return Ok(());
+        }
         self.send(what, messages)?;
         while let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
             for message in Messages::new(&self.buffer[..len]) {

@@ -254,6 +254,20 @@ pub(super) fn links(host: &sim::Host) -> Vec<LinkFact> {
     host.links().iter().map(fact).collect()
 }
 
+/// A sysctl of IPVS as the host has it.
+pub(super) fn sysctl(host: &sim::Host, path: &str) -> Option<String> {
+    let sysctls = host.ipvs_sysctls();
+    let number = match path.strip_prefix("net/ipv4/vs/")? {
+        "conntrack" => sysctls.conntrack.into(),
+        "conn_reuse_mode" => sysctls.conn_reuse_mode,
+        "expire_nodest_conn" => sysctls.expire_nodest_conn.into(),
+        "expire_quiescent_template" => sysctls.expire_quiescent_template.into(),
+        "sloppy_tcp" => sysctls.sloppy_tcp.into(),
+        _ => return None,
+    };
+    Some(number.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use crate::kernel::simulated::Simulated;

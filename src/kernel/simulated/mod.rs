@@ -123,7 +123,8 @@ impl Kernel for Simulated {
             }
             Query::Sysctl(path) => {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
-                self.sysctls.get(path).cloned().map(Facts::Text).ok_or_else(absent)
+                let known = self.sysctls.get(path).cloned();
+                known.or_else(|| ipvs::sysctl(&host, path)).map(Facts::Text).ok_or_else(absent)
             }
             Query::Addresses => {
                 let links = host.links().iter();
