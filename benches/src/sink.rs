@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kube_proxy::kernel::{
-    Capabilities, Error, Facts, Kernel, NftBatch, Query, Receipt, Transaction,
+    Capabilities, Error, Facts, IpvsTimeouts, Kernel, NftBatch, Query, Receipt, Transaction,
 };
 
 /// Where batches are kept.
@@ -41,6 +41,11 @@ impl Kernel for Sink {
             Query::Flows(..) => Facts::Flows(Vec::new()),
             Query::Sysctl(_) => Facts::Text(String::new()),
             Query::Addresses => Facts::Addresses(Vec::new()),
+            Query::VirtualServers(_) => Facts::VirtualServers(Vec::new()),
+            Query::IpvsTimeouts => Facts::IpvsTimeouts(IpvsTimeouts::default()),
+            Query::Ipsets(_) => Facts::Ipsets(Vec::new()),
+            Query::Links => Facts::Links(Vec::new()),
+            Query::Lacks(_) => Facts::Lacks(Vec::new()),
         })
     }
 

@@ -40,7 +40,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/backend", &["model", "track", "topology", "kernel", "netlink"]),
     ("src/kernel", &["model"]),
     ("src/kernel/real", &["model", "netlink"]),
-    ("src/kernel/simulated.rs", &["model"]),
+    // It speaks IPVS by the bytes that Linux takes.
+    ("src/kernel/simulated", &["model", "netlink"]),
     ("src/sync", &["model", "track", "topology", "kernel", "backend"]),
     ("src/api", &["model"]),
     ("src/config", &["model", "sync"]),
@@ -108,7 +109,7 @@ const MAY: &[(&str, &str, &str)] = &[
         "tracing::",
         "a table that is built anew is noticed by clients, and worth a line",
     ),
-    ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
+    ("src/kernel/simulated", "sim::", "it is the seam's side towards the simulator"),
     ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),
     ("netlab/src/simulated.rs", "kube_proxy::", "the proxy itself, where no process can be asked"),
     ("src/api", "kube::", "it is the API server's room"),

@@ -46,7 +46,17 @@ impl Host {
 
     /// Adds a link and returns its index.
     pub fn add_link(&mut self, name: &str) -> u32 {
-        self.net.add_link(name)
+        self.net.add_link(name, "")
+    }
+
+    /// Adds a dummy link and returns its index: packets that leave by it are gone.
+    pub fn add_dummy(&mut self, name: &str) -> u32 {
+        self.net.add_link(name, "dummy")
+    }
+
+    /// Deletes a link with its addresses and routes. An unknown link changes nothing.
+    pub fn remove_link(&mut self, link: u32) {
+        self.net.remove_link(link);
     }
 
     /// Adds an address with its prefix to a link, with the route to its network. An unknown link changes nothing.

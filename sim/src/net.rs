@@ -17,6 +17,8 @@ pub struct Link {
     pub index: u32,
     /// Interface name.
     pub name: Arc<str>,
+    /// What `ip link` calls its kind: `dummy`; empty for any other.
+    pub kind: &'static str,
     /// Addresses with their prefix lengths, the primary first.
     pub addresses: Vec<(IpAddr, u8)>,
 }
@@ -52,7 +54,9 @@ struct Route {
 /// Links and routes of one host.
 #[derive(Clone, Debug)]
 pub(crate) struct Net {
+    /// By index, which is never given again.
     links: Vec<Link>,
+    made: u32,
     routes: Vec<Route>,
     /// The local table: each address of a link, and each network's broadcast address, with how often it is there.
     locals: FastMap<IpAddr, u32>,
@@ -65,11 +69,13 @@ impl Net {
         let lo = Link {
             index: LOOPBACK,
             name: "lo".into(),
+            kind: "",
             addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)],
         };
         let locals = lo.addresses.iter().map(|(address, _)| (*address, 1)).collect();
         Net {
             links: vec![lo],
+            made: LOOPBACK,
             routes: Vec::new(),
             locals,
             broadcasts: FastMap::default(),
@@ -82,23 +88,43 @@ impl Net {
     }
 
     pub(crate) fn link(&self, index: u32) -> Option<&Link> {
-        self.links.get(index.checked_sub(1)? as usize)
+        let slot = index.checked_sub(1)? as usize;
+        match self.links.get(slot) {
+            Some(link) if link.index == index => Some(link),
+            // A link before it was deleted.
+            _ => self.links.get(self.place(index)?),
+        }
+    }
+
+    fn place(&self, index: u32) -> Option<usize> {
+        self.links.binary_search_by_key(&index, |link| link.index).ok()
     }
 
     pub(crate) fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| &*link.name == name)
     }
 
-    pub(crate) fn add_link(&mut self, name: &str) -> u32 {
-        let index = self.links.len() as u32 + 1;
-        self.links.push(Link { index, name: name.into(), addresses: Vec::new() });
+    pub(crate) fn add_link(&mut self, name: &str, kind: &'static str) -> u32 {
+        self.made += 1;
+        let index = self.made;
+        self.links.push(Link { index, name: name.into(), kind, addresses: Vec::new() });
         index
+    }
+
+    /// Deletes a link with its addresses and routes.
+    pub(crate) fn remove_link(&mut self, index: u32) {
+        let Some(place) = self.place(index) else { return };
+        for (address, _) in self.links[place].addresses.clone() {
+            self.remove_address(index, address);
+        }
+        self.links.remove(place);
+        self.routes.retain(|route| route.link != index);
     }
 
     pub(crate) fn add_address(&mut self, link: u32, address: IpAddr, prefix: u8) {
         let prefix = prefix.min(width(address));
-        let found = link.checked_sub(1).and_then(|slot| self.links.get_mut(slot as usize));
-        let Some(found) = found else { return };
+        let Some(place) = self.place(link) else { return };
+        let found = &mut self.links[place];
         found.addresses.push((address, prefix));
         *self.locals.entry(address).or_default() += 1;
         if let Some(last) = broadcast(address, prefix) {

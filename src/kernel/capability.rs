@@ -1,7 +1,10 @@
 //! What a kernel can do, feature by feature. Probing is done by the hearts; this is the result.
 //! Tests: below.
 
+use std::borrow::Cow;
 use std::fmt;
+
+use super::Scheduler;
 
 /// A feature some mode needs or can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,12 +29,23 @@ pub enum Capability {
     Ipv6,
     /// Conntrack entries can be listed and deleted.
     Conntrack,
+    /// IPVS and its generic netlink family.
+    Ipvs,
+    /// A scheduler of IPVS.
+    IpvsScheduler(Scheduler),
+    /// ipset with the types kube-proxy makes.
+    Ipset,
+    /// Dummy devices.
+    Dummy,
 }
 
 impl Capability {
     /// What is missing without it and what to do about it; one line.
-    pub fn remedy(self) -> &'static str {
-        match self {
+    pub fn remedy(self) -> Cow<'static, str> {
+        if let Capability::IpvsScheduler(scheduler) = self {
+            return no_scheduler(scheduler);
+        }
+        Cow::Borrowed(match self {
             Capability::NetAdmin => {
                 "no right to change the network: run as root or with CAP_NET_ADMIN"
             }
@@ -62,8 +76,25 @@ impl Capability {
             Capability::Conntrack => {
                 "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"
             }
-        }
+            Capability::Ipvs | Capability::IpvsScheduler(_) => {
+                "this kernel has no IPVS: load the module ip_vs (modprobe ip_vs; CONFIG_IP_VS, with CONFIG_IP_VS_IPV6 and CONFIG_IP_VS_PROTO_TCP, _UDP, _SCTP)"
+            }
+            Capability::Ipset => {
+                "this kernel has no ipset, or not its types: load ip_set, ip_set_bitmap_port, ip_set_hash_ip, ip_set_hash_ipport, ip_set_hash_ipportip, ip_set_hash_ipportnet (modprobe; CONFIG_IP_SET)"
+            }
+            Capability::Dummy => {
+                "this kernel has no dummy devices: load the module dummy (modprobe dummy; CONFIG_DUMMY)"
+            }
+        })
     }
+}
+
+fn no_scheduler(scheduler: Scheduler) -> Cow<'static, str> {
+    let known = Scheduler::KNOWN.contains(&scheduler.name());
+    let hint = if known { "" } else { ", which Linux does not know by that name" };
+    Cow::Owned(format!(
+        "this kernel's IPVS has no scheduler {scheduler}{hint}: load its module (modprobe ip_vs_{scheduler}) or choose another with --ipvs-scheduler"
+    ))
 }
 
 impl fmt::Display for Capability {

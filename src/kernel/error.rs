@@ -6,7 +6,7 @@ use std::fmt;
 /// The kind of a failure; what a caller decides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// Something that was to be changed is not there (ENOENT).
+    /// Something that was to be changed is not there (ENOENT, ESRCH).
     Absent,
     /// Something that was to be made is there already (EEXIST).
     Exists,
@@ -42,7 +42,7 @@ impl Error {
     /// The kind that belongs to a positive errno of Linux.
     pub fn kind_of_errno(errno: i32) -> ErrorKind {
         match errno {
-            2 => ErrorKind::Absent,
+            2 | 3 => ErrorKind::Absent,
             17 => ErrorKind::Exists,
             4 | 11 | 16 => ErrorKind::Busy,
             1 | 13 => ErrorKind::Denied,

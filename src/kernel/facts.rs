@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::Socket;
+use super::{Capability, IpsetFact, IpvsTimeouts, LinkFact, Socket, VirtualServerFact};
 use crate::model::{Family, Protocol};
 
 /// The answer to a `Query`.
@@ -19,6 +19,16 @@ pub enum Facts {
     Text(String),
     /// Addresses.
     Addresses(Vec<IpAddr>),
+    /// Virtual servers.
+    VirtualServers(Vec<VirtualServerFact>),
+    /// Timeouts of IPVS.
+    IpvsTimeouts(IpvsTimeouts),
+    /// Sets of ipset.
+    Ipsets(Vec<IpsetFact>),
+    /// Links.
+    Links(Vec<LinkFact>),
+    /// What is lacking, with what the kernel said.
+    Lacks(Vec<(Capability, String)>),
 }
 
 /// A table as it is in the kernel; asked for its head, without chains and sets.

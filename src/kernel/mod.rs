@@ -8,6 +8,9 @@ mod capability;
 mod error;
 mod facts;
 pub mod fault;
+mod ipset;
+pub mod ipvs;
+mod link;
 pub mod real;
 pub mod record;
 pub mod simulated;
@@ -15,6 +18,12 @@ pub mod simulated;
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};
 pub use facts::{ChainFact, ElementFact, Facts, FlowFact, SetFact, TableFact};
+pub use ipset::{IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, LONGEST_IPSET_NAME};
+pub use ipvs::{
+    Destination, DestinationFact, IpvsOperation, IpvsTimeouts, Persistence, Scheduler, Scheduling,
+    VirtualServer, VirtualServerFact,
+};
+pub use link::{LinkFact, LinkOperation};
 
 use std::net::IpAddr;
 
@@ -54,6 +63,14 @@ pub enum Transaction {
     ForgetFlows(Vec<FlowFact>),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
+    /// Changes to IPVS, each tried in order whatever became of the one before. The error is that of
+    /// the first that was refused, and says how many were.
+    Ipvs(Vec<IpvsOperation>),
+    /// Changes to ipsets, in order, up to the first that is refused.
+    Ipset(Vec<IpsetOperation>),
+    /// Changes to links and addresses, each tried in order whatever became of the one before. The
+    /// error is that of the first that was refused, and says how many were.
+    Links(Vec<LinkOperation>),
 }
 
 /// The bytes of one nf_tables batch: `NFNL_MSG_BATCH_BEGIN`, messages, `NFNL_MSG_BATCH_END`.
@@ -101,6 +118,18 @@ pub enum Query {
     Sysctl(String),
     /// Addresses of this host's links; answered by `Facts::Addresses`.
     Addresses,
+    /// Virtual servers of a family with their destinations; answered by `Facts::VirtualServers`.
+    VirtualServers(Family),
+    /// Timeouts of IPVS; answered by `Facts::IpvsTimeouts`.
+    IpvsTimeouts,
+    /// Sets whose names begin so, with their entries; answered by `Facts::Ipsets`, by name.
+    Ipsets(String),
+    /// All links with their addresses; answered by `Facts::Links`.
+    Links,
+    /// Which of these features are lacking, found out by doing it, out of everybody's sight;
+    /// answered by `Facts::Lacks`. May load kernel modules. For what only some modes need: what
+    /// all need stands in `capabilities`.
+    Lacks(Vec<Capability>),
 }
 
 /// An address and a port, as conntrack and nftables pair them.
@@ -117,6 +146,18 @@ impl std::fmt::Display for Socket {
         match self.address {
             IpAddr::V4(a) => write!(f, "{a}:{}", self.port),
             IpAddr::V6(a) => write!(f, "[{a}]:{}", self.port),
+        }
+    }
+}
+
+/// What became of operations that were each tried: the first refusal, and how many there were.
+fn summary(tried: usize, (first, refused): (Option<Error>, usize)) -> Result<Receipt, Error> {
+    match first {
+        None => Ok(Receipt { operations: tried }),
+        Some(error) if refused == 1 => Err(error),
+        Some(error) => {
+            let source = format!("{}; {refused} of {tried} changes were refused", error.source);
+            Err(Error { source, ..error })
         }
     }
 }

@@ -6,6 +6,9 @@
 //! batch to `sim` or to a real kernel.
 
 pub mod expr;
+pub mod ipset;
+pub mod ipvs;
+pub mod link;
 pub mod nft;
 pub mod read;
 pub mod set;
@@ -33,6 +36,9 @@ pub const NLMSG_DONE: u16 = 3;
 pub const SUBSYS_NFTABLES: u16 = 10 << 8;
 /// `NFNL_SUBSYS_CTNETLINK` in the high byte of a message type.
 pub const SUBSYS_CTNETLINK: u16 = 1 << 8;
+
+/// `NFNL_SUBSYS_IPSET` in the high byte of a message type.
+pub const SUBSYS_IPSET: u16 = 6 << 8;
 
 /// Length of `struct nlmsghdr`.
 pub const HEADER_LEN: usize = 16;

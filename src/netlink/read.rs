@@ -66,6 +66,11 @@ impl<'a> Attributes<'a> {
         Attributes { rest: bytes }
     }
 
+    /// Over what follows a head of this length.
+    pub fn after(bytes: &'a [u8], head: usize) -> Self {
+        Attributes { rest: bytes.get(head..).unwrap_or(&[]) }
+    }
+
     /// The first attribute of a number.
     pub fn get(&self, number: u16) -> Option<&'a [u8]> {
         Attributes { rest: self.rest }.find_map(|(n, value)| (n == number).then_some(value))
@@ -92,6 +97,11 @@ pub fn u16_ne(bytes: &[u8]) -> Option<u16> {
 /// The first four bytes as a number in host order.
 pub fn u32_ne(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// The first eight bytes as a number in host order.
+pub fn u64_ne(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?))
 }
 
 /// The first four bytes as a number in network order.

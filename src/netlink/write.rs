@@ -32,6 +32,21 @@ pub struct Head {
     pub resource: u16,
 }
 
+/// Head of a generic netlink message.
+#[derive(Clone, Copy, Debug)]
+pub struct GenericHead {
+    /// The family's number, as in `nlmsg_type`.
+    pub kind: u16,
+    /// `NLM_F_*`.
+    pub flags: u16,
+    /// Sequence number, which an error comes back with.
+    pub sequence: u32,
+    /// The family's command.
+    pub command: u8,
+    /// The family's version.
+    pub version: u8,
+}
+
 impl Writer {
     /// An empty buffer.
     pub fn new() -> Writer {
@@ -60,15 +75,28 @@ impl Writer {
 
     /// Begins an nfnetlink message.
     pub fn open_message(&mut self, head: Head) -> Open {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&head.kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&head.flags.to_ne_bytes());
-        self.bytes.extend_from_slice(&head.sequence.to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 4]);
+        let open = self.open_plain((head.kind, head.flags, head.sequence));
         self.bytes.extend_from_slice(&[head.family, 0]);
         self.bytes.extend_from_slice(&head.resource.to_be_bytes());
-        debug_assert_eq!(self.bytes.len() - start, HEADER_LEN + NFGEN_LEN);
+        debug_assert_eq!(self.bytes.len() - open.0, HEADER_LEN + NFGEN_LEN);
+        open
+    }
+
+    /// Begins a generic netlink message.
+    pub fn open_generic(&mut self, head: GenericHead) -> Open {
+        let open = self.open_plain((head.kind, head.flags, head.sequence));
+        self.bytes.extend_from_slice(&[head.command, head.version, 0, 0]);
+        open
+    }
+
+    /// Begins a message with nothing but `struct nlmsghdr`: type, flags and sequence number.
+    pub fn open_plain(&mut self, (kind, flags, sequence): (u16, u16, u32)) -> Open {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
         Open(start)
     }
 
@@ -125,6 +153,16 @@ impl Writer {
     /// A 64-bit number in network order.
     pub fn be64(&mut self, attribute: u16, value: u64) {
         self.bytes(attribute, &value.to_be_bytes());
+    }
+
+    /// A 16-bit number in host order, as generic netlink wants its numbers.
+    pub fn ne16(&mut self, attribute: u16, value: u16) {
+        self.bytes(attribute, &value.to_ne_bytes());
+    }
+
+    /// A 32-bit number in host order.
+    pub fn ne32(&mut self, attribute: u16, value: u32) {
+        self.bytes(attribute, &value.to_ne_bytes());
     }
 
     /// A string with its closing zero.

@@ -24,7 +24,7 @@ impl RealHeart {
             super::Namespace::new()?.run(|| {
                 let real = Real::open().map_err(|e| e.to_string())?;
                 let nft = Capability::Nftables;
-                Ok((!real.capabilities().has(nft)).then(|| nft.remedy().to_owned()))
+                Ok((!real.capabilities().has(nft)).then(|| nft.remedy().into_owned()))
             })?
         };
         probe().unwrap_or_else(Some)

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::socket::Netfilter;
+use super::socket::Netlink;
 use crate::kernel::{Error, ErrorKind, FlowFact, Receipt, Socket};
 use crate::model::{Family, Protocol};
 use crate::netlink::read::{Attributes, u16_be};
@@ -21,7 +21,7 @@ const TUPLE_PROTO: u16 = 2;
 
 /// Whether conntrack answers at all: asks for its counters, which costs the same however many
 /// entries there are.
-pub(super) fn probe(netfilter: &mut Netfilter) -> Result<(), Error> {
+pub(super) fn probe(netfilter: &mut Netlink) -> Result<(), Error> {
     let mut w = Writer::new();
     let open = w.open_message(head(netfilter, (GET_STATS, ACK), Family::V4));
     w.close_message(open);
@@ -30,7 +30,7 @@ pub(super) fn probe(netfilter: &mut Netfilter) -> Result<(), Error> {
 
 /// The entries of a family and protocol.
 pub(super) fn flows(
-    netfilter: &mut Netfilter,
+    netfilter: &mut Netlink,
     family: Family,
     protocol: Protocol,
 ) -> Result<Vec<FlowFact>, Error> {
@@ -45,7 +45,7 @@ pub(super) fn flows(
 }
 
 /// Forgets entries; one that is gone already counts as done.
-pub(super) fn forget(netfilter: &mut Netfilter, flows: &[FlowFact]) -> Result<Receipt, Error> {
+pub(super) fn forget(netfilter: &mut Netlink, flows: &[FlowFact]) -> Result<Receipt, Error> {
     let mut failed = None;
     let mut operations = 0;
     for flow in flows {
@@ -64,7 +64,7 @@ pub(super) fn forget(netfilter: &mut Netfilter, flows: &[FlowFact]) -> Result<Re
     failed.map_or(Ok(Receipt { operations }), Err)
 }
 
-fn head(netfilter: &mut Netfilter, (number, flags): (u16, u16), family: Family) -> Head {
+fn head(netfilter: &mut Netlink, (number, flags): (u16, u16), family: Family) -> Head {
     Head {
         kind: SUBSYS_CTNETLINK | number,
         flags: REQUEST | flags,

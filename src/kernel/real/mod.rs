@@ -4,17 +4,29 @@
 //! mean is tested in `sim`.
 
 mod conntrack;
+mod ipset;
+mod ipvs;
+mod lacks;
+mod link;
 mod nftables;
 mod probe;
 mod socket;
 
 use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
-use socket::Netfilter;
+use nix::sys::socket::SockProtocol;
+use socket::Netlink;
+
+const NETFILTER: (SockProtocol, &str) = (SockProtocol::NetlinkNetFilter, "netfilter");
+const ROUTE: (SockProtocol, &str) = (SockProtocol::NetlinkRoute, "route");
 
 /// Linux.
 #[derive(Debug)]
 pub struct Real {
-    netfilter: Netfilter,
+    netfilter: Netlink,
+    /// Opened when a mode asks for it.
+    ipvs: Option<ipvs::Ipvs>,
+    /// Opened when a mode asks for it.
+    route: Option<Netlink>,
     capabilities: Capabilities,
 }
 
@@ -22,9 +34,23 @@ impl Real {
     /// Opens the sockets in the calling thread's network namespace and probes what the kernel can
     /// do. Lacks are no error here: the caller decides which it can live with.
     pub fn open() -> Result<Real, Error> {
-        let mut netfilter = Netfilter::open()?;
+        let mut netfilter = Netlink::open(NETFILTER)?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real { netfilter, capabilities })
+        Ok(Real { netfilter, ipvs: None, route: None, capabilities })
+    }
+
+    fn ipvs(&mut self) -> Result<&mut ipvs::Ipvs, Error> {
+        match &mut self.ipvs {
+            Some(open) => Ok(open),
+            closed => Ok(closed.insert(ipvs::Ipvs::open()?)),
+        }
+    }
+
+    fn route(&mut self) -> Result<&mut Netlink, Error> {
+        match &mut self.route {
+            Some(open) => Ok(open),
+            closed => Ok(closed.insert(Netlink::open(ROUTE)?)),
+        }
     }
 }
 
@@ -41,6 +67,9 @@ impl Kernel for Real {
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::Ipvs(operations) => self.ipvs()?.apply(operations),
+            Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
+            Transaction::Links(operations) => link::apply(self.route()?, operations),
         }
     }
 
@@ -62,6 +91,13 @@ impl Kernel for Real {
                 Ok(Facts::Text(text.trim_end().to_owned()))
             }
             Query::Addresses => addresses().map(Facts::Addresses),
+            Query::VirtualServers(family) => {
+                self.ipvs()?.servers(*family).map(Facts::VirtualServers)
+            }
+            Query::IpvsTimeouts => self.ipvs()?.timeouts().map(Facts::IpvsTimeouts),
+            Query::Ipsets(prefix) => ipset::sets(&mut self.netfilter, prefix).map(Facts::Ipsets),
+            Query::Links => link::links(self.route()?).map(Facts::Links),
+            Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
         }
     }
 

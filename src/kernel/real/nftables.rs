@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::socket::Netfilter;
+use super::socket::Netlink;
 use crate::kernel::{ChainFact, Depth, ElementFact, Error, ErrorKind, SetFact, TableFact};
 use crate::model::Family;
 use crate::netlink::nft::message;
@@ -16,7 +16,7 @@ const ANONYMOUS: u32 = 0x1;
 
 /// The table of this name, if it is there.
 pub(super) fn table(
-    netfilter: &mut Netfilter,
+    netfilter: &mut Netlink,
     (family, name): (Family, &str),
     depth: Depth,
 ) -> Result<Option<TableFact>, Error> {
@@ -43,7 +43,7 @@ pub(super) fn table(
     Ok(Some(TableFact { comment, chains, sets }))
 }
 
-fn chains(netfilter: &mut Netfilter, family: Family, table: &str) -> Result<Vec<ChainFact>, Error> {
+fn chains(netfilter: &mut Netlink, family: Family, table: &str) -> Result<Vec<ChainFact>, Error> {
     let request = request(netfilter, (message::GET_CHAIN, DUMP), family, &[]);
     let mut chains = netfilter.ask(("list chains", &request), |out, m| {
         let attributes = m.attributes();
@@ -63,7 +63,7 @@ fn chain(attributes: &Attributes<'_>) -> ChainFact {
     ChainFact { name: attributes.get(3).map(text).unwrap_or_default(), hook }
 }
 
-fn sets(netfilter: &mut Netfilter, family: Family, table: &str) -> Result<Vec<SetFact>, Error> {
+fn sets(netfilter: &mut Netlink, family: Family, table: &str) -> Result<Vec<SetFact>, Error> {
     let request = request(netfilter, (message::GET_SET, DUMP), family, &[(1, table)]);
     let mut sets = netfilter.ask(("list sets", &request), |out, m| {
         let attributes = m.attributes();
@@ -86,7 +86,7 @@ fn sets(netfilter: &mut Netfilter, family: Family, table: &str) -> Result<Vec<Se
 
 /// The elements of one set.
 pub(super) fn elements(
-    netfilter: &mut Netfilter,
+    netfilter: &mut Netlink,
     family: Family,
     (table, set): (&str, &str),
 ) -> Result<Vec<ElementFact>, Error> {
@@ -146,7 +146,7 @@ fn belongs(message: &Message<'_>, number: u16) -> bool {
 }
 
 fn request(
-    netfilter: &mut Netfilter,
+    netfilter: &mut Netlink,
     (number, flags): (u16, u16),
     family: Family,
     names: &[(u16, &str)],

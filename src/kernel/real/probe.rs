@@ -2,7 +2,7 @@
 //! makes a table with the feature and removes it again, in one transaction, so that nothing is
 //! ever seen of it. Tests: `netlab` (with and without rights).
 
-use super::socket::Netfilter;
+use super::socket::Netlink;
 use crate::kernel::{Capabilities, Capability, Error, ErrorKind};
 use crate::model::Family;
 use crate::netlink::expr::Rule;
@@ -12,7 +12,7 @@ use crate::netlink::set::{Field, SetSpec, Value};
 /// Made and removed in one transaction; no other program ever sees it.
 const TABLE: &str = "kube-proxy-probe";
 
-pub(super) fn capabilities(netfilter: &mut Netfilter) -> Capabilities {
+pub(super) fn capabilities(netfilter: &mut Netlink) -> Capabilities {
     let mut found = Capabilities { lacks: Vec::new(), largest_batch: netfilter.largest };
     let lack = |found: &mut Capabilities, what, error: Error| {
         found.lacks.push((what, error.source));
@@ -39,7 +39,7 @@ pub(super) fn capabilities(netfilter: &mut Netfilter) -> Capabilities {
 }
 
 /// What a family lacks of what the rules need.
-fn lacks(netfilter: &mut Netfilter, family: Family) -> Vec<(Capability, String)> {
+fn lacks(netfilter: &mut Netlink, family: Family) -> Vec<(Capability, String)> {
     let said = |(what, build): &(Capability, Build)| {
         attempt(netfilter, family, build).err().map(|error| (*what, error.source))
     };
@@ -83,7 +83,7 @@ const PROBES: &[(Capability, Build)] = &[
 ];
 
 fn attempt(
-    netfilter: &mut Netfilter,
+    netfilter: &mut Netlink,
     family: Family,
     build: impl FnOnce(&mut Batch<'_>, Family),
 ) -> Result<(), Error> {

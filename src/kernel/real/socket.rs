@@ -1,4 +1,4 @@
-//! A netlink socket of the netfilter family: sends a batch or a request, reads answers.
+//! A netlink socket: sends a batch or a request, reads answers.
 //! Knows message framing and errno, not what the messages mean. Tests: `netlab`.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,9 +24,9 @@ const DUMP_TRIES: usize = 20;
 /// `NLM_F_DUMP_INTR`: the table changed while it was listed.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
-/// A netfilter netlink socket.
+/// A netlink socket of one family.
 #[derive(Debug)]
-pub(super) struct Netfilter {
+pub(super) struct Netlink {
     socket: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
@@ -40,17 +40,13 @@ pub(super) fn errno_error(operation: &str, errno: Errno) -> Error {
     Error::new(kind, operation, format!("{} ({errno:?})", errno.desc()))
 }
 
-impl Netfilter {
-    pub(super) fn open() -> Result<Netfilter, Error> {
-        const WHAT: &str = "open a netfilter netlink socket";
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(|e| errno_error(WHAT, e))?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|e| errno_error(WHAT, e))?;
+impl Netlink {
+    /// Opens one in the calling thread's network namespace; `name` is the family's for people.
+    pub(super) fn open((family, name): (SockProtocol, &str)) -> Result<Netlink, Error> {
+        let what = format!("open a {name} netlink socket");
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, family)
+            .map_err(|e| errno_error(&what, e))?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|e| errno_error(&what, e))?;
         // The kernel answers within the system call that asks; this is only against a hang.
         let patience = nix::sys::time::TimeVal::new(30, 0);
         let _ = setsockopt(&socket, sockopt::ReceiveTimeout, &patience);
@@ -65,7 +61,7 @@ impl Netfilter {
                 nix::sys::socket::getsockopt(&socket, sockopt::SndBuf).unwrap_or(64 << 10) - 64
             }
         };
-        Ok(Netfilter { socket, buffer: vec![0; DATAGRAM], sequence: 0, largest })
+        Ok(Netlink { socket, buffer: vec![0; DATAGRAM], sequence: 0, largest })
     }
 
     /// A sequence number for a request.
@@ -120,6 +116,27 @@ impl Netfilter {
         first.map_or(Ok(()), Err)
     }
 
+    /// Sends messages that are no batch: each is carried out whatever becomes of the others. What
+    /// was refused comes back, in order, and is given to `refused` with its message.
+    pub(super) fn each(
+        &mut self,
+        (what, messages): (&str, &[u8]),
+        mut refused: impl FnMut(i32, &Message<'_>),
+    ) -> Result<(), Error> {
+        while self.receive(MsgFlags::MSG_DONTWAIT)?.is_some() {
+            // An answer nobody waited for any more.
+        }
+        self.send(what, messages)?;
+        while let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
+            for message in Messages::new(&self.buffer[..len]) {
+                if let Some(errno) = raw_error_of(&message) {
+                    refused(errno, &message);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a request and gives every answer to `take`; a dump that a change interrupted begins
     /// anew, after `restart`.
     pub(super) fn ask<T>(
@@ -165,11 +182,16 @@ impl Netfilter {
 
 /// The errno of an error message; `None` for an acknowledgement and for other messages.
 fn error_of(message: &Message<'_>) -> Option<Errno> {
+    raw_error_of(message).map(Errno::from_raw)
+}
+
+/// The number of an error message, which may be one that only its subsystem knows.
+fn raw_error_of(message: &Message<'_>) -> Option<i32> {
     if message.kind != NLMSG_ERROR {
         return None;
     }
     let errno = i32::from_ne_bytes(message.body.get(..4)?.try_into().ok()?);
-    (errno != 0).then(|| Errno::from_raw(-errno))
+    (errno != 0).then(|| errno.saturating_neg())
 }
 
 /// Says which message of a batch the kernel refused, and on which object.

@@ -2,6 +2,8 @@
 //! them itself. It translates questions and errors into our words and decides nothing.
 //! Tests: below, and everything in `proptests`.
 
+mod ipvs;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,11 +74,14 @@ impl Kernel for Simulated {
                 self.sysctls.insert(path.clone(), value.clone());
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::Ipvs(operations) => ipvs::apply(&mut self.host(), operations),
+            Transaction::Ipset(operations) => ipvs::apply_sets(&mut self.host(), operations),
+            Transaction::Links(operations) => ipvs::apply_links(&mut self.host(), operations),
         }
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
-        let host = self.host();
+        let mut host = self.host();
         match query {
             Query::Table(family, name, depth) => {
                 let table = host.nft().table(sim_family(*family), name);
@@ -108,6 +113,16 @@ impl Kernel for Simulated {
                 Ok(Facts::Addresses(
                     links.flat_map(|link| link.addresses.iter().map(|(ip, _)| *ip)).collect(),
                 ))
+            }
+            Query::VirtualServers(family) => {
+                Ok(Facts::VirtualServers(ipvs::servers(&mut host, *family)))
+            }
+            Query::IpvsTimeouts => Ok(Facts::IpvsTimeouts(ipvs::timeouts(&mut host))),
+            Query::Ipsets(prefix) => Ok(Facts::Ipsets(ipvs::sets(&host, prefix))),
+            Query::Links => Ok(Facts::Links(ipvs::links(&host))),
+            Query::Lacks(wanted) => {
+                let lacks = self.capabilities.lacks.iter();
+                Ok(Facts::Lacks(lacks.filter(|(lack, _)| wanted.contains(lack)).cloned().collect()))
             }
         }
     }
