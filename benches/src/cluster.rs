@@ -116,6 +116,7 @@ impl Cluster {
             affinity: self.is_sticky(number).then_some(10_800),
             health_check_node_port: None,
             externally_accessible: false,
+            ipvs_scheduler: None,
             ports: vec![port],
         }))
     }

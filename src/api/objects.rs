@@ -32,6 +32,7 @@ lenient_object! {
 lenient_object! {
     /// The annotations that count.
     Annotations {
+        ipvs_scheduler: Scalar = "kube-proxy.io/ipvs-scheduler",
         trigger_time: Scalar = "endpoints.kubernetes.io/last-change-trigger-time",
     }
 }

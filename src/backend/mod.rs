@@ -3,9 +3,12 @@
 //! siblings unknown to each other. Pure: no socket, no clock, no file.
 //! Tests: in each folder and in `proptests`.
 
+pub mod counted;
+pub mod iptables;
 pub mod nftables;
 mod options;
 pub mod program;
 pub mod ruleset;
+pub mod xtables;
 
 pub use options::Options;

@@ -64,16 +64,23 @@ pub struct Program {
     pub role: Role,
     /// Whether the frontend's address is a cluster IP.
     pub cluster_ip: bool,
+    /// Whether the frontend's address is a load balancer's.
+    pub load_balancer: bool,
     /// Seconds a client is remembered, for session affinity.
     pub sticky: Option<u32>,
     /// Endpoints, sorted; with role Local those that pods and the node itself may use.
     pub targets: Arc<[Target]>,
     /// With role Local, the endpoints of this node that everybody else may use.
     pub local: Arc<[Target]>,
+    /// With a policy Local that leaves no endpoint, those of other nodes: for a mode that is told to
+    /// go there all the same.
+    pub elsewhere: Arc<[Target]>,
     /// What happens to connections that find no endpoint.
     pub unserved: Option<Unserved>,
     /// The only sources that may use it, none inside another; `None`: all may.
     pub sources: Option<Arc<[IpNet]>>,
+    /// How ipvs mode is asked to choose an endpoint; `None`: as for every Service.
+    pub ipvs_scheduler: Option<Arc<str>>,
 }
 
 impl Program {
@@ -103,7 +110,8 @@ pub fn compile(cluster: &Cluster, service: &Service, family: Family) -> Vec<(Fro
         let external = compiled.external();
         for ip in of_family(&service.load_balancer_ips, family) {
             let sources = allowed_sources(cluster, service, ip);
-            out.push((compiled.at(Some(ip)), Program { sources, ..external.clone() }));
+            let program = Program { sources, load_balancer: true, ..external.clone() };
+            out.push((compiled.at(Some(ip)), program));
         }
         for ip in of_family(&service.external_ips, family) {
             out.push((compiled.at(Some(ip)), external.clone()));
@@ -153,12 +161,14 @@ impl<'a> Port<'a> {
     }
 
     fn internal(&self) -> Program {
-        let targets = match self.service.internal_policy {
-            TrafficPolicy::Cluster => &self.cluster,
-            TrafficPolicy::Local => &self.local,
-        };
+        let local = self.service.internal_policy == TrafficPolicy::Local;
+        let targets = if local { &self.local } else { &self.cluster };
         let program = self.program(Role::Internal, targets.clone());
-        Program { cluster_ip: true, unserved: self.unserved(targets), ..program }
+        let elsewhere = match self.unserved(targets) {
+            Some(Unserved::Drop) => self.cluster.clone(),
+            _ => Arc::new([]),
+        };
+        Program { cluster_ip: true, elsewhere, unserved: self.unserved(targets), ..program }
     }
 
     fn external(&self) -> Program {
@@ -189,11 +199,14 @@ impl<'a> Port<'a> {
             created: self.service.created,
             role,
             cluster_ip: false,
+            load_balancer: false,
             sticky: self.service.affinity,
             targets,
             local: Arc::new([]),
+            elsewhere: Arc::new([]),
             unserved: None,
             sources: None,
+            ipvs_scheduler: self.service.ipvs_scheduler.clone(),
         }
     }
 }

@@ -45,6 +45,9 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// Whether anything outside the cluster can reach it (type or externalIPs).
     pub externally_accessible: bool,
+    /// Annotation `kube-proxy.io/ipvs-scheduler`: how ipvs mode chooses endpoints for it, as
+    /// written; `None`: as for every Service.
+    pub ipvs_scheduler: Option<Arc<str>>,
     /// The ports, in the order of the object.
     pub ports: Vec<ServicePort>,
 }

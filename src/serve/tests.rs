@@ -157,6 +157,7 @@ fn balanced(name: &str, port: u16) -> Event {
         affinity: None,
         health_check_node_port: (port != 0).then_some(port),
         externally_accessible: true,
+        ipvs_scheduler: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -150,6 +150,7 @@ mod tests {
             affinity: None,
             health_check_node_port: None,
             externally_accessible: true,
+            ipvs_scheduler: None,
             ports: vec![port(Protocol::Udp, 53, Some(30053)), port(Protocol::Tcp, 80, Some(30080))],
         }
     }

@@ -59,6 +59,7 @@ fn service(policies: &str) -> Service {
         affinity: None,
         health_check_node_port: None,
         externally_accessible: letters[1] != '-',
+        ipvs_scheduler: None,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,

@@ -26,6 +26,7 @@ fn service(text: &str) -> Service {
         affinity: None,
         health_check_node_port: None,
         externally_accessible: false,
+        ipvs_scheduler: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -3,6 +3,7 @@
 //! It must never know endpoints. Tests: `tests.rs`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -58,6 +59,7 @@ fn service(raw: &objects::Service, check: &mut Check, decoder: &mut Decoder) -> 
         affinity: affinity(spec, check),
         health_check_node_port: health_check_node_port(spec, (exposure, external_policy), check),
         externally_accessible: exposure != Exposure::Inside,
+        ipvs_scheduler: ipvs_scheduler(&raw.meta, check, decoder),
         ports: ports(spec, check, decoder),
     })
 }
@@ -73,6 +75,19 @@ fn created(meta: &objects::Meta, check: &mut Check) -> i64 {
         return i64::MAX;
     };
     seconds
+}
+
+/// The annotation that says how ipvs mode chooses endpoints. What it means is judged there: in
+/// other modes nobody asks.
+fn ipvs_scheduler(
+    meta: &objects::Meta,
+    check: &mut Check,
+    decoder: &mut Decoder,
+) -> Option<Arc<str>> {
+    check.object(meta.annotations.wrong, format_args!("metadata.annotations"));
+    let field = format_args!("metadata.annotations[kube-proxy.io/ipvs-scheduler]");
+    let text = check.text(&meta.annotations.ipvs_scheduler, field)?.trim();
+    (!text.is_empty()).then(|| decoder.intern(text))
 }
 
 /// `clusterIPs` where there are any, else `clusterIP`; none if headless or without a usable one.

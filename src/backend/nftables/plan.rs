@@ -16,6 +16,7 @@ use super::elements::{self, Element, Gives, Key};
 use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
 use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use crate::backend::Options;
+use crate::backend::counted::Counted;
 use crate::backend::program::{Frontend, Program, Target, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::{ElementFact, NftBatch, Socket};
@@ -48,43 +49,6 @@ pub enum Start {
     Replace,
     /// Our table as this process left it.
     Known,
-}
-
-/// Things several frontends share, present in the kernel as long as somebody needs them.
-#[derive(Debug)]
-pub(super) struct Counted<K> {
-    needs: BTreeMap<K, u32>,
-    /// In the kernel, needed by nobody.
-    pub(super) idle: BTreeSet<K>,
-}
-
-impl<K> Default for Counted<K> {
-    fn default() -> Self {
-        Counted { needs: BTreeMap::new(), idle: BTreeSet::new() }
-    }
-}
-
-impl<K: Ord + Copy> Counted<K> {
-    /// Whether it has to be made.
-    fn need(&mut self, thing: K) -> bool {
-        let needs = self.needs.entry(thing).or_insert(0);
-        *needs += 1;
-        *needs == 1 && !self.idle.remove(&thing)
-    }
-
-    /// Everything that is in the kernel.
-    fn present(&self) -> impl Iterator<Item = &K> {
-        self.needs.keys().chain(&self.idle)
-    }
-
-    fn release(&mut self, thing: K) {
-        let Some(needs) = self.needs.get_mut(&thing) else { return };
-        *needs -= 1;
-        if *needs == 0 {
-            self.needs.remove(&thing);
-            self.idle.insert(thing);
-        }
-    }
 }
 
 /// What is in the kernel, of one family.

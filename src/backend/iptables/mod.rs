@@ -1,0 +1,5 @@
+//! iptables mode: the reference's chains. Pure: text comes in (what iptables-save printed), text
+//! goes out (what iptables-restore takes). It must never know another mode.
+//! Tests: in the files and in `proptests`.
+
+pub use super::xtables::{chain, rule};
