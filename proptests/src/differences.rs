@@ -37,7 +37,19 @@ pub struct Difference {
 }
 
 /// Every departure. The first that applies counts.
-pub const DIFFERENCES: [Difference; 7] = [
+pub const DIFFERENCES: [Difference; 9] = [
+    Difference {
+        name: "client-is-hidden",
+        mode: Mode::Userspace,
+        reason: "in userspace mode the node makes the connection to the endpoint, so that the endpoint sees the node whatever the policy (PROXY protocol by annotation)",
+        instead: client_hidden,
+    },
+    Difference {
+        name: "sctp-is-not-carried",
+        mode: Mode::Userspace,
+        reason: "userspace mode carries TCP and UDP only, as the reference's did",
+        instead: sctp,
+    },
     Difference {
         name: "no-localhost-node-ports",
         mode: Mode::Nftables,
@@ -89,8 +101,26 @@ pub fn applying(situation: &Situation) -> Option<(&'static Difference, Promise)>
     }
     DIFFERENCES
         .iter()
-        .filter(|d| d.mode == situation.setup.mode)
+        .filter(|d| holds_in(d, situation.setup.mode))
         .find_map(|d| (d.instead)(situation).map(|p| (d, p)))
+}
+
+/// The rules of userspace mode are those of nftables mode, but for where they lead.
+fn holds_in(difference: &Difference, mode: Mode) -> bool {
+    difference.mode == mode || (mode == Mode::Userspace && difference.mode == Mode::Nftables)
+}
+
+fn client_hidden(flow: &Situation) -> Option<Promise> {
+    let Promise::Dnat(claimed) = flow.claimed else { return None };
+    let hidden = Promise::Dnat(claimed.keys().map(|socket| (*socket, true)).collect());
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    (hidden == here && here != *flow.claimed).then_some(here)
+}
+
+fn sctp(flow: &Situation) -> Option<Promise> {
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    let asked = flow.packet.protocol == kube_proxy::model::Protocol::Sctp;
+    (asked && here != *flow.claimed).then_some(here)
 }
 
 impl<'a> Situation<'a> {

@@ -81,6 +81,7 @@ pub fn options(setup: &Setup) -> Options {
         detector: setup.detector.clone(),
         node_port_addresses: setup.node_port_addresses.clone(),
         families: setup.families.clone(),
+        ..Options::default()
     }
 }
 

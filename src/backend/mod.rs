@@ -9,6 +9,7 @@ pub mod nftables;
 mod options;
 pub mod program;
 pub mod ruleset;
+pub mod userspace;
 pub mod xtables;
 
 pub use options::Options;

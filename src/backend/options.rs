@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 
+use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector};
 
 /// What the node's configuration says about the rules.
@@ -16,6 +17,8 @@ pub struct Options {
     pub detector: LocalDetector,
     /// CIDRs of node addresses that take node port traffic, by family; `None`: all of them.
     pub node_port_addresses: [Option<Vec<IpNet>>; 2],
+    /// How userspace mode carries connections.
+    pub relay: RelaySettings,
 }
 
 impl Options {

@@ -68,6 +68,8 @@ pub struct Program {
     pub load_balancer: bool,
     /// Seconds a client is remembered, for session affinity.
     pub sticky: Option<u32>,
+    /// Whether `targets` are all of the cluster's or those of this node.
+    pub policy: TrafficPolicy,
     /// Endpoints, sorted; with role Local those that pods and the node itself may use.
     pub targets: Arc<[Target]>,
     /// With role Local, the endpoints of this node that everybody else may use.
@@ -81,6 +83,8 @@ pub struct Program {
     pub sources: Option<Arc<[IpNet]>>,
     /// How ipvs mode is asked to choose an endpoint; `None`: as for every Service.
     pub ipvs_scheduler: Option<Arc<str>>,
+    /// How userspace mode is asked to tell endpoints of their client; `None`: not at all.
+    pub proxy_protocol: Option<Arc<str>>,
 }
 
 impl Program {
@@ -168,7 +172,9 @@ impl<'a> Port<'a> {
             Some(Unserved::Drop) => self.cluster.clone(),
             _ => Arc::new([]),
         };
-        Program { cluster_ip: true, elsewhere, unserved: self.unserved(targets), ..program }
+        let policy = self.service.internal_policy;
+        let unserved = self.unserved(targets);
+        Program { cluster_ip: true, policy, elsewhere, unserved, ..program }
     }
 
     fn external(&self) -> Program {
@@ -201,12 +207,14 @@ impl<'a> Port<'a> {
             cluster_ip: false,
             load_balancer: false,
             sticky: self.service.affinity,
+            policy: TrafficPolicy::Cluster,
             targets,
             local: Arc::new([]),
             elsewhere: Arc::new([]),
             unserved: None,
             sources: None,
             ipvs_scheduler: self.service.ipvs_scheduler.clone(),
+            proxy_protocol: self.service.proxy_protocol.clone(),
         }
     }
 }

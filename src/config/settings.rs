@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
 
@@ -198,6 +199,18 @@ pub struct ConfigFile {
     pub content: Arc<[u8]>,
 }
 
+impl Userspace {
+    /// How connections are carried.
+    fn relay(&self) -> RelaySettings {
+        RelaySettings {
+            ports: self.port_range.clone(),
+            udp_timeout: self.udp_idle_timeout,
+            most_connections: None,
+            most_of_each: None,
+        }
+    }
+}
+
 impl Settings {
     /// What the proxy on this node is to do, with a warning if local traffic can't be told from the
     /// rest. `node` is the Node as it is known at start. Both families are asked for; which of them
@@ -211,6 +224,7 @@ impl Settings {
             masquerade_all: self.masquerade_all,
             detector,
             node_port_addresses: self.resolved_node_port_addresses(node),
+            relay: self.userspace.relay(),
             families: Family::ALL.to_vec(),
         };
         (options, warning)

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Capability, IpsetFact, IpvsTimeouts, LinkFact, Socket, VirtualServerFact};
+use super::{Capability, IpsetFact, IpvsTimeouts, LinkFact, RelayFact, Socket, VirtualServerFact};
 use crate::model::{Family, Protocol};
 
 /// The answer to a `Query`.
@@ -27,6 +27,8 @@ pub enum Facts {
     Ipsets(Vec<IpsetFact>),
     /// Links.
     Links(Vec<LinkFact>),
+    /// Ports of connections that this process carries.
+    RelayPorts(Vec<RelayFact>),
     /// What is lacking, with what the kernel said.
     Lacks(Vec<(Capability, String)>),
 }

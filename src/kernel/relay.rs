@@ -56,6 +56,18 @@ pub struct RelaySettings {
     pub most_of_each: Option<u64>,
 }
 
+impl Default for RelaySettings {
+    /// The reference's defaults.
+    fn default() -> Self {
+        RelaySettings {
+            ports: None,
+            udp_timeout: Duration::from_millis(250),
+            most_connections: None,
+            most_of_each: None,
+        }
+    }
+}
+
 /// One change. They are tried in order, each whatever became of the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RelayOperation {

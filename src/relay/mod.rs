@@ -37,4 +37,4 @@ pub use counters::{Counters, Figures};
 pub use pool::{Announce, Limits, Pool, Serving, Shared};
 pub use ports::Ports;
 pub use sockets::Trouble;
-pub use threads::{Relay, Settings, Transport};
+pub use threads::{Board, Relay, Settings, Transport};

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -83,7 +83,42 @@ pub struct Relay<K> {
     ports: BTreeMap<(Transport, bool), Ports>,
     range: Option<RangeInclusive<u16>>,
     open: BTreeMap<K, Open>,
+    board: Board<K>,
     next: u64,
+}
+
+/// Where the figures of open ports are seen, from any thread. Clones are the same board.
+pub struct Board<K>(Arc<Mutex<BTreeMap<K, Arc<Pool>>>>);
+
+impl<K> Clone for Board<K> {
+    fn clone(&self) -> Self {
+        Board(self.0.clone())
+    }
+}
+
+impl<K> Default for Board<K> {
+    fn default() -> Self {
+        Board(Arc::default())
+    }
+}
+
+impl<K> std::fmt::Debug for Board<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Board")
+    }
+}
+
+impl<K: Ord + Clone> Board<K> {
+    fn write(&self) -> MutexGuard<'_, BTreeMap<K, Arc<Pool>>> {
+        // A map is whole after every call, so that a panic elsewhere leaves it usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The figures of each open port.
+    pub fn figures(&self) -> Vec<(K, Figures)> {
+        let board = self.write();
+        board.iter().map(|(key, pool)| (key.clone(), pool.counters.figures())).collect()
+    }
 }
 
 impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
@@ -94,14 +129,14 @@ impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
 
 impl<K: Ord + Clone> Relay<K> {
     /// Starts the threads, in the network namespace of the one that calls.
-    pub fn start(settings: &Settings) -> Result<Relay<K>, Trouble> {
+    pub fn start(settings: &Settings, board: Board<K>) -> Result<Relay<K>, Trouble> {
         let counters = Counters::default();
         let shared = Arc::new(Shared { limits: settings.limits, counters });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let tcp = (0..cores.min(MOST_THREADS)).map(start_tcp).collect::<Result<_, _>>()?;
         let udp = start_udp(settings.udp_timeout)?;
         let (ports, range) = (BTreeMap::new(), settings.ports.clone());
-        Ok(Relay { shared, tcp, udp, ports, range, open: BTreeMap::new(), next: 0 })
+        Ok(Relay { shared, tcp, udp, ports, range, open: BTreeMap::new(), board, next: 0 })
     }
 
     /// Serves a listening port from now on, and opens it if it is not open; gives the port.
@@ -142,6 +177,7 @@ impl<K: Ord + Clone> Relay<K> {
             }
         };
         let at = SocketAddr::new(at.ip(), port);
+        self.board.write().insert(key.clone(), pool.clone());
         self.open.insert(key, Open { id, at, transport, pool });
         Ok(port)
     }
@@ -179,6 +215,7 @@ impl<K: Ord + Clone> Relay<K> {
     /// Listens there no more. Open connections go on; UDP flows end.
     pub fn stop(&mut self, key: &K) {
         let Some(open) = self.open.remove(key) else { return };
+        self.board.write().remove(key);
         if let Some(ports) = self.ports.get_mut(&(open.transport, open.at.is_ipv4())) {
             ports.free(open.at.port());
         }
@@ -190,19 +227,9 @@ impl<K: Ord + Clone> Relay<K> {
         }
     }
 
-    /// The ports that are open.
-    pub fn ports(&self) -> impl Iterator<Item = (&K, u16)> {
-        self.open.iter().map(|(key, open)| (key, open.at.port()))
-    }
-
-    /// The figures of each open port.
-    pub fn figures(&self) -> impl Iterator<Item = (&K, Figures)> {
-        self.open.iter().map(|(key, open)| (key, open.pool.counters.figures()))
-    }
-
-    /// What all ports share: limits and figures.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// The port of a name, if it is open.
+    pub fn port(&self, key: &K) -> Option<u16> {
+        self.open.get(key).map(|open| open.at.port())
     }
 
     /// Accepts no more, waits for open TCP connections to end, and breaks off those that have not

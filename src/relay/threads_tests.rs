@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use super::pool::{Announce, Limits, Serving};
-use super::threads::{Relay, Settings, Transport};
+use super::threads::{Board, Relay, Settings, Transport};
 
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -41,7 +41,8 @@ fn open(relay: &mut Relay<&'static str>, key: &'static str, to: SocketAddr) -> S
 
 #[test]
 fn a_megabyte_goes_there_and_back_and_half_closes_are_told_on() {
-    let mut relay = Relay::start(&settings()).unwrap();
+    let board = Board::default();
+    let mut relay = Relay::start(&settings(), board.clone()).unwrap();
     let at = open(&mut relay, "a", echo());
     let mut stream = TcpStream::connect(at).unwrap();
     let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
@@ -56,7 +57,7 @@ fn a_megabyte_goes_there_and_back_and_half_closes_are_told_on() {
     sender.join().unwrap();
     assert!(got == bytes);
     // Bytes are counted at the end of a turn, which may be after they have arrived.
-    let counted = || relay.figures().map(|(_, f)| f.bytes_up + f.bytes_down).sum::<u64>();
+    let counted = || board.figures().iter().map(|(_, f)| f.bytes_up + f.bytes_down).sum::<u64>();
     while counted() < 2 << 20 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -67,7 +68,7 @@ fn a_megabyte_goes_there_and_back_and_half_closes_are_told_on() {
 fn datagrams_go_there_and_back() {
     let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
     let to = endpoint.local_addr().unwrap();
-    let mut relay = Relay::start(&settings()).unwrap();
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
     let port = relay.serve("u", (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
     let client = UdpSocket::bind((HOME, 0)).unwrap();
     client.connect((HOME, port)).unwrap();
@@ -88,7 +89,7 @@ fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
     let taken = TcpListener::bind((HOME, 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let ports = Some(port..=port);
-    let mut relay = Relay::start(&Settings { ports, ..settings() }).unwrap();
+    let mut relay = Relay::start(&Settings { ports, ..settings() }, Board::default()).unwrap();
     let at = (Transport::Tcp, (HOME, 0).into());
     let refused = relay.serve("a", at, &serving((HOME, 1).into()));
     assert!(refused.is_err(), "{refused:?}");
@@ -100,7 +101,7 @@ fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
 
 #[test]
 fn draining_waits_for_the_last_connection_and_takes_no_new_one() {
-    let mut relay = Relay::start(&settings()).unwrap();
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
     let at = open(&mut relay, "a", echo());
     let mut stream = TcpStream::connect(at).unwrap();
     stream.write_all(b"x").unwrap();

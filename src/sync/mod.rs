@@ -15,6 +15,7 @@ mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod userspace;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::backend;
-use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
+use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelaySettings, Transaction};
 use crate::model::{
     Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
 };
@@ -45,6 +46,8 @@ pub struct Options {
     pub detector: LocalDetector,
     /// Which of the node's addresses take node port traffic.
     pub node_port_addresses: NodePortAddresses,
+    /// How userspace mode carries connections.
+    pub relay: RelaySettings,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -59,6 +62,7 @@ impl Default for Options {
             masquerade_all: false,
             detector: LocalDetector::None,
             node_port_addresses: NodePortAddresses::Primary,
+            relay: RelaySettings::default(),
             families: Family::ALL.to_vec(),
         }
     }
@@ -316,6 +320,7 @@ fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
         masquerade_all: options.masquerade_all,
         detector: options.detector.clone(),
         node_port_addresses: Family::ALL.map(cidrs),
+        relay: options.relay.clone(),
     }
 }
 

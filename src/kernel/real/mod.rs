@@ -10,6 +10,7 @@ mod lacks;
 mod link;
 mod nftables;
 mod probe;
+mod relay;
 mod socket;
 
 use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
@@ -27,6 +28,7 @@ pub struct Real {
     ipvs: Option<ipvs::Ipvs>,
     /// Opened when a mode asks for it.
     route: Option<Netlink>,
+    relay: relay::Relay,
     capabilities: Capabilities,
 }
 
@@ -36,7 +38,18 @@ impl Real {
     pub fn open() -> Result<Real, Error> {
         let mut netfilter = Netlink::open(NETFILTER)?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real { netfilter, ipvs: None, route: None, capabilities })
+        Ok(Real {
+            netfilter,
+            ipvs: None,
+            route: None,
+            relay: relay::Relay::default(),
+            capabilities,
+        })
+    }
+
+    /// Where the figures of carried connections are seen, from any thread.
+    pub fn relay_board(&self) -> crate::relay::Board<super::RelayKey> {
+        self.relay.board.clone()
     }
 
     fn ipvs(&mut self) -> Result<&mut ipvs::Ipvs, Error> {
@@ -70,6 +83,7 @@ impl Kernel for Real {
             Transaction::Ipvs(operations) => self.ipvs()?.apply(operations),
             Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
             Transaction::Links(operations) => link::apply(self.route()?, operations),
+            Transaction::Relay(operations) => self.relay.apply(operations),
         }
     }
 
@@ -97,6 +111,7 @@ impl Kernel for Real {
             Query::IpvsTimeouts => self.ipvs()?.timeouts().map(Facts::IpvsTimeouts),
             Query::Ipsets(prefix) => ipset::sets(&mut self.netfilter, prefix).map(Facts::Ipsets),
             Query::Links => link::links(self.route()?).map(Facts::Links),
+            Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay.ports(keys))),
             Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
         }
     }
