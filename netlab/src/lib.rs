@@ -9,6 +9,7 @@ pub mod apiserver;
 pub mod client;
 pub mod demo;
 pub mod echo;
+pub mod guest;
 pub mod lab;
 pub mod links;
 pub mod load;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use netlab::demo::{Kernel, Wish, Words};
 use netlab::process::{Rights, become_guarded};
-use netlab::{demo, proxy, scenario};
+use netlab::{demo, guest, proxy, scenario};
 use proptests::twin::fuzz::Wish as Trial;
 
 /// The lab of kube-proxy: real packets through real rules, in namespaces of its own.
@@ -66,6 +66,38 @@ enum What {
         #[arg(long, default_value_t = 1)]
         differences: usize,
     },
+    /// Run a command in a guest: another kernel (User Mode Linux) with IPVS, dummy devices and SCTP, on
+    /// this machine's files, which it cannot change; /run and /dev/shm are its own.
+    Guest {
+        /// Seconds after which it is ended.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Its memory in MiB.
+        #[arg(long, default_value_t = 1024)]
+        memory: u32,
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Be the guest's first process.
+    #[command(hide = true)]
+    GuestInit {
+        /// Folder with what to do.
+        scratch: PathBuf,
+        /// What User Mode Linux adds to every command line; without meaning here.
+        #[arg(trailing_var_arg = true)]
+        _added: Vec<String>,
+    },
+    /// Start a guest that ends with us.
+    #[command(hide = true)]
+    GuestKeep {
+        /// Be the first process of its namespaces.
+        #[arg(long)]
+        first: bool,
+        /// The program and its arguments.
+        #[arg(last = true)]
+        program: Vec<String>,
+    },
     /// Become a program that ends when we do.
     #[command(hide = true)]
     Guard {
@@ -93,6 +125,24 @@ fn main() -> ExitCode {
         What::Fuzz { seed, packets, seconds, each, differences } => {
             let time = std::time::Duration::from_secs(seconds);
             netlab::twin::fuzz(&Trial { seed, packets, time, each, differences })
+        }
+        What::Guest { seconds, memory, command } => {
+            let patience = std::time::Duration::from_secs(seconds);
+            guest::run(&guest::Order { patience, memory, ..guest::Order::new(command) })
+        }
+        What::GuestInit { scratch, .. } => {
+            eprintln!("netlab guest: {}", guest::inside::run(&scratch));
+            ExitCode::from(127)
+        }
+        What::GuestKeep { first, program } => {
+            let keep = if first { guest::keep::first } else { guest::keep::outer };
+            keep(&program).map_or_else(
+                |why| {
+                    println!("netlab guest: {why}");
+                    ExitCode::from(127)
+                },
+                ExitCode::from,
+            )
         }
         What::Guard { namespace, no_net_admin, program } => {
             let rights = if no_net_admin { Rights::NoNetAdmin } else { Rights::Ours };

@@ -129,6 +129,28 @@ impl Drop for Guarded {
     }
 }
 
+/// A child of our own binary that dies with us by its own doing; its output is read by us.
+pub struct Grown(Child);
+
+impl Grown {
+    /// Starts it.
+    pub fn start(command: Command) -> Result<Grown, String> {
+        spawn(command).map(Grown)
+    }
+
+    /// What it says; can be taken once.
+    pub fn output(&mut self) -> Option<std::process::ChildStdout> {
+        self.0.stdout.take()
+    }
+}
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The guard itself: never returns unless something is wrong.
 pub fn become_guarded(namespace: &str, rights: Rights, program: &[String]) -> String {
     let enter = || -> Result<(), String> {
