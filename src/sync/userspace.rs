@@ -143,7 +143,7 @@ impl Userspace {
     fn prepare(&mut self, kernel: &mut dyn Kernel, wanted: &Wanted<'_>) -> Result<(), Error> {
         kernel.apply(&Transaction::Nft(guard(self.family)))?;
         let address = relay_address(self.family);
-        let add = LinkOperation::AddAddress(LOOPBACK.to_owned(), address);
+        let add = LinkOperation::AddHiddenAddress(LOOPBACK.to_owned(), address);
         match kernel.apply(&Transaction::Links(vec![add])) {
             Err(e) if e.kind != ErrorKind::Exists => return Err(e),
             _ => {}

@@ -34,7 +34,12 @@ pub(super) fn apply(route: &mut Netlink, operations: &[LinkOperation]) -> Result
 }
 
 fn is_about_address(operation: &LinkOperation) -> bool {
-    matches!(operation, LinkOperation::AddAddress(..) | LinkOperation::DeleteAddress(..))
+    matches!(
+        operation,
+        LinkOperation::AddAddress(..)
+            | LinkOperation::AddHiddenAddress(..)
+            | LinkOperation::DeleteAddress(..)
+    )
 }
 
 /// Sends some; what was refused comes back by its place.
@@ -52,6 +57,8 @@ fn send(route: &mut Netlink, some: &[LinkOperation]) -> Result<Vec<(usize, Errno
             match operation {
                 LinkOperation::AddDummy(link) => Ok(wire::add_dummy(link, sequence)),
                 LinkOperation::Delete(link) => Ok(wire::delete(link, sequence)),
+                LinkOperation::AddHiddenAddress(link, address) => index(link)
+                    .map(|at| wire::change_address(Change::AddHidden, (at, *address), sequence)),
                 LinkOperation::AddAddress(link, address) => index(link)
                     .map(|at| wire::change_address(Change::Add, (at, *address), sequence)),
                 LinkOperation::DeleteAddress(link, address) => index(link)
