@@ -55,6 +55,7 @@ struct World {
     links: Vec<Link>,
     waiting: BTreeMap<u16, VecDeque<Handle>>,
     manners: BTreeMap<SocketAddr, Manner>,
+    greetings: BTreeMap<SocketAddr, Vec<u8>>,
     /// Connections that reached an endpoint, in order.
     reached: Vec<(SocketAddr, Handle)>,
     watched: BTreeMap<Handle, (Token, Interest)>,
@@ -163,6 +164,11 @@ impl Net {
         self.0.borrow_mut().manners.insert(at, manner);
     }
 
+    /// What an endpoint says as soon as it answers.
+    pub(super) fn greeting(&self, at: SocketAddr, bytes: &[u8]) {
+        self.0.borrow_mut().greetings.insert(at, bytes.to_vec());
+    }
+
     /// How many more sockets and pipes can be made.
     pub(super) fn leave_descriptors(&self, count: Option<usize>) {
         self.0.borrow_mut().descriptors = count;
@@ -268,7 +274,9 @@ impl Sockets for Net {
             Manner::Refuses => Some(Err(Trouble::Refused)),
             Manner::Silent => None,
         };
-        world.links.push(Link { open: [true; 2], dialled, ..Link::default() });
+        let mut new = Link { open: [true; 2], dialled, ..Link::default() };
+        new.to[0].bytes.extend(world.greetings.get(&to).into_iter().flatten());
+        world.links.push(new);
         if manner == Manner::Answers {
             world.reached.push((to, Handle { link, side: 1 }));
         }

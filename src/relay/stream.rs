@@ -130,10 +130,10 @@ pub(super) struct Stream<S: Sockets> {
 }
 
 impl<S: Sockets> Stream<S> {
-    pub(super) fn new(client: End<S>, mut server: End<S>) -> Self {
-        server.writable = true;
-        // What came in while the endpoint was dialled told its event then.
+    pub(super) fn new(client: End<S>, server: End<S>) -> Self {
+        // What came in while the endpoint was dialled, or with its answer, told its event then.
         let client = End { readable: true, ..client };
+        let server = End { readable: true, writable: true, ..server };
         let (up, down) = (Direction::new(), Direction::new());
         Stream { client, server, up, down, queued: false }
     }

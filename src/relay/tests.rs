@@ -111,6 +111,14 @@ fn connections_go_round_and_carry_both_ways() {
 }
 
 #[test]
+fn what_an_endpoint_says_with_its_answer_arrives() {
+    let mut stage = Stage::new(5, 1, Announce::Nothing);
+    stage.net.greeting(endpoint(1), b"220 ready");
+    let (here, _) = stage.connection(1);
+    assert_eq!(stage.net.take(here).0, b"220 ready");
+}
+
+#[test]
 fn half_closes_are_told_on_and_the_other_way_stays_open() {
     let mut stage = Stage::new(5, 1, Announce::Nothing);
     let (here, there) = stage.connection(1);
