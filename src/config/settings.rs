@@ -148,6 +148,12 @@ pub struct Userspace {
     pub port_range: Option<RangeInclusive<u16>>,
     /// How long an idle UDP flow is kept.
     pub udp_idle_timeout: Duration,
+    /// How long open connections may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Connections and UDP flows carried at once; `None` is as many as descriptors allow.
+    pub most_connections: Option<u64>,
+    /// The same of one Service port; `None` is without a limit of its own.
+    pub most_of_each: Option<u64>,
 }
 
 /// What is set of conntrack; `None` leaves the kernel's value alone.
@@ -205,8 +211,9 @@ impl Userspace {
         RelaySettings {
             ports: self.port_range.clone(),
             udp_timeout: self.udp_idle_timeout,
-            most_connections: None,
-            most_of_each: None,
+            most_connections: self.most_connections,
+            most_of_each: self.most_of_each,
+            drain: self.drain_timeout,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct RelaySettings {
     pub most_connections: Option<u64>,
     /// Connections and UDP flows of one listening port; `None`: no limit of its own.
     pub most_of_each: Option<u64>,
+    /// How long open connections may go on when the process is to end.
+    pub drain: Duration,
 }
 
 impl Default for RelaySettings {
@@ -64,6 +66,7 @@ impl Default for RelaySettings {
             udp_timeout: Duration::from_millis(250),
             most_connections: None,
             most_of_each: None,
+            drain: Duration::from_secs(10),
         }
     }
 }

@@ -24,7 +24,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::backend;
-use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelaySettings, Transaction};
+use crate::kernel::{
+    Capability, Error, Facts, Kernel, Query, RelayOperation, RelaySettings, Transaction,
+};
 use crate::model::{
     Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
 };
@@ -224,6 +226,16 @@ impl Proxy {
             self.stale_flows = services;
         }
         outcome.map(|()| report)
+    }
+
+    /// Says goodbye before the process ends. Rules stay in place; connections that the process itself
+    /// carries get their time to end.
+    pub fn farewell(&mut self) -> Result<(), Error> {
+        if self.options.mode != Mode::Userspace {
+            return Ok(());
+        }
+        let drain = RelayOperation::Drain(self.options.relay.drain);
+        self.kernel.apply(&Transaction::Relay(vec![drain])).map(|_| ())
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
