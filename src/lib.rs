@@ -17,6 +17,7 @@ pub mod kernel;
 pub mod logging;
 pub mod model;
 pub mod netlink;
+pub mod relay;
 pub mod serve;
 pub mod sync;
 pub mod topology;

@@ -117,6 +117,7 @@ impl Cluster {
             health_check_node_port: None,
             externally_accessible: false,
             ipvs_scheduler: None,
+            proxy_protocol: None,
             ports: vec![port],
         }))
     }

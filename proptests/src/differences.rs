@@ -37,40 +37,52 @@ pub struct Difference {
 }
 
 /// Every departure. The first that applies counts.
-pub const DIFFERENCES: [Difference; 11] = [
+pub const DIFFERENCES: &[Difference] = &[
+    Difference {
+        name: "client-is-hidden",
+        modes: &[Mode::Userspace],
+        reason: "in userspace mode the node makes the connection to the endpoint, so that the endpoint sees the node whatever the policy (PROXY protocol by annotation)",
+        instead: client_hidden,
+    },
+    Difference {
+        name: "sctp-is-not-carried",
+        modes: &[Mode::Userspace],
+        reason: "userspace mode carries TCP and UDP only, as the reference's did",
+        instead: sctp,
+    },
     Difference {
         name: "no-localhost-node-ports",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "node ports on loopback addresses exist in iptables mode only: the others do not route 127.0.0.0/8 off the node",
         instead: localhost_node_port,
     },
     Difference {
         name: "node-port-refused-only-where-it-listens",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "iptables mode refuses a node port without endpoints on every local address, the others only on those that take node ports",
         instead: node_port_elsewhere,
     },
     Difference {
         name: "refused-at-output-too",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "iptables mode lets the node's own packets to an external address without endpoints leave, the others refuse them as it refuses everybody's",
         instead: refused_at_output,
     },
     Difference {
         name: "cluster-ip-guard",
-        modes: &[Mode::Nftables],
+        modes: &[Mode::Nftables, Mode::Userspace],
         reason: "nftables mode rejects traffic to a port a cluster IP does not have, instead of letting it wander off to the default route",
         instead: unknown_port_of_cluster_ip,
     },
     Difference {
         name: "service-cidr-guard",
-        modes: &[Mode::Nftables],
+        modes: &[Mode::Nftables, Mode::Userspace],
         reason: "nftables mode drops traffic to addresses of a ServiceCIDR that no Service has",
         instead: unallocated_cluster_ip,
     },
     Difference {
         name: "source-ranges-come-first",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "outside of iptables mode source ranges are looked at before anything else, so that who is kept out is dropped even if there are no endpoints or the address is an external IP too",
         instead: kept_out_first,
     },
@@ -94,13 +106,13 @@ pub const DIFFERENCES: [Difference; 11] = [
     },
     Difference {
         name: "hairpin-of-local-endpoints",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "outside of iptables mode only an endpoint on this node is masqueraded for reaching itself: another node's own proxy has seen to it before",
         instead: hairpin_elsewhere,
     },
     Difference {
         name: "hairpin-per-endpoint",
-        modes: &[Mode::Ipvs, Mode::Nftables],
+        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
         reason: "a vector has one masquerade bit for all endpoints; a source that is one of several endpoints is masqueraded only when it reaches itself",
         instead: hairpin_of_several,
     },
@@ -115,6 +127,19 @@ pub fn applying(situation: &Situation) -> Option<(&'static Difference, Promise)>
         .iter()
         .filter(|d| d.modes.contains(&situation.setup.mode))
         .find_map(|d| (d.instead)(situation).map(|p| (d, p)))
+}
+
+fn client_hidden(flow: &Situation) -> Option<Promise> {
+    let Promise::Dnat(claimed) = flow.claimed else { return None };
+    let hidden = Promise::Dnat(claimed.keys().map(|socket| (*socket, true)).collect());
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    (hidden == here && here != *flow.claimed).then_some(here)
+}
+
+fn sctp(flow: &Situation) -> Option<Promise> {
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    let asked = flow.packet.protocol == kube_proxy::model::Protocol::Sctp;
+    (asked && here != *flow.claimed).then_some(here)
 }
 
 impl<'a> Situation<'a> {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use kube_proxy::kernel::Socket;
-use kube_proxy::model::{Family, LocalDetector, NodePortAddresses};
+use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
 use crate::cluster::{Cluster, Endpoint, Mode, Port, Service, Setup};
 use crate::fate::{Entry, Packet, Promise};
@@ -146,7 +146,9 @@ impl<'a> Question<'a> {
         if self.fenced_off(claim, &choice) {
             return Promise::Drop;
         }
-        if !choice.any {
+        // In userspace mode the proxy itself carries connections, and SCTP's it cannot.
+        let carries = self.setup.mode != Mode::Userspace || self.packet.protocol != Protocol::Sctp;
+        if !choice.any || !carries {
             return self.refused(claim, Promise::Reject);
         }
         if claim.face == Face::NodePort && !self.takes_node_ports(self.packet.dest) {
@@ -162,7 +164,11 @@ impl<'a> Question<'a> {
         Promise::Dnat(
             endpoints
                 .iter()
-                .map(|(socket, endpoint)| (*socket, masquerade || self.hairpin(endpoint)))
+                .map(|(socket, endpoint)| {
+                    // A connection that the node itself makes comes from the node.
+                    let hidden = self.setup.mode == Mode::Userspace;
+                    (*socket, hidden || masquerade || self.hairpin(endpoint))
+                })
                 .collect(),
         )
     }
@@ -339,8 +345,8 @@ impl<'a> Question<'a> {
 
     /// Whether it is a health check of a load balancer (#32).
     fn health_check(&self) -> bool {
-        self.packet.protocol == kube_proxy::model::Protocol::Tcp
-            && (self.setup.is_own(self.packet.dest) || self.is_bound(self.packet.dest))
+        self.packet.protocol == Protocol::Tcp
+            && self.setup.is_own(self.packet.dest)
             && self.cluster.services.iter().any(|s| {
                 s.health_port == self.packet.port
                     && s.health_port != 0
@@ -356,7 +362,7 @@ impl<'a> Question<'a> {
             return Promise::Reject;
         }
         let passes_guard = self.packet.entry == Entry::Node || !self.setup.is_own(dest);
-        if self.setup.mode != Mode::Nftables || !passes_guard {
+        if !matches!(self.setup.mode, Mode::Nftables | Mode::Userspace) || !passes_guard {
             return Promise::Untouched;
         }
         let family = self.packet.family();

@@ -1,7 +1,9 @@
 //! The simulated kernel as something that can be asked. Tests: `tests/vectors.rs`.
 
+use kube_proxy::kernel::Socket;
+
 use crate::cluster::{Mode, Setup};
-use crate::fate::{Packet, Promise, Seen};
+use crate::fate::{Outcome, Packet, Promise, Seen};
 use crate::host::{Marks, ask, ask_in_turns, journey, ruleset};
 use crate::run::{Answers, Heart};
 use crate::stage::Stage;
@@ -57,6 +59,7 @@ impl Heart for SimHeart {
                     if marked.outcomes != seen.outcomes {
                         return Err(format!("{packet}: another's mark changes its fate"));
                     }
+                    seen.outcomes = carried_on(&stage, packet, seen.outcomes);
                     if seen.keeps(promise).is_err() {
                         seen.journey = journey(host, packet);
                     }
@@ -67,4 +70,26 @@ impl Heart for SimHeart {
         drop(proxy);
         Ok(Answers { seen, ruleset: stage.host(|host| ruleset(host)) })
     }
+}
+
+/// Connections that come in at a port of the proxy itself go on to each of its endpoints alike,
+/// from this node.
+fn carried_on(
+    stage: &Stage,
+    packet: &Packet,
+    outcomes: Vec<(Outcome, f64)>,
+) -> Vec<(Outcome, f64)> {
+    let on = |(outcome, probability): (Outcome, f64)| {
+        let Outcome::Dnat { endpoint: at, .. } = outcome else {
+            return vec![(outcome, probability)];
+        };
+        let Some(serving) = stage.relayed(packet.protocol, at) else {
+            return vec![(outcome, probability)];
+        };
+        let share = probability / serving.endpoints.len().max(1) as f64;
+        let dnat =
+            |endpoint: &Socket| Outcome::Dnat { endpoint: *endpoint, masquerade: Some(true) };
+        serving.endpoints.iter().map(|endpoint| (dnat(endpoint), share)).collect()
+    };
+    outcomes.into_iter().flat_map(on).collect()
 }

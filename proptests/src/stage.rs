@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube_proxy::kernel::fault::Fault;
 use kube_proxy::kernel::record::Record;
 use kube_proxy::kernel::simulated::Simulated;
-use kube_proxy::kernel::{Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction};
+use kube_proxy::kernel::{
+    Capabilities, Error, Facts, Kernel, Query, Receipt, RelayServing, Socket, Transaction,
+};
+use kube_proxy::model::Protocol;
 
 use crate::cluster::Setup;
 use crate::host::node;
@@ -71,6 +74,11 @@ impl Stage {
     /// Does something with the host.
     pub fn host<T>(&self, work: impl FnOnce(&mut sim::Host) -> T) -> T {
         work(&mut self.kernel.host())
+    }
+
+    /// What the relay serves at a local address and port.
+    pub fn relayed(&self, protocol: Protocol, at: Socket) -> Option<RelayServing> {
+        self.kernel.relayed(protocol, at)
     }
 
     /// Looks at the host after each transaction from now on.

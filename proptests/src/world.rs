@@ -83,6 +83,7 @@ pub fn options(setup: &Setup) -> Options {
         ipvs: kube_proxy::sync::IpvsOptions::default(),
         localhost_node_ports: setup.localhost_node_ports,
         families: setup.families.clone(),
+        ..Options::default()
     }
 }
 

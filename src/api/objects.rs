@@ -33,6 +33,7 @@ lenient_object! {
     /// The annotations that count.
     Annotations {
         ipvs_scheduler: Scalar = "kube-proxy.io/ipvs-scheduler",
+        proxy_protocol: Scalar = "kube-proxy.io/proxy-protocol",
         trigger_time: Scalar = "endpoints.kubernetes.io/last-change-trigger-time",
     }
 }

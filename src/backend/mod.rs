@@ -10,6 +10,7 @@ pub mod nftables;
 pub mod options;
 pub mod program;
 pub mod ruleset;
+pub mod userspace;
 pub mod xtables;
 
 pub use options::Options;

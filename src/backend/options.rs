@@ -5,6 +5,7 @@ use ipnet::IpNet;
 
 use super::ipvs::choice::{Choice, ROUND_ROBIN};
 use crate::kernel::IpvsTimeouts;
+use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector};
 
 /// What the node's configuration says about the rules.
@@ -22,6 +23,8 @@ pub struct Options {
     pub localhost_node_ports: bool,
     /// What only ipvs mode heeds.
     pub ipvs: IpvsOptions,
+    /// How userspace mode carries connections.
+    pub relay: RelaySettings,
 }
 
 /// What the node's configuration says about ipvs mode.

@@ -83,6 +83,8 @@ pub struct Program {
     pub cluster_ip: bool,
     /// Seconds a client is remembered, for session affinity.
     pub sticky: Option<u32>,
+    /// Whether `targets` are all of the cluster's or those of this node.
+    pub targets_policy: TrafficPolicy,
     /// Endpoints, sorted; with role Local those that pods and the node itself may use.
     pub targets: Arc<[Target]>,
     /// With role Local, the endpoints of this node that everybody else may use.
@@ -96,6 +98,8 @@ pub struct Program {
     pub sources: Option<Arc<[IpNet]>>,
     /// How ipvs mode is asked to choose an endpoint; `None`: as for every Service.
     pub ipvs_scheduler: Option<Arc<str>>,
+    /// How userspace mode is asked to tell endpoints of their client; `None`: not at all.
+    pub proxy_protocol: Option<Arc<str>>,
 }
 
 impl Program {
@@ -188,6 +192,7 @@ impl<'a> Port<'a> {
             cluster_ip: true,
             face: Face::ClusterIp,
             policy: self.service.internal_policy,
+            targets_policy: self.service.internal_policy,
             elsewhere,
             unserved: self.unserved(targets),
             ..program
@@ -226,12 +231,14 @@ impl<'a> Port<'a> {
             policy: self.service.external_policy,
             cluster_ip: false,
             sticky: self.service.affinity,
+            targets_policy: TrafficPolicy::Cluster,
             targets,
             local: Arc::new([]),
             elsewhere: Arc::new([]),
             unserved: None,
             sources: None,
             ipvs_scheduler: self.service.ipvs_scheduler.clone(),
+            proxy_protocol: self.service.proxy_protocol.clone(),
         }
     }
 }

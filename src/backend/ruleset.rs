@@ -22,6 +22,36 @@ pub struct Ruleset {
     pub service_cidrs: Vec<IpNet>,
 }
 
+/// What a mode's rules are made from: frontends with their programs, and what the family shares.
+pub trait Wants {
+    /// What is wanted of a frontend, if anything.
+    fn program(&self, frontend: &Frontend) -> Option<Arc<Program>>;
+    /// Every frontend that something may be wanted of.
+    fn frontends(&self) -> BTreeSet<Frontend>;
+    /// Ranges from which cluster IPs are allocated, sorted, none inside another.
+    fn service_cidrs(&self) -> &[IpNet];
+    /// Health check node ports, each once.
+    fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName>;
+}
+
+impl Wants for Ruleset {
+    fn program(&self, frontend: &Frontend) -> Option<Arc<Program>> {
+        Ruleset::program(self, frontend)
+    }
+
+    fn frontends(&self) -> BTreeSet<Frontend> {
+        self.claims.keys().copied().collect()
+    }
+
+    fn service_cidrs(&self) -> &[IpNet] {
+        &self.service_cidrs
+    }
+
+    fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName> {
+        Ruleset::health_check_ports(self)
+    }
+}
+
 impl Ruleset {
     /// Puts what a Service wants in the place of what it wanted before; empty if it is gone.
     /// Gives the frontends that changed hands or content.

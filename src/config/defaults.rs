@@ -12,6 +12,8 @@ pub const HEALTHZ_PORT: u16 = 10256;
 pub const METRICS_PORT: u16 = 10249;
 /// How long an idle UDP flow is kept in userspace mode.
 pub const UDP_IDLE_TIMEOUT: GoDuration = GoDuration::milliseconds(250);
+/// How long open connections may go on after SIGTERM in userspace mode.
+pub const DRAIN_TIMEOUT: GoDuration = GoDuration::seconds(10);
 /// The mode where none is named. The reference's is iptables: see `KNOWN_DIFFERENCE`.
 pub const MODE: Mode = Mode::Nftables;
 /// Said in `--help` and when it matters.

@@ -153,6 +153,7 @@ fn mode_of(flag: &str) -> &'static [&'static str] {
             &["iptables", "nftables", "userspace"]
         }
         "proxy-port-range" | "udp-timeout" => &["userspace"],
+        name if name.starts_with("userspace-") => &["userspace"],
         name if name.starts_with("ipvs-") => &["ipvs"],
         _ => &[],
     }

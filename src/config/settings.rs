@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
 
@@ -176,6 +177,12 @@ pub struct Userspace {
     pub port_range: Option<RangeInclusive<u16>>,
     /// How long an idle UDP flow is kept.
     pub udp_idle_timeout: Duration,
+    /// How long open connections may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Connections and UDP flows carried at once; `None` is as many as descriptors allow.
+    pub most_connections: Option<u64>,
+    /// The same of one Service port; `None` is without a limit of its own.
+    pub most_of_each: Option<u64>,
 }
 
 /// What is set of conntrack; `None` leaves the kernel's value alone.
@@ -227,6 +234,19 @@ pub struct ConfigFile {
     pub content: Arc<[u8]>,
 }
 
+impl Userspace {
+    /// How connections are carried.
+    fn relay(&self) -> RelaySettings {
+        RelaySettings {
+            ports: self.port_range.clone(),
+            udp_timeout: self.udp_idle_timeout,
+            most_connections: self.most_connections,
+            most_of_each: self.most_of_each,
+            drain: self.drain_timeout,
+        }
+    }
+}
+
 impl Settings {
     /// What the proxy on this node is to do, with a warning if local traffic can't be told from the
     /// rest. `node` is the Node as it is known at start. Both families are asked for; which of them
@@ -242,6 +262,7 @@ impl Settings {
             node_port_addresses: self.resolved_node_port_addresses(node),
             ipvs: self.ipvs.options(),
             localhost_node_ports: self.localhost_node_ports,
+            relay: self.userspace.relay(),
             families: Family::ALL.to_vec(),
         };
         (options, warning)

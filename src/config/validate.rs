@@ -382,7 +382,22 @@ impl Check<'_> {
             None
         });
         let timeout = wire.udp_idle_timeout.or(Some(defaults::UDP_IDLE_TIMEOUT));
-        Userspace { port_range, udp_idle_timeout: self.positive("udpIdleTimeout", timeout) }
+        let own = &wire.userspace;
+        let drain = own.drain_timeout.or(Some(defaults::DRAIN_TIMEOUT));
+        Userspace {
+            port_range,
+            udp_idle_timeout: self.positive("udpIdleTimeout", timeout),
+            drain_timeout: self.not_negative("userspace.drainTimeout", drain),
+            most_connections: self.limit("userspace.maxConnections", own.max_connections),
+            most_of_each: self
+                .limit("userspace.maxConnectionsPerService", own.max_connections_per_service),
+        }
+    }
+
+    /// A number of which 0 is none.
+    fn limit(&mut self, field: &'static str, value: Option<i32>) -> Option<u64> {
+        let most = self.within(field, value.or(Some(0)), 0, i32::MAX).unsigned_abs();
+        Some(u64::from(most)).filter(|most| *most > 0)
     }
 
     fn conntrack(&mut self, conntrack: &wire::Conntrack) -> Conntrack {

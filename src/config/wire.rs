@@ -57,8 +57,21 @@ pub struct Wire {
     pub show_hidden_metrics_for_version: Option<String>,
     /// Userspace mode's; v1.36 has dropped it from the file, we read and write it where it is set.
     pub udp_idle_timeout: Option<GoDuration>,
+    /// Not of the reference's file: userspace mode's own.
+    pub userspace: Userspace,
     pub windows_run_as_service: Option<bool>,
     pub winkernel: Winkernel,
+}
+
+/// `userspace`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Userspace {
+    /// How long open connections may go on after SIGTERM.
+    pub drain_timeout: Option<GoDuration>,
+    /// Connections and UDP flows carried at once; 0 is as many as descriptors allow.
+    pub max_connections: Option<i32>,
+    /// The same of one Service port; 0 is without a limit of its own.
+    pub max_connections_per_service: Option<i32>,
 }
 
 /// `clientConnection`.
@@ -213,6 +226,7 @@ impl Wire {
         v.field("portRange", &mut self.port_range);
         v.field("showHiddenMetricsForVersion", &mut self.show_hidden_metrics_for_version);
         v.field("udpIdleTimeout", &mut self.udp_idle_timeout);
+        v.section("userspace", &mut |v| self.userspace.visit(v));
         v.field("windowsRunAsService", &mut self.windows_run_as_service);
         v.section("winkernel", &mut |v| self.winkernel.visit(v));
     }
@@ -270,6 +284,14 @@ impl Nftables {
         v.field("masqueradeBit", &mut self.masquerade_bit);
         v.field("minSyncPeriod", &mut self.min_sync_period);
         v.field("syncPeriod", &mut self.sync_period);
+    }
+}
+
+impl Userspace {
+    fn visit<V: Visitor>(&mut self, v: &mut V) {
+        v.field("drainTimeout", &mut self.drain_timeout);
+        v.field("maxConnections", &mut self.max_connections);
+        v.field("maxConnectionsPerService", &mut self.max_connections_per_service);
     }
 }
 

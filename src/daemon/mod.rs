@@ -183,7 +183,8 @@ async fn live(
     kernel: Box<dyn Kernel + Send>,
     families: Vec<Family>,
 ) -> Result<(), Failure> {
-    let signals = signals()?;
+    let signalled = signals()?;
+    let farewell = FAREWELL + draining(&settings);
     let health = serve::Health::new(2 * settings.sync_period);
     let sources = serve::Sources {
         checks: serve::HealthChecks::new(health.clone()),
@@ -205,7 +206,7 @@ async fn live(
     let the_loop = Loop::new(proxy, (events, witness), Box::new(options), pace);
     let mut done = spawn(the_loop, stopped)?;
     let outcome = tokio::select! {
-        name = signals => {
+        name = signalled => {
             tracing::info!(signal = name, "ending; the rules stay in place");
             Ok(())
         }
@@ -216,7 +217,11 @@ async fn live(
     };
     let _ = stop.send(true);
     if outcome.is_ok() {
-        let _ = tokio::time::timeout(FAREWELL, done).await;
+        let again = signals()?;
+        tokio::select! {
+            _ = tokio::time::timeout(farewell, done) => {}
+            name = again => tracing::info!(signal = name, "ending at once"),
+        }
     }
     outcome
 }
@@ -267,6 +272,14 @@ fn spawn(
         .spawn(body)
         .map_err(|e| Failure::new(format_args!("cannot start a thread: {e}")))?;
     Ok(gone)
+}
+
+/// How long connections that this process carries may go on after a signal.
+fn draining(settings: &Settings) -> Duration {
+    match settings.mode {
+        Mode::Userspace => settings.userspace.drain_timeout,
+        _ => Duration::ZERO,
+    }
 }
 
 /// Resolves with the signal's name when one comes that ends the process.

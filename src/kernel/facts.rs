@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Capability, DestinationFact, IpsetFact, IpvsTimeouts, LinkFact, Socket, VirtualServerFact,
+    Capability, DestinationFact, IpsetFact, IpvsTimeouts, LinkFact, RelayFact, Socket,
+    VirtualServerFact,
 };
 use crate::model::{Family, Protocol};
 
@@ -31,6 +32,8 @@ pub enum Facts {
     Ipsets(Vec<IpsetFact>),
     /// Links.
     Links(Vec<LinkFact>),
+    /// Ports of connections that this process carries.
+    RelayPorts(Vec<RelayFact>),
     /// What is lacking, with what the kernel said.
     Lacks(Vec<(Capability, String)>),
 }

@@ -15,6 +15,9 @@ pub enum LinkOperation {
     /// Adds an address as /32 or /128 to a device, without duplicate address detection. One of IPv6
     /// is local only some milliseconds later, when a worker of the kernel's has been at it.
     AddAddress(String, IpAddr),
+    /// The same, as an address that nothing is sent from unless it is asked for by name: of scope
+    /// host for IPv4, deprecated for IPv6.
+    AddHiddenAddress(String, IpAddr),
     /// Takes an address from a device.
     DeleteAddress(String, IpAddr),
 }
@@ -24,7 +27,8 @@ impl fmt::Display for LinkOperation {
         match self {
             LinkOperation::AddDummy(link) => write!(f, "add dummy device {link}"),
             LinkOperation::Delete(link) => write!(f, "delete device {link}"),
-            LinkOperation::AddAddress(link, address) => {
+            LinkOperation::AddAddress(link, address)
+            | LinkOperation::AddHiddenAddress(link, address) => {
                 write!(f, "add address {address} to {link}")
             }
             LinkOperation::DeleteAddress(link, address) => {

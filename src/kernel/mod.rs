@@ -13,6 +13,7 @@ pub mod ipvs;
 mod link;
 pub mod real;
 pub mod record;
+mod relay;
 pub mod simulated;
 
 pub use capability::{Capabilities, Capability};
@@ -24,6 +25,7 @@ pub use ipvs::{
     VirtualServer, VirtualServerFact,
 };
 pub use link::{LinkFact, LinkOperation};
+pub use relay::{RelayAnnounce, RelayFact, RelayKey, RelayOperation, RelayServing, RelaySettings};
 
 use std::net::IpAddr;
 
@@ -76,6 +78,9 @@ pub enum Transaction {
     /// Changes to links and addresses, each tried in order whatever became of the one before. The
     /// error is that of the first that was refused, and says how many were.
     Links(Vec<LinkOperation>),
+    /// Changes to the connections that this process carries itself, each tried in order whatever
+    /// became of the one before.
+    Relay(Vec<RelayOperation>),
 }
 
 /// The bytes of one nf_tables batch: `NFNL_MSG_BATCH_BEGIN`, messages, `NFNL_MSG_BATCH_END`.
@@ -164,6 +169,9 @@ pub enum Query {
     Ipsets(String),
     /// All links with their addresses; answered by `Facts::Links`.
     Links,
+    /// These ports of connections that this process carries; answered by `Facts::RelayPorts`, with
+    /// those that were asked for, whether or not they could be had.
+    RelayPorts(Vec<RelayKey>),
     /// Which of these features are lacking, found out by doing it, out of everybody's sight;
     /// answered by `Facts::Lacks`. May load kernel modules. For what only some modes need: what
     /// all need stands in `capabilities`.

@@ -48,6 +48,9 @@ pub struct Service {
     /// Annotation `kube-proxy.io/ipvs-scheduler`: how ipvs mode chooses endpoints for it, as
     /// written; `None`: as for every Service.
     pub ipvs_scheduler: Option<Arc<str>>,
+    /// Annotation `kube-proxy.io/proxy-protocol`: how userspace mode tells endpoints of their client,
+    /// as written; `None`: not at all.
+    pub proxy_protocol: Option<Arc<str>>,
     /// The ports, in the order of the object.
     pub ports: Vec<ServicePort>,
 }

@@ -29,6 +29,19 @@ const ADDRESS_FLAGS: u16 = 8;
 /// `IFA_F_NODAD`: the address is ours alone, nobody is to be asked.
 const NO_DAD: u32 = 0x2;
 
+/// `RT_SCOPE_HOST`: IPv4 does not choose it as a source for other hosts.
+const SCOPE_HOST: u8 = 254;
+/// `IFA_CACHEINFO`.
+const CACHE_INFO: u16 = 6;
+
+/// `struct ifa_cacheinfo` of an address that is preferred for no time and valid for ever: RFC 6724
+/// chooses it as a source only where there is no other (rule 3).
+fn deprecated() -> [u8; 16] {
+    let mut out = [0; 16];
+    out[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
+    out
+}
+
 /// Makes a dummy device.
 pub fn add_dummy(name: &str, sequence: u32) -> Vec<u8> {
     message((NEW_LINK, ACK | CREATE | EXCL), sequence, |w| {
@@ -51,6 +64,8 @@ pub fn delete(name: &str, sequence: u32) -> Vec<u8> {
 pub enum Change {
     /// It is added.
     Add,
+    /// It is added, and not chosen as a source.
+    AddHidden,
     /// It is taken away.
     Delete,
 }
@@ -58,12 +73,13 @@ pub enum Change {
 /// Adds or takes away an address as /32 or /128 at the link of an index.
 pub fn change_address(change: Change, (index, address): (u32, IpAddr), sequence: u32) -> Vec<u8> {
     let kind = match change {
-        Change::Add => (NEW_ADDRESS, ACK | CREATE | EXCL),
+        Change::Add | Change::AddHidden => (NEW_ADDRESS, ACK | CREATE | EXCL),
         Change::Delete => (DELETE_ADDRESS, ACK),
     };
     let family = Family::of(address);
     message(kind, sequence, |w| {
-        w.raw(&[super::nfproto(family), family.address_bits(), 0, 0]);
+        let scope = if change == Change::AddHidden { SCOPE_HOST } else { 0 };
+        w.raw(&[super::nfproto(family), family.address_bits(), 0, scope]);
         w.raw(&index.to_ne_bytes());
         match address {
             IpAddr::V4(a) => {
@@ -73,6 +89,9 @@ pub fn change_address(change: Change, (index, address): (u32, IpAddr), sequence:
             IpAddr::V6(a) => {
                 w.bytes(LOCAL, &a.octets());
                 w.ne32(ADDRESS_FLAGS, NO_DAD);
+                if change == Change::AddHidden {
+                    w.bytes(CACHE_INFO, &deprecated());
+                }
             }
         }
     })

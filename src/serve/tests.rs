@@ -158,6 +158,7 @@ fn balanced(name: &str, port: u16) -> Event {
         health_check_node_port: (port != 0).then_some(port),
         externally_accessible: true,
         ipvs_scheduler: None,
+        proxy_protocol: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

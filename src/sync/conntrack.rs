@@ -151,6 +151,7 @@ mod tests {
             health_check_node_port: None,
             externally_accessible: true,
             ipvs_scheduler: None,
+            proxy_protocol: None,
             ports: vec![port(Protocol::Udp, 53, Some(30053)), port(Protocol::Tcp, 80, Some(30080))],
         }
     }

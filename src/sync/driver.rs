@@ -60,6 +60,7 @@ pub(super) fn driver(mode: Mode, family: Family) -> Box<dyn Driver> {
     match mode {
         Mode::Iptables => Box::new(super::iptables::Iptables::new(family)),
         Mode::Ipvs => Box::new(super::ipvs::Ipvs::new(family)),
-        Mode::Nftables | Mode::Userspace => Box::new(super::nftables::Nftables::new(family)),
+        Mode::Nftables => Box::new(super::nftables::Nftables::new(family)),
+        Mode::Userspace => Box::new(super::userspace::Userspace::new(family)),
     }
 }

@@ -20,6 +20,7 @@ mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod userspace;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,7 +32,9 @@ use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
 pub use crate::kernel::IpvsTimeouts;
-use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
+use crate::kernel::{
+    Capability, Error, Facts, Kernel, Query, RelayOperation, RelaySettings, Transaction,
+};
 use crate::model::{
     Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
 };
@@ -57,6 +60,8 @@ pub struct Options {
     pub ipvs: IpvsOptions,
     /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
     pub localhost_node_ports: bool,
+    /// How userspace mode carries connections.
+    pub relay: RelaySettings,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -73,6 +78,7 @@ impl Default for Options {
             node_port_addresses: NodePortAddresses::Primary,
             ipvs: IpvsOptions::default(),
             localhost_node_ports: true,
+            relay: RelaySettings::default(),
             families: Family::ALL.to_vec(),
         }
     }
@@ -236,6 +242,16 @@ impl Proxy {
         outcome.map(|()| report)
     }
 
+    /// Says goodbye before the process ends. Rules stay in place; connections that the process itself
+    /// carries get their time to end.
+    pub fn farewell(&mut self) -> Result<(), Error> {
+        if self.options.mode != Mode::Userspace {
+            return Ok(());
+        }
+        let drain = RelayOperation::Drain(self.options.relay.drain);
+        self.kernel.apply(&Transaction::Relay(vec![drain])).map(|_| ())
+    }
+
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
     pub fn tidy(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
@@ -332,6 +348,7 @@ fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
         node_port_addresses: Family::ALL.map(cidrs),
         ipvs: options.ipvs.clone(),
         localhost_node_ports: options.localhost_node_ports,
+        relay: options.relay.clone(),
     }
 }
 

@@ -1,13 +1,18 @@
 //! nftables mode's driver: one family's table, what is known to be in the kernel, and the way to
 //! what is wanted. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
 
+use std::collections::BTreeSet;
+
 use super::Report;
 use super::driver::{Driver, Wanted};
+use crate::backend::Options;
 use crate::backend::nftables;
 use crate::backend::nftables::affinity;
 use crate::backend::nftables::elements::Key;
 use crate::backend::nftables::layout::{Set, TABLE, table_comment};
 use crate::backend::nftables::plan::{Applied, Plan, Start};
+use crate::backend::program::Frontend;
+use crate::backend::ruleset::Wants;
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
@@ -53,30 +58,8 @@ impl Driver for Nftables {
         mut wanted: Wanted<'_>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let largest = kernel.capabilities().largest_batch;
-        let (mut start, mut remembered) = (Start::Known, Vec::new());
-        let applied = match &mut self.applied {
-            Some(applied) => applied,
-            None => {
-                (start, remembered) = read_start(kernel, self.family)?;
-                self.applied.insert(Applied::new(self.family, start))
-            }
-        };
         let changed = std::mem::take(&mut wanted.changed);
-        let mut plan = Plan::new(applied, (wanted.ruleset, wanted.options), changed);
-        plan.limit_to(largest);
-        plan.carry_over(remembered);
-        while let Some(batch) = plan.next_batch() {
-            let too_large = start == Start::Replace && batch.bytes.len() > largest;
-            match apply(kernel, batch, report) {
-                Err(e) if too_large && e.kind == ErrorKind::Invalid => {
-                    return self.build_anew(kernel, wanted, report);
-                }
-                applied => applied?,
-            }
-        }
-        self.forget_clients |= plan.forgets_clients;
-        self.forget_clients(kernel, report)
+        self.bring_to(kernel, (wanted.ruleset, wanted.options), changed, report)
     }
 
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
@@ -100,13 +83,46 @@ impl Nftables {
         Nftables { family, applied: None, forget_clients: false, look_again: false }
     }
 
+    /// Brings the table to what is wanted, whoever wants it.
+    pub(super) fn bring_to(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: (&dyn Wants, &Options),
+        changed: BTreeSet<Frontend>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let largest = kernel.capabilities().largest_batch;
+        let (mut start, mut remembered) = (Start::Known, Vec::new());
+        let applied = match &mut self.applied {
+            Some(applied) => applied,
+            None => {
+                (start, remembered) = read_start(kernel, self.family)?;
+                self.applied.insert(Applied::new(self.family, start))
+            }
+        };
+        let mut plan = Plan::new(applied, wanted, changed);
+        plan.limit_to(largest);
+        plan.carry_over(remembered);
+        while let Some(batch) = plan.next_batch() {
+            let too_large = start == Start::Replace && batch.bytes.len() > largest;
+            match apply(kernel, batch, report) {
+                Err(e) if too_large && e.kind == ErrorKind::Invalid => {
+                    return self.build_anew(kernel, wanted, report);
+                }
+                applied => applied?,
+            }
+        }
+        self.forget_clients |= plan.forgets_clients;
+        self.forget_clients(kernel, report)
+    }
+
     /// Takes the table away and builds it step by step, where the socket does not take enough to
     /// replace it at once: outside the first user namespace `net.core.wmem_max` is its limit. For
     /// some milliseconds there is no Service; else there would be none of what changed, for ever.
     fn build_anew(
         &mut self,
         kernel: &mut dyn Kernel,
-        wanted: Wanted<'_>,
+        wanted: (&dyn Wants, &Options),
         report: &mut Report,
     ) -> Result<(), Error> {
         tracing::warn!(
@@ -116,7 +132,7 @@ impl Nftables {
         );
         apply(kernel, nftables::removal(self.family), report)?;
         self.applied = Some(Applied::new(self.family, Start::Absent));
-        self.bring(kernel, wanted, report)
+        self.bring_to(kernel, wanted, BTreeSet::new(), report)
     }
 
     /// Removes remembered clients whose endpoint is gone.

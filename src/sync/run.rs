@@ -117,7 +117,12 @@ impl<O: Observer> Loop<O> {
             let wait = tokio::time::sleep_until(due.unwrap_or_else(far).into());
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return Gone::Stopped,
+                _ = stop.wait_for(|stop| *stop) => {
+                    if let Err(error) = self.proxy.farewell() {
+                        tracing::warn!(%error, "open connections are broken off");
+                    }
+                    return Gone::Stopped;
+                }
                 () = wait, if due.is_some() => {
                     self.drain();
                     if !self.sync() { return Gone::NoNode; }

@@ -60,6 +60,7 @@ fn service(policies: &str) -> Service {
         health_check_node_port: None,
         externally_accessible: letters[1] != '-',
         ipvs_scheduler: None,
+        proxy_protocol: None,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,

@@ -27,6 +27,7 @@ fn service(text: &str) -> Service {
         health_check_node_port: None,
         externally_accessible: false,
         ipvs_scheduler: None,
+        proxy_protocol: None,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

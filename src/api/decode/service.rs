@@ -60,6 +60,7 @@ fn service(raw: &objects::Service, check: &mut Check, decoder: &mut Decoder) -> 
         health_check_node_port: health_check_node_port(spec, (exposure, external_policy), check),
         externally_accessible: exposure != Exposure::Inside,
         ipvs_scheduler: ipvs_scheduler(&raw.meta, check, decoder),
+        proxy_protocol: proxy_protocol(&raw.meta, check, decoder),
         ports: ports(spec, check, decoder),
     })
 }
@@ -87,6 +88,18 @@ fn ipvs_scheduler(
     check.object(meta.annotations.wrong, format_args!("metadata.annotations"));
     let field = format_args!("metadata.annotations[kube-proxy.io/ipvs-scheduler]");
     let text = check.text(&meta.annotations.ipvs_scheduler, field)?.trim();
+    (!text.is_empty()).then(|| decoder.intern(text))
+}
+
+/// The annotation that says whether userspace mode tells endpoints of their client. What it means
+/// is judged there: in other modes the endpoint sees its client.
+fn proxy_protocol(
+    meta: &objects::Meta,
+    check: &mut Check,
+    decoder: &mut Decoder,
+) -> Option<Arc<str>> {
+    let field = format_args!("metadata.annotations[kube-proxy.io/proxy-protocol]");
+    let text = check.text(&meta.annotations.proxy_protocol, field)?.trim();
     (!text.is_empty()).then(|| decoder.intern(text))
 }
 

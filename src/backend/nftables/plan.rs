@@ -18,7 +18,7 @@ use super::rules::{fixed_chains, timeout_rules, treatment_rules};
 use crate::backend::Options;
 use crate::backend::counted::Counted;
 use crate::backend::program::{Frontend, Program, Target, without_nested};
-use crate::backend::ruleset::Ruleset;
+use crate::backend::ruleset::Wants;
 use crate::kernel::{ElementFact, NftBatch, Socket};
 use crate::model::{Family, Protocol, ServicePortName};
 use crate::netlink::nft::Batch;
@@ -140,7 +140,7 @@ impl Step {
 /// The steps from what is applied to what is wanted.
 pub struct Plan<'a> {
     applied: &'a mut Applied,
-    ruleset: &'a Ruleset,
+    ruleset: &'a dyn Wants,
     options: &'a Options,
     todo: std::collections::btree_set::IntoIter<Frontend>,
     stage: Stage,
@@ -162,12 +162,12 @@ impl<'a> Plan<'a> {
     /// as this process left it.
     pub fn new(
         applied: &'a mut Applied,
-        (ruleset, options): (&'a Ruleset, &'a Options),
+        (ruleset, options): (&'a dyn Wants, &'a Options),
         changed: BTreeSet<Frontend>,
     ) -> Plan<'a> {
         let mut todo = changed;
         if !applied.is_known() {
-            todo = ruleset.frontends().copied().collect();
+            todo = ruleset.frontends();
         }
         let todo = todo.into_iter();
         let stage = Stage::Begin;
@@ -303,7 +303,7 @@ impl<'a> Plan<'a> {
         let of_family = |list: &[IpNet]| {
             without_nested(list.iter().copied().filter(|net| Family::of(net.addr()) == family))
         };
-        let cidrs = of_family(&self.ruleset.service_cidrs);
+        let cidrs = of_family(self.ruleset.service_cidrs());
         if self.applied.service_cidrs.as_ref() != Some(&cidrs) {
             let elements = elements::ranges(Set::ServiceCidrs, &cidrs);
             step.rewritten.push((Set::ServiceCidrs, elements));

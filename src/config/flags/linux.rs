@@ -92,6 +92,30 @@ pub(super) const USERSPACE: &[Flag] = &[
     )
     .default("250ms")
     .feeds(&["udpIdleTimeout"]),
+    Flag::value(
+        "userspace-drain-timeout",
+        "DURATION",
+        "How long open connections may go on after SIGTERM; 0 breaks them off",
+        |g, v| duration(&mut g.wire.userspace.drain_timeout, v),
+    )
+    .default("10s")
+    .feeds(&["userspace.drainTimeout"]),
+    Flag::value(
+        "userspace-max-connections",
+        "NUMBER",
+        "Connections and UDP flows carried at once; 0 is as many as descriptors allow",
+        |g, v| int32(&mut g.wire.userspace.max_connections, v),
+    )
+    .default("0")
+    .feeds(&["userspace.maxConnections"]),
+    Flag::value(
+        "userspace-max-connections-per-service",
+        "NUMBER",
+        "Connections and UDP flows of one Service port carried at once; 0 is without a limit of its own",
+        |g, v| int32(&mut g.wire.userspace.max_connections_per_service, v),
+    )
+    .default("0")
+    .feeds(&["userspace.maxConnectionsPerService"]),
 ];
 
 pub(super) const CONNTRACK: &[Flag] = &[

@@ -34,7 +34,12 @@ pub(super) fn apply(route: &mut Netlink, operations: &[LinkOperation]) -> Result
 }
 
 fn is_about_address(operation: &LinkOperation) -> bool {
-    matches!(operation, LinkOperation::AddAddress(..) | LinkOperation::DeleteAddress(..))
+    matches!(
+        operation,
+        LinkOperation::AddAddress(..)
+            | LinkOperation::AddHiddenAddress(..)
+            | LinkOperation::DeleteAddress(..)
+    )
 }
 
 /// Sends some; what was refused comes back by its place.
@@ -44,9 +49,9 @@ fn send(route: &mut Netlink, some: &[LinkOperation]) -> Result<Vec<(usize, Errno
     for (place, operation) in some.iter().enumerate() {
         let about = match operation {
             LinkOperation::AddDummy(_) | LinkOperation::Delete(_) => 0,
-            LinkOperation::AddAddress(link, _) | LinkOperation::DeleteAddress(link, _) => {
-                index(route, &mut indices, link)?
-            }
+            LinkOperation::AddAddress(link, _)
+            | LinkOperation::AddHiddenAddress(link, _)
+            | LinkOperation::DeleteAddress(link, _) => index(route, &mut indices, link)?,
         };
         let sequence = route.next_sequence();
         places.insert(sequence, place);
@@ -71,6 +76,7 @@ fn message(operation: &LinkOperation, index: u32, sequence: u32) -> Option<Vec<u
         LinkOperation::AddDummy(link) => Some(wire::add_dummy(link, sequence)),
         LinkOperation::Delete(link) => Some(wire::delete(link, sequence)),
         LinkOperation::AddAddress(_, address) => change(Change::Add, address),
+        LinkOperation::AddHiddenAddress(_, address) => change(Change::AddHidden, address),
         LinkOperation::DeleteAddress(_, address) => change(Change::Delete, address),
     }
 }

@@ -11,6 +11,7 @@ mod lacks;
 mod link;
 mod nftables;
 mod probe;
+mod relay;
 mod socket;
 mod xtables;
 mod xtables_lock;
@@ -35,6 +36,7 @@ pub struct Real {
     ipvs: Option<ipvs::Ipvs>,
     /// Opened when a mode asks for it.
     route: Option<Netlink>,
+    relay: relay::Relay,
     capabilities: Capabilities,
     /// Found when it is asked for: `with_xtables`.
     xtables: Option<Tools>,
@@ -46,7 +48,19 @@ impl Real {
     pub fn open() -> Result<Real, Error> {
         let mut netfilter = Netlink::open(NETFILTER)?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real { netfilter, ipvs: None, route: None, capabilities, xtables: None })
+        Ok(Real {
+            netfilter,
+            ipvs: None,
+            route: None,
+            relay: relay::Relay::default(),
+            capabilities,
+            xtables: None,
+        })
+    }
+
+    /// Where the figures of carried connections are seen, from any thread.
+    pub fn relay_board(&self) -> crate::relay::Board<super::RelayKey> {
+        self.relay.board.clone()
     }
 
     fn ipvs(&mut self) -> Result<&mut ipvs::Ipvs, Error> {
@@ -105,6 +119,7 @@ impl Kernel for Real {
             Transaction::Ipvs(operations) => self.ipvs()?.apply(operations),
             Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
             Transaction::Links(operations) => link::apply(self.route()?, operations),
+            Transaction::Relay(operations) => self.relay.apply(operations),
         }
     }
 
@@ -136,6 +151,7 @@ impl Kernel for Real {
             Query::IpvsTimeouts => self.ipvs()?.timeouts().map(Facts::IpvsTimeouts),
             Query::Ipsets(prefix) => ipset::sets(&mut self.netfilter, prefix).map(Facts::Ipsets),
             Query::Links => link::links(self.route()?).map(Facts::Links),
+            Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay.ports(keys))),
             Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
         }
     }

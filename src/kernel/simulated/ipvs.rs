@@ -226,7 +226,8 @@ fn change_link(host: &mut sim::Host, operation: &LinkOperation) -> Result<(), Re
             let index = find(host, name)?.index;
             host.remove_link(index);
         }
-        LinkOperation::AddAddress(name, address) => {
+        LinkOperation::AddAddress(name, address)
+        | LinkOperation::AddHiddenAddress(name, address) => {
             let link = find(host, name)?;
             if stands(&link, *address) {
                 return Err((ErrorKind::Exists, "the address is there"));

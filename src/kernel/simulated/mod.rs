@@ -3,6 +3,7 @@
 //! Tests: below, and everything in `proptests`.
 
 mod ipvs;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, SetFact, Socket, TableFact, Transaction, XtablesText,
+    Receipt, RelayServing, SetFact, Socket, TableFact, Transaction, XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -21,6 +22,7 @@ use crate::model::{Family, Protocol};
 pub struct Simulated {
     host: Arc<Mutex<sim::Host>>,
     sysctls: BTreeMap<String, String>,
+    relay: Arc<Mutex<relay::Relay>>,
     capabilities: Capabilities,
 }
 
@@ -38,6 +40,7 @@ impl Simulated {
         Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
+            relay: Arc::default(),
             capabilities: Capabilities::default(),
         }
     }
@@ -51,6 +54,16 @@ impl Simulated {
     pub fn host(&self) -> MutexGuard<'_, sim::Host> {
         // A panic elsewhere does not make the host's memory unsafe to read.
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the relay serves at a local address and port; `None` if it does not listen there.
+    pub fn relayed(&self, protocol: Protocol, at: Socket) -> Option<RelayServing> {
+        self.relay().serving(protocol, at).cloned()
+    }
+
+    fn relay(&self) -> MutexGuard<'_, relay::Relay> {
+        // Its maps are whole after every call, so that a panic elsewhere leaves them usable.
+        self.relay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forget(&self, flows: &[FlowFact]) -> Receipt {
@@ -87,6 +100,7 @@ impl Kernel for Simulated {
             }
             Transaction::Ipvs(operations) => ipvs::apply(&mut self.host(), operations),
             Transaction::Ipset(operations) => ipvs::apply_sets(&mut self.host(), operations),
+            Transaction::Relay(operations) => self.relay().apply(operations),
             Transaction::Links(operations) => ipvs::apply_links(&mut self.host(), operations),
         }
     }
@@ -132,6 +146,7 @@ impl Kernel for Simulated {
                     links.flat_map(|link| link.addresses.iter().map(|(ip, _)| *ip)).collect(),
                 ))
             }
+            Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay().ports(keys))),
             Query::VirtualServers(family) => {
                 Ok(Facts::VirtualServers(ipvs::servers(&mut host, *family)))
             }

@@ -1,0 +1,40 @@
+//! Connections carried by the proxy itself: userspace mode's sockets.
+//!
+//! Each listening port has a `pool` of endpoints; `balance` chooses one, `dial` gets an answer from
+//! one, `stream` carries the bytes by `splice(2)`, `worker` is one thread's share of it all. `Relay` is
+//! the handle that a kernel's heart holds. It must never know a Service, a rule or a cluster.
+//! Tests: `tests.rs` and `udp_tests.rs` on simulated sockets, `threads_tests.rs` and `netlab` on real ones.
+
+mod balance;
+mod counters;
+mod datagrams;
+mod dial;
+mod linux;
+mod linux_udp;
+mod pool;
+mod ports;
+mod proxy_protocol;
+#[cfg(test)]
+mod simulated;
+mod slots;
+mod sockets;
+mod stream;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+mod threads;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod threads_tests;
+mod udp;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod udp_tests;
+mod worker;
+
+pub use balance::Balancer;
+pub use counters::{Counters, Figures};
+pub use pool::{Announce, Limits, Pool, Serving, Shared};
+pub use ports::Ports;
+pub use sockets::Trouble;
+pub use threads::{Board, Relay, Settings, Transport};

@@ -1,0 +1,117 @@
+//! The whole relay on Linux's own sockets, over loopback: threads, ports, draining.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use super::pool::{Announce, Limits, Serving};
+use super::threads::{Board, Relay, Settings, Transport};
+
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn settings() -> Settings {
+    let limits = Limits { all: 100, each: 100 };
+    Settings { limits, ports: None, udp_timeout: Duration::from_millis(250) }
+}
+
+fn serving(endpoint: SocketAddr) -> Serving {
+    Serving { endpoints: [endpoint].into(), affinity: None, announce: Announce::Nothing }
+}
+
+/// Answers each connection with what it sent, until it sends no more.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((HOME, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(8).flatten() {
+            std::thread::spawn(move || {
+                let mut writer = stream.try_clone().unwrap();
+                std::io::copy(&mut &stream, &mut writer).unwrap();
+                writer.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+        }
+    });
+    at
+}
+
+fn open(relay: &mut Relay<&'static str>, key: &'static str, to: SocketAddr) -> SocketAddr {
+    let port = relay.serve(key, (Transport::Tcp, (HOME, 0).into()), &serving(to)).unwrap();
+    (HOME, port).into()
+}
+
+#[test]
+fn a_megabyte_goes_there_and_back_and_half_closes_are_told_on() {
+    let board = Board::default();
+    let mut relay = Relay::start(&settings(), board.clone()).unwrap();
+    let at = open(&mut relay, "a", echo());
+    let mut stream = TcpStream::connect(at).unwrap();
+    let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let mut writer = stream.try_clone().unwrap();
+    let sent = bytes.clone();
+    let sender = std::thread::spawn(move || {
+        writer.write_all(&sent).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).unwrap();
+    sender.join().unwrap();
+    assert!(got == bytes);
+    // Bytes are counted at the end of a turn, which may be after they have arrived.
+    let counted = || board.figures().iter().map(|(_, f)| f.bytes_up + f.bytes_down).sum::<u64>();
+    while counted() < 2 << 20 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(counted(), 2 << 20);
+}
+
+#[test]
+fn datagrams_go_there_and_back() {
+    let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
+    let to = endpoint.local_addr().unwrap();
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
+    let port = relay.serve("u", (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
+    let client = UdpSocket::bind((HOME, 0)).unwrap();
+    client.connect((HOME, port)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    endpoint.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut room = [0; 100];
+    for n in 0..10u8 {
+        client.send(&[n; 50]).unwrap();
+        let (count, from) = endpoint.recv_from(&mut room).unwrap();
+        endpoint.send_to(&room[..count], from).unwrap();
+        assert_eq!(client.recv(&mut room).unwrap(), 50);
+        assert_eq!(room[0], n);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
+    let taken = TcpListener::bind((HOME, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let ports = Some(port..=port);
+    let mut relay = Relay::start(&Settings { ports, ..settings() }, Board::default()).unwrap();
+    let at = (Transport::Tcp, (HOME, 0).into());
+    let refused = relay.serve("a", at, &serving((HOME, 1).into()));
+    assert!(refused.is_err(), "{refused:?}");
+    drop(taken);
+    assert_eq!(relay.serve("a", at, &serving((HOME, 1).into())), Ok(port));
+    assert!(relay.serve("b", at, &serving((HOME, 1).into())).is_err());
+    relay.stop(&"a");
+}
+
+#[test]
+fn draining_waits_for_the_last_connection_and_takes_no_new_one() {
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
+    let at = open(&mut relay, "a", echo());
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    let drained = std::thread::spawn(move || relay.drain(Duration::from_secs(30)));
+    while TcpStream::connect(at).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    stream.write_all(b"y").unwrap();
+    stream.read_exact(&mut [0]).unwrap();
+    drop(stream);
+    assert_eq!(drained.join().unwrap(), 0);
+}

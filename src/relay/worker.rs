@@ -1,0 +1,396 @@
+//! One thread's share of the relay's TCP: accepts, dials, and gives each connection its turns.
+//!
+//! Never blocks but in `wait`; a slow client costs its two sockets and no thread. What happens to
+//! one connection it leaves to `dial` and `stream`. Time comes from the caller. Tests: `tests.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dial::{Dialing, PATIENCE};
+use super::pool::{Place, Pool};
+use super::slots::{Slot, Slots};
+use super::sockets::{Happened, Interest, Sockets, Token, Trouble};
+use super::stream::{End, Pipes, Stream, Turn};
+
+/// Connections taken from one listener before others have their turn.
+const ACCEPTS: usize = 64;
+/// Idle pipes kept: what as many busy connections need at once.
+const IDLE_PIPES: usize = 256;
+/// Pipes made ahead, so that open connections go on when descriptors run out.
+const FIRST_PIPES: usize = 32;
+/// How long nobody is accepted, and who starves waits, after descriptors have run out.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a thread is told by another.
+pub(super) enum Command<S: Sockets> {
+    /// Accept for this pool.
+    Listen(u64, S::Listener, Arc<Pool>),
+    /// Accept there no more. Open connections go on.
+    Unlisten(u64),
+    /// Accept nowhere, and end when all connections have ended.
+    Drain,
+    /// End now; what is open is broken off.
+    Stop,
+}
+
+/// Where connections are accepted.
+struct Listening<S: Sockets> {
+    listener: S::Listener,
+    pool: Arc<Pool>,
+    paused: bool,
+}
+
+/// A connection and its place within the limits.
+struct Entry<S: Sockets> {
+    place: Place,
+    state: State<S>,
+}
+
+enum State<S: Sockets> {
+    Dialing(Box<Dialing<S>>),
+    Carried(Stream<S>),
+    /// While the one becomes the other.
+    Between,
+}
+
+/// Whose a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Server,
+    Listener,
+}
+
+fn token(slot: Slot, side: Side) -> Token {
+    let side = match side {
+        Side::Client => 0,
+        Side::Server => 1,
+        Side::Listener => 2,
+    };
+    slot.number() << 2 | side
+}
+
+fn owner(token: Token) -> Option<(Slot, Side)> {
+    let slot = Slot::from_number(token >> 2);
+    match token & 3 {
+        0 => Some((slot, Side::Client)),
+        1 => Some((slot, Side::Server)),
+        2 => Some((slot, Side::Listener)),
+        _ => None,
+    }
+}
+
+/// One thread's connections.
+pub(super) struct Worker<S: Sockets> {
+    /// The sockets.
+    pub(super) sockets: S,
+    listeners: Slots<Listening<S>>,
+    by_id: BTreeMap<u64, Slot>,
+    entries: Slots<Entry<S>>,
+    pipes: Pipes<S>,
+    /// Dials under way, by how patient they are: in each the first ends first.
+    dials: [VecDeque<(Duration, Slot)>; PATIENCE.len()],
+    again: VecDeque<Slot>,
+    starving: Vec<Slot>,
+    paused_until: Option<Duration>,
+    draining: bool,
+    stopped: bool,
+}
+
+impl<S: Sockets> Worker<S> {
+    pub(super) fn new(mut sockets: S) -> Worker<S> {
+        let mut pipes = Pipes::new(IDLE_PIPES);
+        pipes.prepare(&mut sockets, FIRST_PIPES);
+        Worker {
+            sockets,
+            listeners: Slots::new(),
+            by_id: BTreeMap::new(),
+            entries: Slots::new(),
+            pipes,
+            dials: Default::default(),
+            again: VecDeque::new(),
+            starving: Vec::new(),
+            paused_until: None,
+            draining: false,
+            stopped: false,
+        }
+    }
+
+    /// Whether there is nothing left to do for it, ever.
+    pub(super) fn is_finished(&self) -> bool {
+        self.stopped || (self.draining && self.entries.len() == 0)
+    }
+
+    /// Connections it has.
+    #[cfg(test)]
+    pub(super) fn open(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How long it may wait for events; `None`: for ever.
+    pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let dials = self.dials.iter().filter_map(VecDeque::front).map(|(deadline, _)| *deadline);
+        let first = dials.chain(self.paused_until).min()?;
+        Some(first.saturating_sub(now))
+    }
+
+    /// Does what another thread says.
+    pub(super) fn obey(&mut self, command: Command<S>) {
+        match command {
+            Command::Listen(id, listener, pool) => self.listen(id, listener, pool),
+            Command::Unlisten(id) => self.unlisten(id),
+            Command::Drain => {
+                self.draining = true;
+                let ids: Vec<u64> = self.by_id.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.unlisten(id));
+            }
+            Command::Stop => {
+                self.stopped = true;
+                for slot in self.entries.names() {
+                    self.break_off(slot);
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, id: u64, listener: S::Listener, pool: Arc<Pool>) {
+        if self.draining {
+            return;
+        }
+        let slot = self.listeners.insert_with(|_| Listening {
+            listener: listener.clone(),
+            pool,
+            paused: false,
+        });
+        self.by_id.insert(id, slot);
+        // Without memory for one more watch it is tried again with those that pause.
+        if self.sockets.watch_listener(&listener, token(slot, Side::Listener)).is_err() {
+            self.pause(slot, Duration::ZERO);
+        }
+    }
+
+    fn unlisten(&mut self, id: u64) {
+        let listening = self.by_id.remove(&id).and_then(|slot| self.listeners.remove(slot));
+        if let Some(listening) = listening {
+            self.sockets.unwatch_listener(&listening.listener);
+        }
+    }
+
+    /// Takes in what happened, and does what follows from it and from the time.
+    pub(super) fn turn(&mut self, happened: &[Happened], now: Duration) {
+        for event in happened {
+            match owner(event.token) {
+                Some((slot, Side::Listener)) => self.accept(slot, now),
+                Some((slot, side)) => self.happened(slot, side, event, now),
+                None => {}
+            }
+        }
+        for _ in 0..self.again.len() {
+            let Some(slot) = self.again.pop_front() else { break };
+            self.carry(slot);
+        }
+        self.end_of_patience(now);
+        self.end_of_pause(now);
+    }
+
+    fn accept(&mut self, slot: Slot, now: Duration) {
+        for _ in 0..ACCEPTS {
+            let Some(listening) = self.listeners.get_mut(slot) else { return };
+            let pool = listening.pool.clone();
+            match self.sockets.accept(&listening.listener) {
+                Ok((socket, peer)) => self.begin(socket, peer, pool, now),
+                Err(Trouble::NotNow) => return,
+                Err(Trouble::Exhausted) => return self.pause(slot, now),
+                // The client left before it was its turn: the next one.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        socket: S::Socket,
+        peer: std::net::SocketAddr,
+        pool: Arc<Pool>,
+        now: Duration,
+    ) {
+        let Some(place) = pool.enter() else { return self.sockets.reset(socket) };
+        let sockets = &mut self.sockets;
+        let slot = self.entries.insert_with(|slot| {
+            let client = End::accepted(socket, token(slot, Side::Client));
+            Entry { place, state: State::Dialing(Box::new(Dialing::new(client, peer))) }
+        });
+        let watched = match self.entries.get_mut(slot).map(|entry| &entry.state) {
+            Some(State::Dialing(dialing)) => {
+                let token = token(slot, Side::Client);
+                sockets.watch(dialing.client.socket(), token, Interest::Read)
+            }
+            _ => Ok(()),
+        };
+        match watched {
+            Ok(()) => self.dial(slot, now),
+            Err(_) => self.break_off(slot),
+        }
+    }
+
+    /// Dials the next endpoint, or gives up.
+    fn dial(&mut self, slot: Slot, now: Duration) {
+        let Some(Entry { place, state: State::Dialing(dialing) }) = self.entries.get_mut(slot)
+        else {
+            return;
+        };
+        let server = token(slot, Side::Server);
+        match dialing.dial(&mut self.sockets, place.pool(), server, now) {
+            Some((level, deadline)) => self.dials[level].push_back((deadline, slot)),
+            None => {
+                place.pool().unserved();
+                self.break_off(slot);
+            }
+        }
+    }
+
+    fn happened(&mut self, slot: Slot, side: Side, event: &Happened, now: Duration) {
+        let at_client = side == Side::Client;
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        match &mut entry.state {
+            State::Carried(stream) => {
+                stream.note(at_client, event);
+                if !stream.queued {
+                    self.carry(slot);
+                }
+            }
+            // It gave up waiting.
+            State::Dialing(_) if at_client && event.broken => self.break_off(slot),
+            State::Dialing(_) if at_client => {}
+            State::Dialing(dialing) => match dialing.answered(&mut self.sockets) {
+                Some(Ok(())) => self.connected(slot, now),
+                Some(Err(trouble)) => {
+                    dialing.failed(&mut self.sockets, (entry.place.pool(), trouble), now);
+                    self.dial(slot, now);
+                }
+                None => {}
+            },
+            State::Between => {}
+        }
+    }
+
+    /// The endpoint answered: from now on bytes are carried.
+    fn connected(&mut self, slot: Slot, now: Duration) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        let pool = entry.place.pool();
+        let State::Dialing(dialing) = std::mem::replace(&mut entry.state, State::Between) else {
+            return;
+        };
+        let server = token(slot, Side::Server);
+        match dialing.connected(&mut self.sockets, pool, (server, now)) {
+            Ok((client, server)) => {
+                entry.state = State::Carried(Stream::new(client, server));
+                self.carry(slot);
+            }
+            Err(client) => {
+                pool.unserved();
+                self.sockets.reset(client);
+                self.entries.remove(slot);
+            }
+        }
+    }
+
+    fn carry(&mut self, slot: Slot) {
+        let Some(Entry { place, state: State::Carried(stream) }) = self.entries.get_mut(slot)
+        else {
+            return;
+        };
+        stream.queued = false;
+        match stream.turn(&mut self.sockets, &mut self.pipes, &place.pool().counters) {
+            Turn::Waits => {}
+            Turn::Again => {
+                stream.queued = true;
+                self.again.push_back(slot);
+            }
+            Turn::Starves => {
+                stream.queued = true;
+                self.starving.push(slot);
+                self.paused_until.get_or_insert(Duration::ZERO);
+            }
+            Turn::Done => {
+                if let Some(Entry { state: State::Carried(stream), .. }) = self.entries.remove(slot)
+                {
+                    stream.close(&mut self.sockets, &mut self.pipes);
+                }
+            }
+            Turn::Broken => self.break_off(slot),
+        }
+    }
+
+    fn break_off(&mut self, slot: Slot) {
+        match self.entries.remove(slot).map(|entry| entry.state) {
+            Some(State::Dialing(dialing)) => dialing.break_off(&mut self.sockets),
+            Some(State::Carried(stream)) => stream.reset(&mut self.sockets),
+            Some(State::Between) | None => {}
+        }
+    }
+
+    /// Dials that nobody answered in time.
+    fn end_of_patience(&mut self, now: Duration) {
+        for level in 0..self.dials.len() {
+            while let Some((_, slot)) = self.dials[level].pop_front_if(|(end, _)| *end <= now) {
+                let Some(Entry { place, state: State::Dialing(dialing) }) =
+                    self.entries.get_mut(slot)
+                else {
+                    continue;
+                };
+                if dialing.deadline <= now {
+                    let why = (place.pool(), Trouble::NotNow);
+                    dialing.failed(&mut self.sockets, why, now);
+                    self.dial(slot, now);
+                }
+            }
+        }
+    }
+
+    /// Nobody is accepted there for a while.
+    fn pause(&mut self, slot: Slot, now: Duration) {
+        if let Some(listening) = self.listeners.get_mut(slot)
+            && !listening.paused
+        {
+            listening.paused = true;
+            self.sockets.unwatch_listener(&listening.listener);
+            self.paused_until.get_or_insert(now + PAUSE);
+        }
+    }
+
+    fn end_of_pause(&mut self, now: Duration) {
+        match self.paused_until {
+            // Somebody began to starve in this turn.
+            Some(Duration::ZERO) => self.paused_until = Some(now + PAUSE),
+            Some(until) if until <= now => {
+                self.paused_until = None;
+                self.go_on(now);
+            }
+            _ => {}
+        }
+    }
+
+    fn go_on(&mut self, now: Duration) {
+        for slot in self.listeners.names() {
+            let Some(listening) = self.listeners.get_mut(slot).filter(|l| l.paused) else {
+                continue;
+            };
+            listening.paused = false;
+            let listener = listening.listener.clone();
+            if self.sockets.watch_listener(&listener, token(slot, Side::Listener)).is_err() {
+                self.pause(slot, now);
+            }
+        }
+        for slot in std::mem::take(&mut self.starving) {
+            self.carry(slot);
+        }
+        if self.paused_until == Some(Duration::ZERO) {
+            self.paused_until = Some(now + PAUSE);
+        }
+    }
+}

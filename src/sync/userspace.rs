@@ -1,0 +1,302 @@
+//! userspace mode's driver: one family's listening ports in this process, and the table that leads
+//! packets to them. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::Report;
+use super::driver::{Driver, Wanted};
+use super::nftables::Nftables;
+use crate::backend::program::{Frontend, Program};
+use crate::backend::ruleset::{Ruleset, Wants};
+use crate::backend::userspace::{announce, guard, led_to_ports, ports_of, relay_address};
+use crate::kernel::{
+    Error, ErrorKind, Facts, Kernel, LinkOperation, Query, RelayKey, RelayOperation, RelayServing,
+    Transaction,
+};
+use crate::model::{Family, NamespacedName, Notice, Protocol, Reason};
+
+/// The device that has the address which ports are bound to.
+const LOOPBACK: &str = "lo";
+
+/// One family.
+#[derive(Debug)]
+pub(super) struct Userspace {
+    family: Family,
+    table: Nftables,
+    /// Whether the relay, its address and its guard are there.
+    ready: bool,
+    /// What each port serves, and for which frontends.
+    served: BTreeMap<RelayKey, Served>,
+    /// The ports each frontend uses.
+    used: BTreeMap<Frontend, Vec<RelayKey>>,
+    notices: BTreeMap<Frontend, Notice>,
+}
+
+/// A listening port.
+#[derive(Debug)]
+struct Served {
+    serving: RelayServing,
+    port: Result<u16, String>,
+    frontends: BTreeSet<Frontend>,
+}
+
+/// What is wanted, led to the ports.
+struct Led<'a> {
+    ruleset: &'a Ruleset,
+    family: Family,
+    served: &'a BTreeMap<RelayKey, Served>,
+}
+
+impl Wants for Led<'_> {
+    fn program(&self, frontend: &Frontend) -> Option<Arc<Program>> {
+        let program = self.ruleset.program(frontend)?;
+        let port = |key: &RelayKey| self.served.get(key)?.port.clone().ok();
+        Some(Arc::new(led_to_ports(&program, self.family, port)))
+    }
+
+    fn frontends(&self) -> BTreeSet<Frontend> {
+        self.ruleset.frontends().copied().collect()
+    }
+
+    fn service_cidrs(&self) -> &[IpNet] {
+        &self.ruleset.service_cidrs
+    }
+
+    fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName> {
+        self.ruleset.health_check_ports()
+    }
+}
+
+impl Driver for Userspace {
+    fn is_unknown(&self) -> bool {
+        self.table.is_unknown()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.table.is_behind()
+    }
+
+    fn distrust(&mut self) {
+        self.ready = false;
+        self.table.distrust();
+    }
+
+    fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        match kernel.read(&Query::Addresses)? {
+            Facts::Addresses(all) if !all.contains(&relay_address(self.family)) => {
+                Ok(Some(format!("the address {} is gone", relay_address(self.family))))
+            }
+            _ => self.table.look(kernel),
+        }
+    }
+
+    fn bring(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: Wanted<'_>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        if !self.ready {
+            self.prepare(kernel, &wanted)?;
+        }
+        let everything = self.table.is_unknown();
+        let mut changed = wanted.changed;
+        if everything {
+            changed.extend(wanted.ruleset.frontends());
+            changed.extend(self.used.keys());
+        }
+        // A port that was not to be had may be had now.
+        changed.extend(self.notices.keys());
+        let left = self.serve(kernel, (wanted.ruleset, &changed), report)?;
+        let led = Led { ruleset: wanted.ruleset, family: self.family, served: &self.served };
+        self.table.bring_to(kernel, (&led, wanted.options), changed, report)?;
+        self.stop(kernel, left, report)
+    }
+
+    fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        self.table.tidy(kernel, report)
+    }
+
+    fn notices(&self) -> Vec<Notice> {
+        let all: BTreeSet<Notice> = self.notices.values().cloned().collect();
+        all.into_iter().collect()
+    }
+}
+
+impl Userspace {
+    pub(super) fn new(family: Family) -> Userspace {
+        Userspace {
+            family,
+            table: Nftables::new(family),
+            ready: false,
+            served: BTreeMap::new(),
+            used: BTreeMap::new(),
+            notices: BTreeMap::new(),
+        }
+    }
+
+    /// The guard first, so that nobody reaches a port but by our rules; then the address, then
+    /// the relay.
+    fn prepare(&mut self, kernel: &mut dyn Kernel, wanted: &Wanted<'_>) -> Result<(), Error> {
+        kernel.apply(&Transaction::Nft(guard(self.family)))?;
+        let address = relay_address(self.family);
+        let add = LinkOperation::AddHiddenAddress(LOOPBACK.to_owned(), address);
+        match kernel.apply(&Transaction::Links(vec![add])) {
+            Err(e) if e.kind != ErrorKind::Exists => return Err(e),
+            _ => {}
+        }
+        let start = RelayOperation::Start(wanted.options.relay.clone());
+        kernel.apply(&Transaction::Relay(vec![start]))?;
+        self.ready = true;
+        Ok(())
+    }
+
+    /// Opens and changes ports as these frontends want it; gives the ports that nobody uses now.
+    fn serve(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        (ruleset, changed): (&Ruleset, &BTreeSet<Frontend>),
+        report: &mut Report,
+    ) -> Result<Vec<RelayKey>, Error> {
+        let mut operations = BTreeMap::new();
+        let mut left = BTreeSet::new();
+        for frontend in changed {
+            let program = ruleset.program(frontend);
+            let ports = program.as_ref().map(|p| ports_of(p, self.family)).unwrap_or_default();
+            self.note(frontend, program.as_deref());
+            left.extend(self.let_go(frontend));
+            for (key, serving) in &ports {
+                self.use_port(frontend, (key, serving), &mut operations);
+            }
+            if !ports.is_empty() {
+                let keys = ports.into_iter().map(|(key, _)| key).collect();
+                self.used.insert(*frontend, keys);
+            }
+        }
+        self.apply(kernel, operations, report)?;
+        Ok(left.into_iter().filter(|key| self.is_idle(key)).collect())
+    }
+
+    /// A frontend uses none of its ports any more; gives them.
+    fn let_go(&mut self, frontend: &Frontend) -> Vec<RelayKey> {
+        let keys = self.used.remove(frontend).unwrap_or_default();
+        for key in &keys {
+            if let Some(served) = self.served.get_mut(key) {
+                served.frontends.remove(frontend);
+            }
+        }
+        keys
+    }
+
+    fn is_idle(&self, key: &RelayKey) -> bool {
+        self.served.get(key).is_some_and(|served| served.frontends.is_empty())
+    }
+
+    fn use_port(
+        &mut self,
+        frontend: &Frontend,
+        (key, serving): (&RelayKey, &RelayServing),
+        operations: &mut BTreeMap<RelayKey, RelayOperation>,
+    ) {
+        let new = || Served {
+            serving: serving.clone(),
+            port: Err("not asked for yet".to_owned()),
+            frontends: BTreeSet::new(),
+        };
+        let served = self.served.entry(key.clone()).or_insert_with(new);
+        served.frontends.insert(*frontend);
+        if served.serving != *serving || served.port.is_err() {
+            served.serving = serving.clone();
+            let serve = RelayOperation::Serve(key.clone(), serving.clone());
+            operations.insert(key.clone(), serve);
+        }
+    }
+
+    fn apply(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        operations: BTreeMap<RelayKey, RelayOperation>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<RelayKey> = operations.keys().cloned().collect();
+        report.operations += operations.len();
+        kernel.apply(&Transaction::Relay(operations.into_values().collect()))?;
+        let facts = match kernel.read(&Query::RelayPorts(keys))? {
+            Facts::RelayPorts(facts) => facts,
+            other => super::unreachable_answer("ports", &other)?,
+        };
+        for fact in facts {
+            let Some(served) = self.served.get_mut(&fact.key) else { continue };
+            served.port = fact.port;
+            if let Err(why) = &served.port {
+                let frontends = served.frontends.clone();
+                let notice = without_port(&fact.key, why);
+                self.notices.extend(frontends.into_iter().map(|f| (f, notice.clone())));
+            }
+        }
+        Ok(())
+    }
+
+    /// After the rules: nobody is led there any more.
+    fn stop(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        keys: Vec<RelayKey>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        report.operations += keys.len();
+        keys.iter().for_each(|key| drop(self.served.remove(key)));
+        let operations = keys.into_iter().map(RelayOperation::Stop).collect();
+        kernel.apply(&Transaction::Relay(operations)).map(|_| ())
+    }
+
+    /// What this mode cannot do for a frontend.
+    fn note(&mut self, frontend: &Frontend, program: Option<&Program>) {
+        let lack = program.and_then(|program| {
+            let notice = |field: &str, message: &str| Notice {
+                kind: "Service",
+                object: program.origin.service.clone(),
+                field: field.to_owned(),
+                reason: Reason::Unsupported,
+                message: message.to_owned(),
+            };
+            if frontend.protocol == Protocol::Sctp {
+                let said = format!(
+                    "port {} is SCTP, which userspace mode does not carry: it is refused",
+                    frontend.port
+                );
+                return Some(notice("spec.ports", &said));
+            }
+            announce(program).is_none().then(|| {
+                let said = "the only value is v2; endpoints are not told of their clients";
+                notice("metadata.annotations[kube-proxy.io/proxy-protocol]", said)
+            })
+        });
+        match lack {
+            Some(notice) => self.notices.insert(*frontend, notice),
+            None => self.notices.remove(frontend),
+        };
+    }
+}
+
+fn without_port(key: &RelayKey, why: &str) -> Notice {
+    Notice {
+        kind: "Service",
+        object: key.origin.service.clone(),
+        field: String::new(),
+        reason: Reason::Unsupported,
+        message: format!(
+            "no local port for {} ({}): {why}; its connections are refused, and it is tried again",
+            key.origin, key.family
+        ),
+    }
+}
