@@ -79,7 +79,10 @@ impl Kernel for Simulated {
                 Ok(Receipt::of(1))
             }
             Transaction::Sysctl(path, value) => {
-                self.sysctls.insert(path.clone(), value.clone());
+                // What the simulator has no model of changes nothing, but is kept.
+                if self.host().sysctls_mut().set(path, value).is_err() {
+                    self.sysctls.insert(path.clone(), value.clone());
+                }
                 Ok(Receipt::of(1))
             }
         }
@@ -117,7 +120,9 @@ impl Kernel for Simulated {
             }
             Query::Sysctl(path) => {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
-                self.sysctls.get(path).cloned().map(Facts::Text).ok_or_else(absent)
+                let modelled = host.sysctls().get(path).map(|value| value.to_string());
+                let value = modelled.or_else(|| self.sysctls.get(path).cloned());
+                value.map(Facts::Text).ok_or_else(absent)
             }
             Query::Addresses => {
                 let links = host.links().iter();

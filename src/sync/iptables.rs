@@ -100,21 +100,23 @@ fn ability(kernel: &mut dyn Kernel) -> Result<Ability, Error> {
         true => SourcePort::Random,
         false => SourcePort::AsTheKernelLikes,
     };
-    let counting = counting(kernel);
+    let counting = counting(kernel)?;
     let liberal = sysctl(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
     let drops_invalid = (!liberal).then_some(counting);
     Ok(Ability { source_port, drops_invalid, counts_localhost: counting })
 }
 
 /// Makes the counters that rules refer to; without them nothing else is missing.
-fn counting(kernel: &mut dyn Kernel) -> Counting {
+fn counting(kernel: &mut dyn Kernel) -> Result<Counting, Error> {
     let mut names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
     match names.try_for_each(|name| kernel.apply(&Transaction::Account(name)).map(drop)) {
-        Ok(()) => Counting::Counted,
-        Err(error) => {
+        Ok(()) => Ok(Counting::Counted),
+        // A kernel without nfacct calls the message invalid.
+        Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
             tracing::info!(%error, "no nfacct: dropped and localhost packets are not counted");
-            Counting::Uncounted
+            Ok(Counting::Uncounted)
         }
+        Err(error) => Err(error),
     }
 }
 
