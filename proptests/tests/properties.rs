@@ -63,10 +63,7 @@ fn every_packet_meets_its_promise() {
 
 #[test]
 fn every_packet_meets_its_promise_in_iptables_mode() {
-    packets_meet_their_promises(
-        "every_packet_meets_its_promise_in_iptables_mode",
-        Mode::Iptables,
-    );
+    packets_meet_their_promises("every_packet_meets_its_promise_in_iptables_mode", Mode::Iptables);
 }
 
 fn packets_meet_their_promises(name: &str, mode: Mode) {

@@ -9,7 +9,7 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, SetFact, Socket, TableFact, Transaction, XtablesText,
+    Receipt, SetFact, Socket, TableFact, Transaction, XtablesFlavour, XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -36,7 +36,10 @@ impl Simulated {
         Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
-            capabilities: Capabilities::default(),
+            capabilities: Capabilities {
+                xtables: Some(XtablesFlavour::Legacy),
+                ..Capabilities::default()
+            },
         }
     }
 
