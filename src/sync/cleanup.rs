@@ -85,7 +85,8 @@ mod tests {
     const FOREIGN: &str = "*filter\n:KUBE-FIREWALL - [0:0]\n:theirs - [0:0]\n\
         -A INPUT -j KUBE-FIREWALL\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n\
         -A theirs -j DROP\nCOMMIT\n*nat\n:CNI-X - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n\
-        -A CNI-X -j KUBE-MARK-MASQ\n-A POSTROUTING -j CNI-X\nCOMMIT\n";
+        -A CNI-X -j KUBE-MARK-MASQ\n-A POSTROUTING -j CNI-X\nCOMMIT\n\
+        *mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
 
     const OURS: &str = "*filter\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n\
         -I INPUT -j KUBE-NODEPORTS\n-I OUTPUT -j KUBE-SERVICES\nCOMMIT\n\

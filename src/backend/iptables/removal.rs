@@ -1,5 +1,5 @@
 //! Takes everything away that kube-proxy ever makes in iptables, of this version or another, and
-//! nothing else. Kubelet's chain stays; so do chains of ours that somebody else's rule jumps to, but
+//! nothing else. Kubelet's chain stays where there is a kubelet; so do chains of ours that somebody else's rule jumps to, but
 //! empty. It must never know what the chains were for. Tests: `tests.rs`, `netlab`.
 
 use std::collections::BTreeSet;
@@ -7,9 +7,13 @@ use std::collections::BTreeSet;
 use super::chain::{self, Chain, Kind, Table};
 use super::dump::Dump;
 use super::pen::{Pen, Text};
+use super::shape::GUARD_COMMENT;
 
 /// Chains that go together: the tool searches their names for each line.
 const CHAINS_AT_ONCE: usize = 1000;
+
+/// Chains of kubelet in mangle (KEP-3178).
+const KUBELETS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
 /// Chains with a name of their own, by table; those that others jump to come last.
 const OURS: &[(Table, &[Chain])] = &[
@@ -44,6 +48,9 @@ pub fn remove(dump: &Dump<'_>, pen: &mut Text) {
             }
             chains.push(chain::MARK_MASQ.to_string());
         }
+        if *table == Table::Filter && is_guard_ours(dump) {
+            chains.push(chain::KUBELET_FIREWALL.to_string());
+        }
         chains.retain(|chain| dump.rules(*table, chain).is_some());
         let ours: BTreeSet<&str> = chains.iter().map(String::as_str).collect();
         let foreign = unlink(dump, *table, &ours, pen);
@@ -57,6 +64,15 @@ pub fn remove(dump: &Dump<'_>, pen: &mut Text) {
             }
         }
     }
+}
+
+/// Whether kubelet's firewall chain was made by us: there is nothing of a kubelet in mangle, and
+/// nothing in the chain but the one rule that both write.
+fn is_guard_ours(dump: &Dump<'_>) -> bool {
+    let mut mangle = dump.chains(Table::Mangle).map(|(name, _)| name);
+    let has_kubelet = mangle.any(|name| KUBELETS.contains(&name));
+    let rules = dump.rules(Table::Filter, &chain::KUBELET_FIREWALL.to_string());
+    !has_kubelet && rules.unwrap_or_default().iter().all(|rule| rule.contains(GUARD_COMMENT))
 }
 
 /// Takes the jumps out of the built-in chains; gives our chains that foreign ones jump to.
