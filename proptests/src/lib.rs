@@ -7,6 +7,7 @@
 
 pub mod check;
 pub mod cluster;
+pub mod content;
 pub mod coverage;
 pub mod differences;
 pub mod explore;

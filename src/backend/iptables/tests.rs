@@ -1,3 +1,5 @@
+//! What is written for each kind of Service, to the letter; what is adopted, and what is removed.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -109,7 +111,9 @@ fn check(text: &str, expected: &Expect) {
 #[test]
 fn one_service_from_nothing() {
     let (_, text) = World::with(&[("web", vec![cluster_ip("web", &["10.1.0.2", "10.1.0.10"])])]);
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         *filter
         :KUBE-PROXY-CANARY - [0:0]
         :KUBE-FORWARD - [0:0]
@@ -162,7 +166,8 @@ fn one_service_from_nothing() {
         *mangle
         :KUBE-PROXY-CANARY - [0:0]
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -170,7 +175,9 @@ fn an_endpoint_that_goes_rewrites_one_chain_and_removes_one() {
     let (mut world, _) =
         World::with(&[("web", vec![cluster_ip("web", &["10.1.0.2", "10.1.0.3"])])]);
     let text = world.change("web", vec![cluster_ip("web", &["10.1.0.2"])]);
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         *nat
         :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
         :KUBE-SEP-KWIA54J3D4XB7XP3 - [0:0]
@@ -178,14 +185,17 @@ fn an_endpoint_that_goes_rewrites_one_chain_and_removes_one() {
         -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
         -X KUBE-SEP-KWIA54J3D4XB7XP3
         COMMIT
-    "#]]);
+    "#]],
+    );
     assert_eq!(world.change("web", vec![cluster_ip("web", &["10.1.0.2"])]), "");
 }
 
 #[test]
 fn the_last_endpoint_moves_a_line_from_nat_to_filter() {
     let (mut world, _) = World::with(&[("web", vec![cluster_ip("web", &["10.1.0.2"])])]);
-    check(&world.change("web", vec![cluster_ip("web", &[])]), &expect![[r#"
+    check(
+        &world.change("web", vec![cluster_ip("web", &[])]),
+        &expect![[r#"
         *filter
         -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http has no endpoints" -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable
         COMMIT
@@ -196,14 +206,17 @@ fn the_last_endpoint_moves_a_line_from_nat_to_filter() {
         -X KUBE-SEP-IMFC5XQKDZMFROSF
         -X KUBE-SVC-CDGGSHYLG3RE2FKL
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_load_balancer_has_all_kinds_of_chains() {
     let (mut world, _) = World::with(&[]);
     let text = world.change("web", balanced("web", &["10.1.0.1", "10.1.0.2"], &["10.1.0.1"]));
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         *filter
         -I KUBE-PROXY-FIREWALL -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http traffic not accepted by KUBE-FW-CDGGSHYLG3RE2FKL" -m tcp --dport 80 -j DROP
         COMMIT
@@ -232,14 +245,17 @@ fn a_load_balancer_has_all_kinds_of_chains() {
         -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
         -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_load_balancer_without_local_endpoints_still_serves_pods_and_node() {
     let (mut world, _) = World::with(&[]);
     let text = world.change("web", balanced("web", &["10.1.0.2"], &[]));
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         *filter
         -I KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment "default/web:http has no local endpoints" -m addrtype --dst-type LOCAL -m tcp --dport 30080 -j DROP
         -I KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http has no local endpoints" -m tcp --dport 80 -j DROP
@@ -263,7 +279,8 @@ fn a_load_balancer_without_local_endpoints_still_serves_pods_and_node() {
         -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
         -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
