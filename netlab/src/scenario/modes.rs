@@ -52,8 +52,11 @@ fn saved(setting: &Setting, six: &str) -> Result<Vec<String>, Stop> {
     let text = iptables(setting, &format!("{}{}-save", six, tool_of(six)), "")?;
     let built_in = |line: &str| line.starts_with(':') && !line.contains(" - ");
     let kept = text.lines().filter(|l| !l.starts_with(['#', '*']) && *l != "COMMIT");
+    // Where the lab says that there is a kubelet, that chain is taken for kubelet's and stays.
+    let kubelets =
+        |line: &str| crate::proxy::mode().tool().is_some() && line.contains("KUBE-FIREWALL");
     Ok(kept
-        .filter(|line| !built_in(line))
+        .filter(|line| !built_in(line) && !kubelets(line))
         .map(|line| line.split(" [").next().unwrap_or(line).to_owned())
         .collect())
 }
