@@ -80,7 +80,11 @@ const BANS: &[(&[&str], &[&str], &str)] = &[
     (PURE, &["thread::", "Mutex", "RwLock"], "values only; who shares them locks them"),
     (PURE, &["HashMap", "HashSet", "rand::"], "their order is chance: use ordered maps"),
     (PURE, &["println!", "eprintln!", "tracing::"], "what happens is told by values"),
-    (&["src"], &["Command::new"], "no foreign process: the kernel is spoken to over netlink"),
+    (
+        &["src"],
+        &["process::Command", "process::{Command"],
+        "no foreign process: the kernel is spoken to over netlink",
+    ),
     (&["src"], &["println!(", "eprintln!("], "words to a person are main's; else log"),
     (
         &["src", "sim", "netlab", "proptests", "benches"],
@@ -116,7 +120,7 @@ const MAY: &[(&str, &str, &str)] = &[
     ),
     (
         "src/kernel/real/xtables.rs",
-        "Command::new",
+        "process::{Command",
         "only iptables' own tools write what every other program on the node understands",
     ),
     ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
