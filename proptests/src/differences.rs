@@ -175,7 +175,8 @@ impl<'a> Situation<'a> {
 
 fn localhost_node_port(flow: &Situation) -> Option<Promise> {
     let asked = flow.packet.dest.is_loopback() && flow.refused_or_sent();
-    (asked && flow.question().claim().is_none()).then_some(Promise::Untouched)
+    let here = || promise(flow.cluster, flow.setup, flow.packet);
+    (asked && flow.question().claim().is_none()).then(here)
 }
 
 fn node_port_elsewhere(flow: &Situation) -> Option<Promise> {

@@ -89,16 +89,14 @@ pub enum Weather {
     Foul,
 }
 
-/// Any history of a node in this mode.
-pub fn history_in(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
-    history(weather)
-        .prop_map(move |history| History { setup: Setup { mode, ..history.setup }, ..history })
-}
-
-/// Any history.
-pub fn history(weather: Weather) -> impl Strategy<Value = History> {
+/// Any history of a proxy in this mode.
+pub fn history(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
     let largest = prop_oneof![2 => Just(usize::MAX), 1 => Just(16_384usize), 1 => Just(4_096)];
-    (setup(), objects(), vec(step(weather), 1..14), largest)
+    let setup = (setup(), any::<bool>()).prop_map(move |(setup, local)| {
+        let localhost_node_ports = local && mode == Mode::Iptables;
+        Setup { mode, localhost_node_ports, ..setup }
+    });
+    (setup, objects(), vec(step(weather), 1..14), largest)
         .prop_map(|(setup, objects, steps, largest)| History { setup, objects, steps, largest })
 }
 

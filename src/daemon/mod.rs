@@ -4,6 +4,7 @@
 //! The only room that knows all others; it wires and decides nothing about packets.
 //! Tests: `netlab` (every way to start and to end).
 
+mod hearts;
 mod observe;
 mod source;
 
@@ -15,14 +16,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::cli::Action;
-use crate::config::{self, KernelChoice, Settings};
-use crate::kernel::real::Real;
-use crate::kernel::simulated::Simulated;
-use crate::kernel::{Capabilities, Capability, Facts, Kernel, Query};
+use crate::config::{self, Settings};
 use crate::model::{Family, Mode, Node};
 use crate::serve;
 use crate::sync::run::{Gone, Loop, Pace};
 use crate::sync::{self, Options, Proxy};
+use hearts::{AnyKernel, every_kernel, families, open_kernel};
 use observe::Witness;
 
 /// Events that may wait between the source and the sync loop.
@@ -71,10 +70,12 @@ pub fn act(action: Action) -> Result<(), Failure> {
 
 fn cleanup(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
-    let mut kernel = open_kernel(settings)?;
-    let removed = sync::cleanup::cleanup(&mut *kernel)
-        .map_err(|e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed")))?;
-    tracing::info!(tables = removed, "cleaned up");
+    let failed = |e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed"));
+    let mut removed = 0;
+    for mut kernel in every_kernel(settings)? {
+        removed += sync::cleanup::cleanup(&mut *kernel).map_err(failed)?;
+    }
+    tracing::info!(removed, "cleaned up");
     Ok(())
 }
 
@@ -84,70 +85,10 @@ fn start_logging(settings: &Settings) {
     }
 }
 
-/// Opens the kernel and refuses one that lacks what the mode cannot do without.
-fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
-    let mut kernel: Box<dyn Kernel + Send> = match settings.kernel {
-        KernelChoice::Simulated => Box::new(Simulated::new(sim::Host::new(1))),
-        KernelChoice::Real => {
-            let real = Real::open().map_err(|e| {
-                Failure::new(format_args!("kernel: {e}; netfilter's netlink socket is needed"))
-            })?;
-            let xtables = matches!(settings.mode, Mode::Iptables | Mode::Ipvs);
-            Box::new(if xtables { real.with_xtables(None) } else { real })
-        }
-    };
-    let mut lacks = kernel.capabilities().lacks.clone();
-    lacks.retain(|(lack, _)| is_vital(*lack, settings.mode));
-    if settings.mode == Mode::Ipvs && lacks.is_empty() {
-        lacks = lacks_of_ipvs(settings, &mut *kernel)?;
-    }
-    if let Some((lack, said)) = lacks.first() {
-        let remedy = lack.remedy();
-        return Err(Failure::new(format_args!("kernel: {remedy} (the kernel said: {said})")));
-    }
-    Ok(kernel)
-}
-
-/// Whether a mode cannot do without a feature.
-fn is_vital(capability: Capability, mode: Mode) -> bool {
-    match capability {
-        Capability::NetAdmin => true,
-        Capability::Xtables => mode != Mode::Nftables,
-        Capability::Ipv6
-        | Capability::Conntrack
-        | Capability::XtablesIpv6
-        | Capability::XtablesRandomFully => false,
-        _ => mode == Mode::Nftables,
-    }
-}
-
-/// What ipvs mode needs and this kernel lacks.
-fn lacks_of_ipvs(
-    settings: &Settings,
-    kernel: &mut dyn Kernel,
-) -> Result<Vec<(Capability, String)>, Failure> {
-    let scheduler = settings.ipvs.options().choice.scheduler;
-    let needed = vec![
-        Capability::Ipvs,
-        Capability::Ipset,
-        Capability::Dummy,
-        Capability::IpvsScheduler(scheduler),
-    ];
-    match kernel.read(&Query::Lacks(needed)) {
-        Ok(Facts::Lacks(lacks)) => Ok(lacks),
-        Ok(_) => Ok(Vec::new()),
-        Err(error) => Err(Failure::new(format_args!("kernel: {error}"))),
-    }
-}
-
 fn run(settings: Settings) -> Result<(), Failure> {
     start_logging(&settings);
     let kernel = open_kernel(&settings)?;
-    let other_modes =
-        |lack: Capability| !is_vital(lack, settings.mode) && is_vital(lack, Mode::Nftables);
-    let lacks = kernel.capabilities().lacks.iter().filter(|(lack, _)| !other_modes(*lack)).cloned();
-    let told = Capabilities { lacks: lacks.collect(), ..kernel.capabilities().clone() };
-    told.lines().iter().for_each(|line| tracing::warn!("{line}"));
+    kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -155,20 +96,6 @@ fn run(settings: Settings) -> Result<(), Failure> {
         .build()
         .map_err(|e| Failure::new(format_args!("cannot start: {e}")))?;
     runtime.block_on(live(Arc::new(settings), kernel, families))
-}
-
-/// The families to program: a secondary one that the kernel lacks is left out, a primary one that
-/// it lacks is an error (`cmd/kube-proxy/app/server_linux.go`).
-fn families(settings: &Settings, kernel: &dyn Kernel) -> Result<Vec<Family>, Failure> {
-    if kernel.capabilities().has(Capability::Ipv6) {
-        return Ok(Family::ALL.to_vec());
-    }
-    if settings.primary_family(None) == Family::V6 {
-        let line = "kernel: --bind-address is IPv6, but this host has no IPv6; \
-                    enable it or choose an IPv4 address";
-        return Err(Failure::new(line));
-    }
-    Ok(vec![Family::V4])
 }
 
 fn set_oom_score(score: i32) {
@@ -180,7 +107,7 @@ fn set_oom_score(score: i32) {
 /// Runs the world until something ends it.
 async fn live(
     settings: Arc<Settings>,
-    kernel: Box<dyn Kernel + Send>,
+    kernel: AnyKernel,
     families: Vec<Family>,
 ) -> Result<(), Failure> {
     let signalled = signals()?;

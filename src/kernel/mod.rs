@@ -16,7 +16,7 @@ pub mod record;
 mod relay;
 pub mod simulated;
 
-pub use capability::{Capabilities, Capability};
+pub use capability::{Capabilities, Capability, XtablesFlavour};
 pub use error::{Error, ErrorKind};
 pub use facts::{ChainFact, ElementFact, Facts, FlowFact, SetFact, TableFact};
 pub use ipset::{IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, LONGEST_IPSET_NAME};

@@ -1,38 +1,115 @@
-//! Removes everything this proxy ever made: its tables, and what ipvs mode made, in both families.
-//! Nothing else is touched.
-//! Tests: `netlab`, and below on the simulated kernel.
+//! Removes what this proxy ever made, mode by mode, in both families. Nothing else is touched.
+//! It must never know a Service. Tests: `netlab`, and below on the simulated kernel.
 
-use super::ipvs;
+use std::collections::BTreeSet;
+
+use super::Report;
+use super::{iptables, ipvs};
 use crate::backend::Options;
+use crate::backend::iptables::dump::Dump;
+use crate::backend::iptables::pen::Text;
+use crate::backend::iptables::removal;
 use crate::backend::ipvs::rules::Rules;
 use crate::backend::nftables::layout::TABLE;
+use crate::backend::userspace::{GUARD, relay_address};
+use crate::backend::xtables::chain::Table;
 use crate::kernel::{
-    Depth, Error, ErrorKind, Facts, IpvsOperation, Kernel, LinkOperation, Query, Transaction,
-    XtablesText,
+    Capability, Depth, Error, ErrorKind, Facts, IpvsOperation, Kernel, LinkOperation, Query,
+    Transaction, XtablesText,
 };
-use crate::model::Family;
+use crate::model::{Family, Mode};
 use crate::netlink::nft::Batch;
 
-/// Removes our tables; gives how many there were.
+/// Removes what every mode made; gives how many tables, chains and rules there were.
 pub fn cleanup(kernel: &mut dyn Kernel) -> Result<usize, Error> {
+    Mode::ALL.into_iter().try_fold(0, |sum, mode| Ok(sum + remove(kernel, mode, None)?))
+}
+
+/// Removes what other modes than this one made: for when this one is complete.
+pub fn leave_only(kernel: &mut dyn Kernel, stays: Mode) -> Result<usize, Error> {
+    let others = Mode::ALL.into_iter().filter(|mode| *mode != stays);
+    others.into_iter().try_fold(0, |sum, mode| Ok(sum + remove(kernel, mode, Some(stays))?))
+}
+
+/// Removes what a mode made and the one that stays does not have as well.
+fn remove(kernel: &mut dyn Kernel, mode: Mode, stays: Option<Mode>) -> Result<usize, Error> {
+    let has = |what| kernel.capabilities().has(what);
+    match mode {
+        // userspace mode leads packets by the same table.
+        Mode::Nftables if stays == Some(Mode::Userspace) => Ok(0),
+        Mode::Nftables if has(Capability::Nftables) => tables(kernel, TABLE),
+        Mode::Userspace if has(Capability::Nftables) => userspace(kernel),
+        Mode::Iptables if kernel.capabilities().xtables.is_some() => xtables(kernel, stays),
+        Mode::Ipvs => {
+            let of = |sum, family| Ok(sum + ipvs_mode(kernel, family, stays)?);
+            Family::ALL.into_iter().try_fold(0, of)
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Removes tables of nf_tables, in both families.
+fn tables(kernel: &mut dyn Kernel, name: &str) -> Result<usize, Error> {
     let mut removed = 0;
     for family in Family::ALL {
-        let query = Query::Table(family, TABLE.to_owned(), Depth::Head);
-        if let Facts::Table(Some(_)) = kernel.read(&query)? {
-            let mut batch = Batch::new(family, TABLE);
+        if let Facts::Table(Some(_)) =
+            kernel.read(&Query::Table(family, name.to_owned(), Depth::Head))?
+        {
+            let mut batch = Batch::new(family, name);
             batch.delete_table();
             kernel.apply(&Transaction::Nft(batch.finish()))?;
             removed += 1;
         }
-        removed += ipvs_mode(kernel, family)?;
     }
     Ok(removed)
+}
+
+/// Removes what userspace mode has besides the table: its guard and its addresses.
+fn userspace(kernel: &mut dyn Kernel) -> Result<usize, Error> {
+    let mut removed = tables(kernel, GUARD)?;
+    let there = match kernel.read(&Query::Addresses)? {
+        Facts::Addresses(there) => there,
+        other => super::unreachable_answer("addresses", &other)?,
+    };
+    for address in Family::ALL.map(relay_address).into_iter().filter(|a| there.contains(a)) {
+        let delete = LinkOperation::DeleteAddress("lo".to_owned(), address);
+        kernel.apply(&Transaction::Links(vec![delete]))?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Chains that the mode that stays has as well.
+type Kept = BTreeSet<(Table, String)>;
+
+fn xtables(kernel: &mut dyn Kernel, stays: Option<Mode>) -> Result<usize, Error> {
+    let mut report = Report::default();
+    for family in Family::ALL {
+        let text = match iptables::read(kernel, family) {
+            Ok(text) => text,
+            // A host without IPv6 has nothing of ours there.
+            Err(_) if family == Family::V6 => continue,
+            Err(error) => return Err(error),
+        };
+        let mut pen = Text::new(family, iptables::blocks(kernel));
+        let kept = match stays {
+            Some(Mode::Ipvs) => Rules::chains(family),
+            _ => Kept::new(),
+        };
+        removal::remove(&Dump::read(&text), &kept, &mut pen);
+        iptables::apply(kernel, pen, &mut report)?;
+    }
+    Ok(report.operations)
 }
 
 /// Removes what ipvs mode, ours or the reference's, made in one family: virtual servers that are
 /// known to be its own (`backend::ipvs::adopt`), addresses, rules, sets; the device with the last
 /// address. Where the kernel has no IPVS or no tables of iptables there is nothing of it.
-fn ipvs_mode(kernel: &mut dyn Kernel, family: Family) -> Result<usize, Error> {
+fn ipvs_mode(kernel: &mut dyn Kernel, family: Family, stays: Option<Mode>) -> Result<usize, Error> {
+    let kept = match stays {
+        Some(Mode::Iptables) => removal::chains(),
+        _ => Kept::new(),
+    };
     let found = match ipvs::list(kernel, family) {
         Err(error) if !matters(&error) => return Ok(0),
         found => found?,
@@ -41,7 +118,7 @@ fn ipvs_mode(kernel: &mut dyn Kernel, family: Family) -> Result<usize, Error> {
     let servers: Vec<IpvsOperation> = ours.into_iter().map(IpvsOperation::DeleteServer).collect();
     let rules = match ipvs::dump(kernel, family) {
         Err(error) if !matters(&error) => String::new(),
-        text => Rules::removal(&text?, family).text,
+        text => Rules::removal(&text?, family, &kept).text,
     };
     let links: Vec<LinkOperation> = found.unbinding(family);
     let sets = found.removal(family);
@@ -68,6 +145,7 @@ fn matters(error: &Error) -> bool {
 mod tests {
     use super::*;
     use crate::kernel::simulated::Simulated;
+    use crate::kernel::{Capabilities, XtablesFlavour, XtablesText};
 
     #[test]
     fn only_our_tables_go() {
@@ -77,10 +155,43 @@ mod tests {
             batch.add_table("a table");
             kernel.apply(&Transaction::Nft(batch.finish())).expect("the simulator takes tables");
         }
+        assert_eq!(leave_only(&mut kernel, Mode::Nftables), Ok(0));
         assert_eq!(cleanup(&mut kernel), Ok(1));
         assert_eq!(cleanup(&mut kernel), Ok(0));
         let left: Vec<_> =
             kernel.host().nft().tables().iter().map(|t| t.name().to_owned()).collect();
         assert_eq!(left, ["somebody-elses"]);
+    }
+
+    const FOREIGN: &str = "*filter\n:KUBE-FIREWALL - [0:0]\n:theirs - [0:0]\n\
+        -A INPUT -j KUBE-FIREWALL\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n\
+        -A theirs -j DROP\nCOMMIT\n*nat\n:CNI-X - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n\
+        -A CNI-X -j KUBE-MARK-MASQ\n-A POSTROUTING -j CNI-X\nCOMMIT\n\
+        *mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
+
+    const OURS: &str = "*filter\n:KUBE-SERVICES - [0:0]\n:KUBE-NODEPORTS - [0:0]\n\
+        -I INPUT -j KUBE-NODEPORTS\n-I OUTPUT -j KUBE-SERVICES\nCOMMIT\n\
+        *nat\n:KUBE-SVC-ABC - [0:0]\n:KUBE-SEP-ABC - [0:0]\n:KUBE-SERVICES - [0:0]\n\
+        :KUBE-MARK-MASQ - [0:0]\n-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+        -I PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+        -A KUBE-SERVICES -j KUBE-SVC-ABC\n-A KUBE-SVC-ABC -j KUBE-SEP-ABC\n\
+        -A KUBE-SEP-ABC -j KUBE-MARK-MASQ\nCOMMIT\n*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n";
+
+    fn restored(kernel: &mut Simulated, text: &str) {
+        let text = XtablesText { family: Family::V4, text: text.to_owned(), operations: 0 };
+        kernel.apply(&Transaction::Xtables(text)).expect("the simulator takes the text");
+    }
+
+    #[test]
+    fn only_our_chains_go() {
+        let xtables = Some(XtablesFlavour::Nft);
+        let able = Capabilities { xtables, ..Capabilities::default() };
+        let mut kernel = Simulated::new(sim::Host::new(1)).with_capabilities(able);
+        restored(&mut kernel, FOREIGN);
+        let before = iptables::read(&mut kernel, Family::V4);
+        restored(&mut kernel, OURS);
+        assert_eq!(leave_only(&mut kernel, Mode::Iptables), Ok(0));
+        assert!(cleanup(&mut kernel).is_ok_and(|removed| removed > 10));
+        assert_eq!(iptables::read(&mut kernel, Family::V4), before);
     }
 }

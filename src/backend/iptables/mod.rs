@@ -7,6 +7,7 @@ mod lines;
 mod own;
 pub mod pen;
 pub mod plan;
+pub mod removal;
 pub mod shape;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

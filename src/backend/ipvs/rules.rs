@@ -3,7 +3,7 @@
 //! behind INPUT of filter, and one that is made here before OUTPUT of filter: what the node itself
 //! must not reach is dropped in mangle. It must never know Services. Tests: below, `proptests`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -100,10 +100,21 @@ impl Rules {
         out
     }
 
+    /// The chains of ipvs mode.
+    pub fn chains(family: Family) -> BTreeSet<(Table, String)> {
+        Rules::new(family, &Options::default(), SourcePort::Random).chains.into_keys().collect()
+    }
+
     /// The text that takes away what is ours of the tables, as iptables-save printed them. Nothing
-    /// where ipvs mode has not been: other modes have chains of some of the names.
-    pub fn removal(dump: &str, family: Family) -> Text {
-        let ours = Rules::new(family, &Options::default(), SourcePort::Random);
+    /// where ipvs mode has not been: other modes have chains of some of the names. Chains that are
+    /// `kept` stay, with the jumps to them.
+    pub fn removal(dump: &str, family: Family, kept: &BTreeSet<(Table, String)>) -> Text {
+        let mut ours = Rules::new(family, &Options::default(), SourcePort::Random);
+        ours.chains.retain(|chain, _| !kept.contains(chain));
+        let leads_to = |rule: &str, chain: &str| rule.ends_with(&format!(" -j {chain}"));
+        ours.jumps.retain(|((table, _), rule)| {
+            !kept.iter().any(|(of, chain)| of == table && leads_to(rule, chain))
+        });
         let there = read(dump);
         if !there.contains_key(&(Table::Filter, IPVS_FILTER.to_string())) {
             return Text { text: String::new(), operations: 0 };

@@ -18,12 +18,13 @@ mod xtables_lock;
 
 use nix::sys::socket::SockProtocol;
 
+use super::XtablesFlavour;
 use super::{
     Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
 };
 use socket::Netlink;
-pub use xtables::Flavour;
 use xtables::Tools;
+pub use xtables::flavours;
 
 const NETFILTER: (SockProtocol, &str) = (SockProtocol::NetlinkNetFilter, "netfilter");
 const ROUTE: (SockProtocol, &str) = (SockProtocol::NetlinkRoute, "route");
@@ -78,21 +79,26 @@ impl Real {
     }
 
     /// Finds iptables' tools as well, of this flavour or of the one that the node uses, and adds
-    /// what they lack to the capabilities.
-    pub fn with_xtables(mut self, flavour: Option<Flavour>) -> Real {
-        match Tools::find(flavour) {
+    /// what they lack to the capabilities. Tables that are not there yet are made.
+    pub fn with_xtables(self, flavour: Option<XtablesFlavour>) -> Real {
+        self.take(Tools::find(flavour).map(Tools::working))
+    }
+
+    /// Finds iptables' tools as well, to look at what is there and nothing else.
+    pub fn seeing_xtables(self, flavour: Option<XtablesFlavour>) -> Real {
+        self.take(Tools::find(flavour))
+    }
+
+    fn take(mut self, found: Result<Tools, String>) -> Real {
+        match found {
             Ok(tools) => {
                 self.capabilities.lacks.extend(tools.lacks());
+                self.capabilities.xtables = Some(tools.flavour());
                 self.xtables = Some(tools);
             }
             Err(why) => self.capabilities.lacks.push((Capability::Xtables, why)),
         }
         self
-    }
-
-    /// The flavour of iptables, if it was looked for and found.
-    pub fn flavour(&self) -> Option<Flavour> {
-        self.xtables.as_ref().map(Tools::flavour)
     }
 
     fn xtables(&self) -> Result<&Tools, Error> {

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::xtables_lock;
+use crate::kernel::XtablesFlavour as Flavour;
 use crate::kernel::{Capability, Error, ErrorKind, Receipt, XtablesText};
 use crate::model::Family;
 
@@ -19,21 +20,11 @@ const FOLDERS: &str = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin";
 /// Chains of kubelet in mangle, by which it says which flavour it uses (KEP-3178).
 const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
-/// Which of the two kernel facilities iptables writes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavour {
-    /// ip_tables.
-    Legacy,
-    /// nf_tables.
-    Nft,
-}
-
-impl Flavour {
-    fn word(self) -> &'static str {
-        match self {
-            Flavour::Legacy => "legacy",
-            Flavour::Nft => "nft",
-        }
+/// The flavour as the tools' names have it.
+fn word(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Legacy => "legacy",
+        Flavour::Nft => "nft",
     }
 }
 
@@ -45,6 +36,8 @@ pub(super) struct Tools {
     restore: [Option<PathBuf>; 2],
     save: [Option<PathBuf>; 2],
     lacks: Vec<(Capability, String)>,
+    /// Those of the flavour that was not chosen, if nobody named one.
+    other: Option<Box<Tools>>,
 }
 
 impl Tools {
@@ -59,14 +52,7 @@ impl Tools {
             return Err("no iptables-save and iptables-restore in PATH".to_owned());
         }
         let mut tools = there.swap_remove(used);
-        tools.probe();
-        // A kernel may have the tables of the other flavour only: User Mode Linux is one.
-        if let Some(mut other) = there.pop().filter(|_| !tools.works()) {
-            other.probe();
-            if other.works() {
-                return Ok(other);
-            }
-        }
+        tools.other = there.pop().map(Box::new);
         Ok(tools)
     }
 
@@ -77,14 +63,14 @@ impl Tools {
     fn of(flavour: Flavour) -> Option<Tools> {
         let named = |family: Family, what: &str| {
             let tool = tool(family);
-            which(&format!("{tool}-{}-{what}", flavour.word()))
+            which(&format!("{tool}-{}-{what}", word(flavour)))
                 .or_else(|| which(&format!("{tool}-{what}")).filter(|path| is_of(path, flavour)))
         };
         let restore = Family::ALL.map(|family| named(family, "restore"));
         let save = Family::ALL.map(|family| named(family, "save"));
         let version = version(restore[0].as_deref()?);
         save[0].as_ref()?;
-        Some(Tools { flavour, version, restore, save, lacks: Vec::new() })
+        Some(Tools { flavour, version, restore, save, lacks: Vec::new(), other: None })
     }
 
     pub(super) fn flavour(&self) -> Flavour {
@@ -95,8 +81,21 @@ impl Tools {
         self.lacks.iter().cloned()
     }
 
+    /// The tools after a try. A kernel may have the tables of the other flavour only, as User Mode
+    /// Linux has: then it is that one's tools.
+    pub(super) fn working(self) -> Tools {
+        let mut tools = self.probed();
+        if let Some(other) = tools.other.take().filter(|_| !tools.works()) {
+            let other = other.probed();
+            if other.works() {
+                return other;
+            }
+        }
+        tools
+    }
+
     /// Tries whether there are tables for each family: an empty change makes the tool open them.
-    fn probe(&mut self) {
+    fn probed(mut self) -> Tools {
         // A chain that is made and removed in one transaction, which nobody sees: of a text without
         // any the nf_tables flavour does not even ask the kernel.
         let table =
@@ -115,6 +114,7 @@ impl Tools {
             let said = format!("iptables is {major}.{minor}.{patch}");
             self.lacks.push((Capability::XtablesRandomFully, said));
         }
+        self
     }
 
     /// Takes a text in: each table of it as a whole.
@@ -143,6 +143,17 @@ impl Tools {
         }
         Err(refusal(tool, &output, ""))
     }
+}
+
+/// Flavours that may have rules in this network namespace.
+pub fn flavours() -> Vec<Flavour> {
+    let there = |flavour: &Flavour| Tools::of(*flavour).as_ref().is_some_and(may_have_rules);
+    [Flavour::Nft, Flavour::Legacy].into_iter().filter(there).collect()
+}
+
+/// To list tables of the legacy flavour that are not there would make them.
+fn may_have_rules(tools: &Tools) -> bool {
+    tools.flavour == Flavour::Nft || Family::ALL.into_iter().any(has_legacy_tables)
 }
 
 fn tool(family: Family) -> &'static str {
@@ -197,13 +208,11 @@ fn version_in(said: &str) -> (u32, u32, u32) {
 /// Which of the tools the node uses: the one that kubelet's chains are in; else the one with more
 /// rules; else nf_tables.
 fn used(tools: &[Tools]) -> usize {
-    let has_tables =
-        |t: &Tools| t.flavour == Flavour::Nft || Family::ALL.into_iter().any(has_legacy_tables);
     let texts = |t: &Tools| -> String {
-        let some = Family::ALL.into_iter().filter(|_| has_tables(t));
+        let some = Family::ALL.into_iter().filter(|_| may_have_rules(t));
         some.filter_map(|family| t.save(family).ok()).collect()
     };
-    let legacy = tools.iter().position(|t| t.flavour == Flavour::Legacy && has_tables(t));
+    let legacy = tools.iter().position(|t| t.flavour == Flavour::Legacy && may_have_rules(t));
     let nft = tools.iter().position(|t| t.flavour == Flavour::Nft).unwrap_or(0);
     let Some(legacy) = legacy else { return nft };
     let in_nft = texts(&tools[nft]);
@@ -215,8 +224,7 @@ fn used(tools: &[Tools]) -> usize {
     if is_hinted(&in_legacy) || more { legacy } else { nft }
 }
 
-/// Whether this network namespace has tables of the legacy flavour. To list those that are not
-/// there would make them.
+/// Whether this network namespace has tables of the legacy flavour.
 fn has_legacy_tables(family: Family) -> bool {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",

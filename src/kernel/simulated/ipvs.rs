@@ -61,7 +61,7 @@ pub(super) fn destinations(host: &mut sim::Host, server: &VirtualServer) -> Vec<
 }
 
 /// Sets what the host models of a sysctl; what it does not model is kept by the heart alone.
-pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) {
+pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) -> bool {
     let number: u8 = value.parse().unwrap_or_default();
     let settings = host.ipvs_sysctls_mut();
     match path.strip_prefix("net/ipv4/vs/") {
@@ -70,10 +70,9 @@ pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) {
         Some("expire_nodest_conn") => settings.expire_nodest_conn = number != 0,
         Some("expire_quiescent_template") => settings.expire_quiescent_template = number != 0,
         Some("sloppy_tcp") => settings.sloppy_tcp = number != 0,
-        _ => {
-            let _ = host.sysctls_mut().set(path, value);
-        }
+        _ => return host.sysctls_mut().set(path, value).is_ok(),
     }
+    true
 }
 
 /// The timeouts.

@@ -12,7 +12,7 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, RelayServing, SetFact, Socket, TableFact, Transaction, XtablesText,
+    Receipt, RelayServing, SetFact, Socket, TableFact, Transaction, XtablesFlavour, XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -41,7 +41,10 @@ impl Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
             relay: Arc::default(),
-            capabilities: Capabilities::default(),
+            capabilities: Capabilities {
+                xtables: Some(XtablesFlavour::Legacy),
+                ..Capabilities::default()
+            },
         }
     }
 
@@ -94,8 +97,10 @@ impl Kernel for Simulated {
                 Ok(Receipt::of(1))
             }
             Transaction::Sysctl(path, value) => {
-                ipvs::set_sysctl(&mut self.host(), path, value);
-                self.sysctls.insert(path.clone(), value.clone());
+                // What the simulator has no model of changes nothing, but is kept.
+                if !ipvs::set_sysctl(&mut self.host(), path, value) {
+                    self.sysctls.insert(path.clone(), value.clone());
+                }
                 Ok(Receipt::of(1))
             }
             Transaction::Ipvs(operations) => ipvs::apply(&mut self.host(), operations),
@@ -137,8 +142,10 @@ impl Kernel for Simulated {
             }
             Query::Sysctl(path) => {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
-                let known = self.sysctls.get(path).cloned();
-                known.or_else(|| ipvs::sysctl(&host, path)).map(Facts::Text).ok_or_else(absent)
+                let modelled = host.sysctls().get(path).map(|value| value.to_string());
+                let modelled = modelled.or_else(|| ipvs::sysctl(&host, path));
+                let value = modelled.or_else(|| self.sysctls.get(path).cloned());
+                value.map(Facts::Text).ok_or_else(absent)
             }
             Query::Addresses => {
                 let links = host.links().iter();
