@@ -194,6 +194,11 @@ impl<'t> Batch<'t> {
         });
     }
 
+    /// Makes a table without a comment if it is not there, as iptables does.
+    pub fn add_plain_table(&mut self) {
+        self.message(message::NEW_TABLE, CREATE, |w| w.be32(2, 0));
+    }
+
     /// Removes the table with all that is in it.
     pub fn delete_table(&mut self) {
         self.message(message::DELETE_TABLE, 0, |_| {});
@@ -231,14 +236,42 @@ impl<'t> Batch<'t> {
 
     /// Adds a rule at the end of a chain.
     pub fn add_rule(&mut self, chain: &str, rule: &Rule) {
+        self.rule(APPEND, (chain, None), rule);
+    }
+
+    /// Adds a rule at the beginning of a chain, or right before the rule of a handle.
+    pub fn insert_rule(&mut self, (chain, before): (&str, Option<u64>), rule: &Rule) {
+        self.rule(0, (chain, before), rule);
+    }
+
+    fn rule(&mut self, flags: u16, (chain, beside): (&str, Option<u64>), rule: &Rule) {
         const EXPRESSIONS: u16 = 4;
+        const COMPAT: u16 = 5;
+        const POSITION: u16 = 6;
         const USERDATA: u16 = 7;
-        self.message(message::NEW_RULE, CREATE | APPEND, |w| {
+        self.message(message::NEW_RULE, CREATE | flags, |w| {
             w.text(2, chain);
             w.nest(EXPRESSIONS, |w| w.raw(rule.expressions()));
+            if let Some(protocol) = rule.compat {
+                w.nest(COMPAT, |w| {
+                    w.be32(1, u32::from(protocol));
+                    w.be32(2, 0);
+                });
+            }
+            if let Some(handle) = beside {
+                w.be64(POSITION, handle);
+            }
             if let Some(comment) = rule.comment {
                 w.bytes(USERDATA, &comment_data(comment));
             }
+        });
+    }
+
+    /// Removes the rule of a handle.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.message(message::DELETE_RULE, 0, |w| {
+            w.text(2, chain);
+            w.be64(3, handle);
         });
     }
 

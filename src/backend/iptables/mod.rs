@@ -3,4 +3,5 @@
 //! Tests: in the files and in `proptests`.
 
 pub mod chain;
+pub mod compat;
 pub mod rule;
