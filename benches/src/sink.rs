@@ -31,13 +31,14 @@ impl Kernel for Sink {
         if let Some(kept) = &self.kept {
             kept.lock().unwrap_or_else(PoisonError::into_inner).push(batch.clone());
         }
-        Ok(Receipt { operations: batch.operations })
+        Ok(Receipt::of(batch.operations))
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
         Ok(match query {
             Query::Table(..) => Facts::Table(None),
             Query::Elements(..) => Facts::Elements(Vec::new()),
+            Query::Rules(..) => Facts::Rules(Vec::new()),
             Query::Flows(..) => Facts::Flows(Vec::new()),
             Query::Sysctl(_) => Facts::Text(String::new()),
             Query::Addresses => Facts::Addresses(Vec::new()),

@@ -190,19 +190,34 @@ fn tool(words: &[&str], stdin: &str) -> Result<String, String> {
     }
 }
 
-/// What the tools list, without the times in it.
+/// What the tools list: iptables' text, and of each table nft's expressions and chains.
 fn listing(family: Family) -> String {
     let save = pick(family, "iptables-nft-save", "ip6tables-nft-save");
     let saved = tool(&[save], "").unwrap();
-    let nft = tool(&["nft", "--debug=netlink", "list", "ruleset"], "").unwrap();
-    // Handles come in the order of creation, which is each way's own.
-    let nft: Vec<&str> = nft
-        .lines()
-        .filter(|line| !line.starts_with(pick(family, "ip ", "ip6 ")))
-        .filter(|line| !line.starts_with('#'))
-        .collect();
-    let saved: Vec<&str> = saved.lines().filter(|line| !line.starts_with('#')).collect();
-    format!("{}\n{}", saved.join("\n"), nft.join("\n"))
+    let mut out: Vec<String> = saved.lines().map(str::to_owned).collect();
+    out.retain(|line| !line.starts_with('#'));
+    for table in ["filter", "nat"] {
+        let ip = pick(family, "ip", "ip6");
+        let nft = tool(&["nft", "--debug=netlink", "list", "table", ip, table], "").unwrap();
+        out.extend(in_order(&nft));
+    }
+    out.join("\n")
+}
+
+/// The paragraphs of a table's listing (a rule's expressions, or a chain), in an order of their
+/// own: nft lists chains as they were made, and handles are each way's own.
+fn in_order(nft: &str) -> Vec<String> {
+    let plain = |line: &str| match line.starts_with("ip") {
+        true => line.split(' ').take(3).collect::<Vec<_>>().join(" "),
+        false => line.to_owned(),
+    };
+    let lines = nft.lines().filter(|line| !matches!(line.as_bytes(), [b't' | b'}' | b'#', ..]));
+    let text: Vec<String> = lines.map(plain).collect();
+    let text = text.join("\n");
+    let mut paragraphs: Vec<String> =
+        text.split("\n\n").map(|paragraph| paragraph.trim_matches('\n').to_owned()).collect();
+    paragraphs.sort();
+    paragraphs
 }
 
 /// A namespace, or the reason why there is none.

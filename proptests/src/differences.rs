@@ -37,7 +37,7 @@ pub struct Difference {
 }
 
 /// Every departure. The first that applies counts.
-pub const DIFFERENCES: [Difference; 7] = [
+pub const DIFFERENCES: [Difference; 8] = [
     Difference {
         name: "no-localhost-node-ports",
         mode: Mode::Nftables,
@@ -49,6 +49,12 @@ pub const DIFFERENCES: [Difference; 7] = [
         mode: Mode::Nftables,
         reason: "iptables mode refuses a node port without endpoints on every local address, nftables mode only on those that take node ports",
         instead: node_port_elsewhere,
+    },
+    Difference {
+        name: "refused-at-output-too",
+        mode: Mode::Nftables,
+        reason: "iptables mode lets the node's own packets to an external address without endpoints leave, nftables mode refuses them as it refuses everybody's",
+        instead: refused_at_output,
     },
     Difference {
         name: "cluster-ip-guard",
@@ -130,10 +136,18 @@ fn localhost_node_port(flow: &Situation) -> Option<Promise> {
 }
 
 fn node_port_elsewhere(flow: &Situation) -> Option<Promise> {
-    let refused = *flow.claimed == Promise::Reject;
+    let refused = matches!(flow.claimed, Promise::Reject | Promise::Drop);
     let there = flow.face_in_iptables()? == Face::NodePort;
     let elsewhere = !flow.question().takes_node_ports(flow.packet.dest);
     (refused && there && elsewhere).then_some(Promise::Untouched)
+}
+
+fn refused_at_output(flow: &Situation) -> Option<Promise> {
+    let leaves = flow.packet.entry == Entry::Node && *flow.claimed == Promise::Untouched;
+    let external = flow.question().claim().is_some_and(|claim| claim.face == Face::External);
+    let here = promise(flow.cluster, flow.setup, flow.packet);
+    let refused = matches!(here, Promise::Reject | Promise::Drop);
+    (leaves && external && refused).then_some(here)
 }
 
 fn unknown_port_of_cluster_ip(flow: &Situation) -> Option<Promise> {

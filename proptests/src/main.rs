@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use kube_proxy::kernel::real::Flavour;
+
 use proptests::cluster::Mode;
 use proptests::explore::numbered;
 use proptests::lab::RealHeart;
@@ -30,6 +32,9 @@ enum Command {
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
+        /// Which iptables the real kernel is asked with; else the one that the proxy finds.
+        #[arg(long, value_enum)]
+        iptables: Option<FlavourWord>,
         /// Files, one cluster state a line.
         #[arg(required = true)]
         files: Vec<PathBuf>,
@@ -42,6 +47,9 @@ enum Command {
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
+        /// Which iptables the real kernel is asked with; else the one that the proxy finds.
+        #[arg(long, value_enum)]
+        iptables: Option<FlavourWord>,
         /// Where chance begins.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -63,12 +71,37 @@ enum KernelWord {
     Real,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum FlavourWord {
+    Legacy,
+    Nft,
+}
+
+/// A kernel to be asked, and with which iptables.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    kernel: KernelWord,
+    flavour: Option<Flavour>,
+}
+
+impl Asked {
+    fn new(kernel: KernelWord, flavour: Option<FlavourWord>) -> Asked {
+        let flavour = flavour.map(|word| match word {
+            FlavourWord::Legacy => Flavour::Legacy,
+            FlavourWord::Nft => Flavour::Nft,
+        });
+        Asked { kernel, flavour }
+    }
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Vectors { mode, kernel, files } => vectors(mode, kernel, &files),
-        Command::Explore { mode, kernel, seed, first, cases, packets } => {
+        Command::Vectors { mode, kernel, iptables, files } => {
+            vectors(mode, Asked::new(kernel, iptables), &files)
+        }
+        Command::Explore { mode, kernel, iptables, seed, first, cases, packets } => {
             let numbers = first..first.saturating_add(cases);
-            explore((mode, kernel), seed, numbers, packets)
+            explore((mode, Asked::new(kernel, iptables)), seed, numbers, packets)
         }
     };
     match outcome {
@@ -93,24 +126,24 @@ fn mode(name: &str) -> Result<Mode, String> {
 }
 
 /// The kernel of a word, or why it cannot be asked here.
-fn heart(kernel: KernelWord) -> Result<Box<dyn Heart>, String> {
-    match kernel {
+fn heart(asked: Asked) -> Result<Box<dyn Heart>, String> {
+    match asked.kernel {
         KernelWord::Sim => Ok(Box::new(SimHeart)),
         KernelWord::Real => match RealHeart::obstacle() {
-            None => Ok(Box::new(RealHeart)),
+            None => Ok(Box::new(RealHeart { flavour: asked.flavour })),
             Some(why) => Err(format!("the real kernel cannot be asked: {why}")),
         },
     }
 }
 
-fn vectors(mode: Mode, kernel: KernelWord, files: &[PathBuf]) -> Result<Tally, String> {
+fn vectors(mode: Mode, asked: Asked, files: &[PathBuf]) -> Result<Tally, String> {
     let mut states = Vec::new();
     for file in files {
         let name = file.display().to_string();
         let content = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
         states.extend(read(&name, &content, mode).map_err(|e| e.to_string())?);
     }
-    let mut heart = match heart(kernel) {
+    let mut heart = match heart(asked) {
         Ok(heart) => heart,
         Err(why) if std::env::var("NETLAB").as_deref() == Ok("required") => return Err(why),
         Err(why) => {
@@ -129,12 +162,12 @@ fn vectors(mode: Mode, kernel: KernelWord, files: &[PathBuf]) -> Result<Tally, S
 }
 
 fn explore(
-    (mode, kernel): (Mode, KernelWord),
+    (mode, asked): (Mode, Asked),
     seed: u64,
     numbers: std::ops::Range<u64>,
     most: usize,
 ) -> Result<Tally, String> {
-    let mut heart = heart(kernel)?;
+    let mut heart = heart(asked)?;
     let mut tally = Tally::default();
     for number in numbers {
         let (case, packets) = numbered((mode, seed), number, most)?;

@@ -115,7 +115,9 @@ impl<'a> Question<'a> {
         let claim = Claim { face: Face::NodePort, service, port };
         // In iptables mode a node port without endpoints is refused on every local address,
         // whatever the node port addresses are (#30).
-        let refused_anywhere = self.setup.mode == Mode::Iptables && !self.choice(&claim).any;
+        let choice = self.choice(&claim);
+        let unserved = !choice.any || (service.external_local && choice.local.is_empty());
+        let refused_anywhere = self.setup.mode == Mode::Iptables && unserved;
         (refused_anywhere || self.takes_node_ports(self.packet.dest)).then_some(claim)
     }
 
@@ -145,7 +147,10 @@ impl<'a> Question<'a> {
             return Promise::Drop;
         }
         if !choice.any {
-            return Promise::Reject;
+            return self.refused(claim, Promise::Reject);
+        }
+        if claim.face == Face::NodePort && !self.takes_node_ports(self.packet.dest) {
+            return Promise::Drop;
         }
         let (endpoints, masquerade) = match claim.face {
             Face::Cluster => self.inside(claim, &choice),
@@ -160,6 +165,16 @@ impl<'a> Question<'a> {
                 .map(|(socket, endpoint)| (*socket, masquerade || self.hairpin(endpoint)))
                 .collect(),
         )
+    }
+
+    /// In iptables mode nobody asks at the node's own output whether an external address has
+    /// endpoints (#25).
+    fn refused(&self, claim: &Claim, fate: Promise) -> Promise {
+        let leaves = self.packet.entry == Entry::Node && !self.setup.is_own(self.packet.dest);
+        if self.setup.mode == Mode::Iptables && claim.face == Face::External && leaves {
+            return Promise::Untouched;
+        }
+        fate
     }
 
     /// Traffic to a cluster IP (#33).

@@ -80,6 +80,7 @@ pub fn options(setup: &Setup) -> Options {
         masquerade_all: setup.masquerade_all,
         detector: setup.detector.clone(),
         node_port_addresses: setup.node_port_addresses.clone(),
+        localhost_node_ports: setup.localhost_node_ports,
         families: setup.families.clone(),
     }
 }

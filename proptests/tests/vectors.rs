@@ -68,5 +68,5 @@ fn every_vector_holds_on_the_real_kernel() {
     if let Some(why) = RealHeart::obstacle() {
         panic!("the real kernel cannot be asked: {why}");
     }
-    all_hold(&mut RealHeart);
+    all_hold(&mut RealHeart::default());
 }

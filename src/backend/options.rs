@@ -16,6 +16,8 @@ pub struct Options {
     pub detector: LocalDetector,
     /// CIDRs of node addresses that take node port traffic, by family; `None`: all of them.
     pub node_port_addresses: [Option<Vec<IpNet>>; 2],
+    /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
+    pub localhost_node_ports: bool,
 }
 
 impl Options {

@@ -44,6 +44,19 @@ pub enum Role {
     Local,
 }
 
+/// As what a Service has a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// A cluster IP.
+    ClusterIp,
+    /// An external IP, whether or not it is a load balancer IP as well.
+    ExternalIp,
+    /// A load balancer IP.
+    LoadBalancerIp,
+    /// A port on the node's own addresses.
+    NodePort,
+}
+
 /// What happens to connections that have no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unserved {
@@ -62,6 +75,10 @@ pub struct Program {
     pub created: i64,
     /// Who it is for.
     pub role: Role,
+    /// As what the Service has the frontend.
+    pub face: Face,
+    /// Which endpoints traffic from outside the node may use.
+    pub policy: TrafficPolicy,
     /// Whether the frontend's address is a cluster IP.
     pub cluster_ip: bool,
     /// Seconds a client is remembered, for session affinity.
@@ -103,14 +120,16 @@ pub fn compile(cluster: &Cluster, service: &Service, family: Family) -> Vec<(Fro
         let external = compiled.external();
         for ip in of_family(&service.load_balancer_ips, family) {
             let sources = allowed_sources(cluster, service, ip);
-            out.push((compiled.at(Some(ip)), Program { sources, ..external.clone() }));
+            let also_external = service.external_ips.contains(&ip);
+            let face = if also_external { Face::ExternalIp } else { Face::LoadBalancerIp };
+            out.push((compiled.at(Some(ip)), Program { sources, face, ..external.clone() }));
         }
         for ip in of_family(&service.external_ips, family) {
             out.push((compiled.at(Some(ip)), external.clone()));
         }
         if let Some(node_port) = port.node_port {
             let frontend = Frontend { address: None, protocol: port.protocol, port: node_port };
-            out.push((frontend, external.clone()));
+            out.push((frontend, Program { face: Face::NodePort, ..external.clone() }));
         }
     }
     out
@@ -158,7 +177,13 @@ impl<'a> Port<'a> {
             TrafficPolicy::Local => &self.local,
         };
         let program = self.program(Role::Internal, targets.clone());
-        Program { cluster_ip: true, unserved: self.unserved(targets), ..program }
+        Program {
+            cluster_ip: true,
+            face: Face::ClusterIp,
+            policy: self.service.internal_policy,
+            unserved: self.unserved(targets),
+            ..program
+        }
     }
 
     fn external(&self) -> Program {
@@ -183,11 +208,14 @@ impl<'a> Port<'a> {
         }
     }
 
+    /// What an external address wants, until more is said.
     fn program(&self, role: Role, targets: Arc<[Target]>) -> Program {
         Program {
             origin: self.origin.clone(),
             created: self.service.created,
             role,
+            face: Face::ExternalIp,
+            policy: self.service.external_policy,
             cluster_ip: false,
             sticky: self.service.affinity,
             targets,

@@ -211,6 +211,7 @@ impl Settings {
             masquerade_all: self.masquerade_all,
             detector,
             node_port_addresses: self.resolved_node_port_addresses(node),
+            localhost_node_ports: self.localhost_node_ports,
             families: Family::ALL.to_vec(),
         };
         (options, warning)

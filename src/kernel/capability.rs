@@ -26,6 +26,12 @@ pub enum Capability {
     Ipv6,
     /// Conntrack entries can be listed and deleted.
     Conntrack,
+    /// The tools iptables-restore and iptables-save, and tables for them.
+    Xtables,
+    /// The same for IPv6.
+    XtablesIpv6,
+    /// MASQUERADE with `--random-fully` (iptables 1.6.2).
+    XtablesRandomFully,
 }
 
 impl Capability {
@@ -58,6 +64,15 @@ impl Capability {
             }
             Capability::Ipv6 => {
                 "this host has no IPv6, or its nf_tables cannot do for it what it does for IPv4: only IPv4 is programmed"
+            }
+            Capability::Xtables => {
+                "iptables mode needs iptables-restore and iptables-save, and tables for them: install iptables (1.6.2 or later) and load ip_tables or nf_tables, or choose --proxy-mode nftables"
+            }
+            Capability::XtablesIpv6 => {
+                "ip6tables cannot be used on this host: only IPv4 is programmed (load ip6_tables or nf_tables)"
+            }
+            Capability::XtablesRandomFully => {
+                "this iptables has no --random-fully: source ports of masqueraded connections may clash (iptables 1.6.2 or later)"
             }
             Capability::Conntrack => {
                 "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"

@@ -14,7 +14,7 @@ pub mod simulated;
 
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};
-pub use facts::{ChainFact, ElementFact, Facts, FlowFact, SetFact, TableFact};
+pub use facts::{ChainFact, ElementFact, Facts, FlowFact, RuleFact, SetFact, TableFact};
 
 use std::net::IpAddr;
 
@@ -52,6 +52,11 @@ pub enum Transaction {
     Nft(NftBatch),
     /// Forget these conntrack entries. One that is gone already counts as done.
     ForgetFlows(Vec<FlowFact>),
+    /// Text for iptables-restore, which changes what it names and nothing else (`--noflush`); each
+    /// table as a whole.
+    Xtables(XtablesText),
+    /// Make a counter of this name that rules can refer to (nfacct); one that is there stays.
+    Account(&'static str),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
 }
@@ -71,11 +76,38 @@ impl std::fmt::Debug for NftBatch {
     }
 }
 
+/// Text for iptables-restore or ip6tables-restore.
+#[derive(Clone, PartialEq, Eq)]
+pub struct XtablesText {
+    /// Which of the two.
+    pub family: Family,
+    /// Tables, each from `*name` to `COMMIT`.
+    pub text: String,
+    /// How many chains and rules it makes or takes away.
+    pub operations: usize,
+}
+
+impl std::fmt::Debug for XtablesText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let XtablesText { family, text, operations } = self;
+        write!(f, "XtablesText({family}, {operations} operations, {} bytes)", text.len())
+    }
+}
+
 /// What became of a transaction that was carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// Objects changed.
     pub operations: usize,
+    /// How long it waited until another program was done (the xtables lock).
+    pub waited: std::time::Duration,
+}
+
+impl Receipt {
+    /// So many objects were changed, at once.
+    pub fn of(operations: usize) -> Receipt {
+        Receipt { operations, ..Receipt::default() }
+    }
 }
 
 /// How much of a table is asked for.
@@ -94,6 +126,11 @@ pub enum Query {
     Table(Family, String, Depth),
     /// The elements of one set; answered by `Facts::Elements`.
     Elements(Family, String, String),
+    /// The tables filter, nat and mangle of one family, as iptables-save prints them, without
+    /// counters; answered by `Facts::Text`.
+    Xtables(Family),
+    /// The rules of a table, of one chain if it is named; answered by `Facts::Rules`.
+    Rules(Family, String, Option<String>),
     /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
     Flows(Family, Protocol),

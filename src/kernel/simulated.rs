@@ -9,7 +9,7 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, SetFact, Socket, TableFact, Transaction,
+    Receipt, RuleFact, SetFact, Socket, TableFact, Transaction, XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -55,7 +55,7 @@ impl Simulated {
         let operations = self.host().forget_connections(|connection| {
             flow_of(connection).is_some_and(|flow| flows.contains(&flow))
         });
-        Receipt { operations }
+        Receipt::of(operations)
     }
 }
 
@@ -65,12 +65,22 @@ impl Kernel for Simulated {
             Transaction::Nft(batch) => {
                 let outcome = self.host().nft_batch(&batch.bytes);
                 outcome.map_err(|e| nft_error(&e))?;
-                Ok(Receipt { operations: batch.operations })
+                Ok(Receipt::of(batch.operations))
             }
             Transaction::ForgetFlows(flows) => Ok(self.forget(flows)),
+            Transaction::Xtables(XtablesText { family, text, operations }) => {
+                let how = sim::XtRestore { noflush: true, counters: true };
+                let outcome = self.host().iptables_restore(xt_family(*family), text, how);
+                outcome.map_err(|e| xt_error(&e, text))?;
+                Ok(Receipt::of(*operations))
+            }
+            Transaction::Account(name) => {
+                self.host().add_nfacct(name);
+                Ok(Receipt::of(1))
+            }
             Transaction::Sysctl(path, value) => {
                 self.sysctls.insert(path.clone(), value.clone());
-                Ok(Receipt { operations: 1 })
+                Ok(Receipt::of(1))
             }
         }
     }
@@ -93,6 +103,17 @@ impl Kernel for Simulated {
                     Error::new(ErrorKind::Absent, what, "ENOENT")
                 };
                 found.map(Facts::Elements).ok_or_else(absent)
+            }
+            Query::Rules(family, table, chain) => {
+                let table = host.nft().table(sim_family(*family), table);
+                let rules = table.map(|table| rules(&table, chain.as_deref()));
+                Ok(Facts::Rules(rules.unwrap_or_default()))
+            }
+            Query::Xtables(family) => {
+                let family = xt_family(*family);
+                let tables = [sim::XtTable::Filter, sim::XtTable::Nat, sim::XtTable::Mangle];
+                let texts = tables.map(|table| host.iptables_save(family, table));
+                Ok(Facts::Text(texts.concat()))
             }
             Query::Flows(family, protocol) => {
                 let wanted = |flow: &FlowFact| flow.family == *family && flow.protocol == *protocol;
@@ -127,6 +148,38 @@ fn sim_family(family: Family) -> sim::Family {
 fn nft_error(error: &sim::NftError) -> Error {
     let kind = Error::kind_of_errno(error.errno as i32);
     Error::new(kind, format!("nf_tables {}", error.message), error.to_string())
+}
+
+fn xt_family(family: Family) -> sim::XtFamily {
+    match family {
+        Family::V4 => sim::XtFamily::V4,
+        Family::V6 => sim::XtFamily::V6,
+    }
+}
+
+fn xt_error(error: &sim::XtError, text: &str) -> Error {
+    let kind = match error.kind {
+        sim::XtErrorKind::Absent => ErrorKind::Absent,
+        sim::XtErrorKind::Exists => ErrorKind::Exists,
+        sim::XtErrorKind::Busy => ErrorKind::Busy,
+        sim::XtErrorKind::NotModelled => ErrorKind::Unsupported,
+        _ => ErrorKind::Invalid,
+    };
+    let line = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default();
+    Error::new(kind, format!("iptables-restore: {line}"), error.to_string())
+}
+
+fn rules(table: &TableView<'_>, wanted: Option<&str>) -> Vec<RuleFact> {
+    let chains = table.chains();
+    let chains = chains.iter().filter(|chain| wanted.is_none_or(|name| chain.name() == name));
+    let rules = chains.flat_map(|chain| {
+        chain.rules().into_iter().map(|rule| RuleFact {
+            chain: chain.name().to_owned(),
+            handle: rule.handle(),
+            expressions: rule.expressions().into(),
+        })
+    });
+    rules.collect()
 }
 
 fn table_fact(table: &TableView<'_>, depth: Depth) -> TableFact {

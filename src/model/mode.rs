@@ -17,7 +17,7 @@ impl Mode {
     /// Every mode of Linux.
     pub const ALL: [Mode; 4] = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
     /// The modes this build has.
-    pub const BUILT: &[Mode] = &[Mode::Nftables];
+    pub const BUILT: &[Mode] = &[Mode::Iptables, Mode::Nftables];
 
     /// The mode as `--proxy-mode` has it.
     pub fn as_str(self) -> &'static str {

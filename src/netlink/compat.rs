@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 
 use super::expr::{Compare, Rule};
+use super::read::Attributes;
 use super::xt::Extension;
 use crate::model::Family;
 
@@ -68,9 +69,7 @@ impl Rule {
         let offset = first + if end == End::Source { 0 } else { len };
         let address = octets(net.network());
         let bits = usize::from(net.prefix_len());
-        let load = |rule: Rule, len: usize| {
-            rule.payload(NETWORK, (offset as u32, len as u32), 0)
-        };
+        let load = |rule: Rule, len: usize| rule.payload(NETWORK, (offset as u32, len as u32), 0);
         if bits > 0 && bits.is_multiple_of(8) {
             return load(self, bits / 8).compare(how, &address[..bits / 8]);
         }
@@ -97,5 +96,62 @@ fn octets(address: std::net::IpAddr) -> Vec<u8> {
     match address {
         std::net::IpAddr::V4(a) => a.octets().to_vec(),
         std::net::IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+/// What of a rule's expressions says what it does, in one form for what is sent and for what the
+/// kernel lists: attributes in the order of their numbers, nothing that has a default, no counts.
+pub fn essence(expressions: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(expressions.len());
+    for (_, expression) in Attributes::new(expressions) {
+        let expression = Attributes::new(expression);
+        let name = expression.get(1).unwrap_or_default();
+        let name = name.strip_suffix(&[0]).unwrap_or(name);
+        put(&mut out, name);
+        let body = Attributes::new(expression.get(2).unwrap_or_default());
+        for number in attributes_of(name) {
+            let value = body.get(*number).unwrap_or_default();
+            match holds_attributes(name, *number) {
+                true => put_all(&mut out, value),
+                false => put(&mut out, value),
+            }
+        }
+    }
+    out
+}
+
+fn put(out: &mut Vec<u8>, value: &[u8]) {
+    out.extend_from_slice(&(value.len() as u16).to_ne_bytes());
+    out.extend_from_slice(value);
+}
+
+/// Attributes within attributes, which the kernel marks as such where it likes: a value, or a
+/// verdict with its chain.
+fn put_all(out: &mut Vec<u8>, nest: &[u8]) {
+    const VERDICT: u16 = 2;
+    for (number, value) in Attributes::new(nest) {
+        out.push(number as u8);
+        match number {
+            VERDICT => Attributes::new(value).for_each(|(_, part)| put(out, part)),
+            _ => put(out, value),
+        }
+    }
+}
+
+fn holds_attributes(name: &[u8], number: u16) -> bool {
+    matches!((name, number), (b"cmp", 3) | (b"bitwise", 4 | 5) | (b"immediate", 2))
+}
+
+/// The attributes of an expression that say what it does.
+fn attributes_of(name: &[u8]) -> &'static [u16] {
+    match name {
+        b"counter" => &[],
+        b"match" | b"target" => &[1, 2, 3],
+        b"payload" => &[1, 2, 3, 4],
+        b"meta" => &[1, 2, 3],
+        b"cmp" => &[1, 2, 3],
+        b"bitwise" => &[1, 2, 3, 4, 5],
+        b"immediate" => &[1, 2],
+        _ => &[1, 2, 3, 4, 5, 6, 7, 8],
     }
 }

@@ -33,6 +33,8 @@ pub const NLMSG_DONE: u16 = 3;
 
 /// `NFNL_SUBSYS_NFTABLES` in the high byte of a message type.
 pub const SUBSYS_NFTABLES: u16 = 10 << 8;
+/// `NFNL_SUBSYS_ACCT` in the high byte of a message type.
+pub const SUBSYS_ACCT: u16 = 7 << 8;
 /// `NFNL_SUBSYS_CTNETLINK` in the high byte of a message type.
 pub const SUBSYS_CTNETLINK: u16 = 1 << 8;
 

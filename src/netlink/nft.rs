@@ -59,6 +59,15 @@ pub enum ChainKind {
     Nat,
 }
 
+impl ChainKind {
+    fn word(self) -> &'static str {
+        match self {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+        }
+    }
+}
+
 /// Where a base chain hooks in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -132,6 +141,29 @@ impl<'t> Batch<'t> {
         };
         batch.boundary(BATCH_BEGIN);
         batch
+    }
+
+    /// Messages without beginning and end, for [`Batch::joined`]; their numbers begin at `sequence`.
+    pub fn part(family: Family, table: &'t str, sequence: u32) -> Batch<'t> {
+        Batch { writer: Writer::new(), family, table, sequence, operations: 0, elements: None }
+    }
+
+    /// One batch of parts, in their order.
+    pub fn joined(parts: impl IntoIterator<Item = Batch<'t>>) -> NftBatch {
+        let mut whole = Batch::part(Family::V4, "", 0);
+        whole.boundary(BATCH_BEGIN);
+        for mut part in parts {
+            part.close_elements();
+            whole.operations += part.operations;
+            whole.writer.raw(part.writer.as_bytes());
+        }
+        whole.finish()
+    }
+
+    /// What follows is about another table of the family.
+    pub fn turn_to(&mut self, table: &'t str) {
+        self.close_elements();
+        self.table = table;
     }
 
     /// Whether anything was put in.
@@ -209,18 +241,19 @@ impl<'t> Batch<'t> {
         self.message(message::NEW_CHAIN, CREATE, |w| {
             w.text(3, name);
             let Some(hook) = hook else { return };
-            w.nest(4, |w| {
-                w.be32(1, hook.number);
-                w.be32(2, hook.priority as u32);
-            });
+            write_hook(w, hook);
             w.be32(5, 1);
-            w.text(
-                7,
-                match hook.kind {
-                    ChainKind::Filter => "filter",
-                    ChainKind::Nat => "nat",
-                },
-            );
+            w.text(7, hook.kind.word());
+        });
+    }
+
+    /// Makes a base chain if it is not there, accepting what no rule decides; one that is there
+    /// keeps its policy.
+    pub fn ensure_base_chain(&mut self, name: &str, hook: Hook) {
+        self.message(message::NEW_CHAIN, CREATE, |w| {
+            w.text(3, name);
+            write_hook(w, hook);
+            w.text(7, hook.kind.word());
         });
     }
 
@@ -342,6 +375,13 @@ fn comment_data(comment: &str) -> Vec<u8> {
     data.extend_from_slice(&comment.as_bytes()[..end]);
     data.push(0);
     data
+}
+
+fn write_hook(w: &mut Writer, hook: Hook) {
+    w.nest(4, |w| {
+        w.be32(1, hook.number);
+        w.be32(2, hook.priority as u32);
+    });
 }
 
 fn write_element(w: &mut Writer, element: &Element<'_>) {

@@ -58,7 +58,8 @@ pub(super) trait Driver: std::fmt::Debug + Send {
 /// The driver of a mode. Modes that are not built are refused where settings are judged.
 pub(super) fn driver(mode: Mode, family: Family) -> Box<dyn Driver> {
     match mode {
-        Mode::Nftables | Mode::Iptables | Mode::Ipvs | Mode::Userspace => {
+        Mode::Iptables => Box::new(super::iptables::Iptables::new(family)),
+        Mode::Nftables | Mode::Ipvs | Mode::Userspace => {
             Box::new(super::nftables::Nftables::new(family))
         }
     }

@@ -11,6 +11,7 @@ pub mod schedule;
 
 mod driver;
 mod family;
+mod iptables;
 mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -45,6 +46,8 @@ pub struct Options {
     pub detector: LocalDetector,
     /// Which of the node's addresses take node port traffic.
     pub node_port_addresses: NodePortAddresses,
+    /// Whether node ports are wanted on loopback addresses (IPv4 and iptables mode only).
+    pub localhost_node_ports: bool,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -59,6 +62,7 @@ impl Default for Options {
             masquerade_all: false,
             detector: LocalDetector::None,
             node_port_addresses: NodePortAddresses::Primary,
+            localhost_node_ports: true,
             families: Family::ALL.to_vec(),
         }
     }
@@ -316,6 +320,7 @@ fn mode_options(options: &Options, cluster: &Cluster) -> backend::Options {
         masquerade_all: options.masquerade_all,
         detector: options.detector.clone(),
         node_port_addresses: Family::ALL.map(cidrs),
+        localhost_node_ports: options.localhost_node_ports,
     }
 }
 

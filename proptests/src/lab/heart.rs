@@ -4,18 +4,21 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kube_proxy::kernel::real::Real;
+use kube_proxy::kernel::real::{Flavour, Real};
 use kube_proxy::kernel::{Capability, Kernel};
 
 use super::Ground;
-use crate::cluster::Setup;
+use crate::cluster::{Mode, Setup};
 use crate::fate::{Entry, Packet, Promise};
 use crate::run::{Answers, Heart};
 use crate::world::{Objects, synced};
 
 /// The real kernel; each state gets namespaces of its own.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RealHeart;
+pub struct RealHeart {
+    /// Which iptables; `None`: the one that the proxy finds.
+    pub flavour: Option<Flavour>,
+}
 
 impl RealHeart {
     /// Says why the real kernel cannot be asked here, if it cannot.
@@ -28,6 +31,19 @@ impl RealHeart {
             })?
         };
         probe().unwrap_or_else(Some)
+    }
+}
+
+/// The kernel of the calling thread's namespace, with what the mode needs.
+fn open(mode: Mode, flavour: Option<Flavour>) -> Result<Real, String> {
+    let real = Real::open().map_err(|e| e.to_string())?;
+    if mode != Mode::Iptables {
+        return Ok(real);
+    }
+    let real = real.with_xtables(flavour);
+    match real.capabilities().lacks.iter().find(|(lack, _)| *lack == Capability::Xtables) {
+        Some((_, said)) => Err(said.clone()),
+        None => Ok(real),
     }
 }
 
@@ -50,14 +66,20 @@ impl Heart for RealHeart {
         let list = |set: BTreeSet<IpAddr>| set.into_iter().collect::<Vec<_>>();
         let mut ground = Ground::new(setup, &list(endpoints), &list(sources))?;
         let (on_node, told) = (setup.clone(), objects.clone());
+        let flavour = self.flavour;
         let proxy = ground.node.run(move || {
-            let real = Real::open().map_err(|e| e.to_string())?;
+            let real = open(on_node.mode, flavour)?;
             synced(Box::new(real), &on_node, &told)
         })??;
         let seen = ground.ask(&packets, |i, seen| seen.keeps(asked[i].1).is_err())?;
+        let list = match (setup.mode, self.flavour) {
+            (Mode::Iptables, Some(Flavour::Legacy)) => "iptables-legacy-save",
+            (Mode::Iptables, _) => "iptables-save",
+            _ => "nft list ruleset",
+        };
         let ruleset = ground
             .node
-            .command("nft list ruleset", "")
+            .command(list, "")
             .unwrap_or_else(|why| format!("(cannot be listed: {why})"));
         drop(proxy);
         Ok(Answers { seen, ruleset })

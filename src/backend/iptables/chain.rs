@@ -48,6 +48,15 @@ pub enum Chain {
     Of(Kind, Name),
 }
 
+impl Chain {
+    /// The chain of a Service port or endpoint that has this name, if one can have it.
+    pub fn hashed(name: &str) -> Option<Chain> {
+        let kind = Kind::of(name)?;
+        let letters = name.strip_prefix(kind.prefix())?.as_bytes();
+        Some(Chain::Of(kind, Name(letters.try_into().ok()?)))
+    }
+}
+
 /// Cluster IPs, external IPs and load balancer IPs in nat; refused cluster IPs in filter.
 pub const SERVICES: Chain = Chain::Fixed("KUBE-SERVICES");
 /// Refused external addresses and node ports, in filter.
@@ -184,7 +193,8 @@ mod tests {
         assert_eq!(Chain::Of(Kind::External, own).to_string(), "KUBE-EXT-GNZBNJ2PO5MGZ6GT");
         let endpoint = names.endpoint("10.180.0.2:80").to_string();
         assert_eq!(endpoint, "KUBE-SEP-RS4RBKLTHTF2IUXJ");
-        assert_eq!(Kind::of(&endpoint), Some(Kind::Endpoint));
+        assert_eq!(Chain::hashed(&endpoint), Some(names.endpoint("10.180.0.2:80")));
+        assert_eq!(Chain::hashed("KUBE-SEP-SHORT"), None);
         assert_eq!(Kind::of("KUBE-SERVICES"), None);
     }
 }

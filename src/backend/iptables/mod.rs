@@ -4,4 +4,14 @@
 
 pub mod chain;
 pub mod compat;
+pub mod dump;
+mod lines;
+mod own;
+pub mod pen;
+pub mod plan;
 pub mod rule;
+pub mod shape;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+pub mod wire;

@@ -61,7 +61,7 @@ pub(super) fn forget(netfilter: &mut Netfilter, flows: &[FlowFact]) -> Result<Re
             Err(e) => failed = Some(e),
         }
     }
-    failed.map_or(Ok(Receipt { operations }), Err)
+    failed.map_or(Ok(Receipt::of(operations)), Err)
 }
 
 fn head(netfilter: &mut Netfilter, (number, flags): (u16, u16), family: Family) -> Head {

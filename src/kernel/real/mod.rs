@@ -3,19 +3,28 @@
 //! Knows no Service and keeps no state but its sockets. Tests: `netlab` (as root); what the bytes
 //! mean is tested in `sim`.
 
+mod accounts;
 mod conntrack;
 mod nftables;
 mod probe;
 mod socket;
+mod xtables;
+mod xtables_lock;
 
-use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
+use super::{
+    Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
+};
 use socket::Netfilter;
+pub use xtables::Flavour;
+use xtables::Tools;
 
 /// Linux.
 #[derive(Debug)]
 pub struct Real {
     netfilter: Netfilter,
     capabilities: Capabilities,
+    /// Found when it is asked for: `with_xtables`.
+    xtables: Option<Tools>,
 }
 
 impl Real {
@@ -24,7 +33,30 @@ impl Real {
     pub fn open() -> Result<Real, Error> {
         let mut netfilter = Netfilter::open()?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real { netfilter, capabilities })
+        Ok(Real { netfilter, capabilities, xtables: None })
+    }
+
+    /// Finds iptables' tools as well, of this flavour or of the one that the node uses, and adds
+    /// what they lack to the capabilities.
+    pub fn with_xtables(mut self, flavour: Option<Flavour>) -> Real {
+        match Tools::find(flavour) {
+            Ok(tools) => {
+                self.capabilities.lacks.extend(tools.lacks());
+                self.xtables = Some(tools);
+            }
+            Err(why) => self.capabilities.lacks.push((Capability::Xtables, why)),
+        }
+        self
+    }
+
+    /// The flavour of iptables, if it was looked for and found.
+    pub fn flavour(&self) -> Option<Flavour> {
+        self.xtables.as_ref().map(Tools::flavour)
+    }
+
+    fn xtables(&self) -> Result<&Tools, Error> {
+        let absent = || Error::new(ErrorKind::Unsupported, "iptables", "its tools were not found");
+        self.xtables.as_ref().ok_or_else(absent)
     }
 }
 
@@ -33,13 +65,15 @@ impl Kernel for Real {
         match transaction {
             Transaction::Nft(batch) => {
                 self.netfilter.batch(&batch.bytes)?;
-                Ok(Receipt { operations: batch.operations })
+                Ok(Receipt::of(batch.operations))
             }
             Transaction::ForgetFlows(flows) => conntrack::forget(&mut self.netfilter, flows),
+            Transaction::Account(name) => accounts::make(&mut self.netfilter, name),
+            Transaction::Xtables(text) => self.xtables()?.restore(text),
             Transaction::Sysctl(path, value) => {
                 let file = sysctl_path(path)?;
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
-                Ok(Receipt { operations: 1 })
+                Ok(Receipt::of(1))
             }
         }
     }
@@ -52,6 +86,11 @@ impl Kernel for Real {
             Query::Elements(family, table, set) => {
                 nftables::elements(&mut self.netfilter, *family, (table, set)).map(Facts::Elements)
             }
+            Query::Rules(family, table, chain) => {
+                let place = (table.as_str(), chain.as_deref());
+                nftables::rules(&mut self.netfilter, *family, place).map(Facts::Rules)
+            }
+            Query::Xtables(family) => self.xtables()?.save(*family).map(Facts::Text),
             Query::Flows(family, protocol) => {
                 conntrack::flows(&mut self.netfilter, *family, *protocol).map(Facts::Flows)
             }

@@ -1,0 +1,293 @@
+//! iptables' own tools: they alone write what every other program on a node understands, in either
+//! flavour. Text goes to their standard input; no shell, no file. Which flavour a node uses is found
+//! as Kubernetes' images find it (`kubernetes-sigs/iptables-wrappers`).
+//! Must never know what a rule is for. Tests: below; `proptests -- vectors --kernel real`; `netlab`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use super::xtables_lock;
+use crate::kernel::{Capability, Error, ErrorKind, Receipt, XtablesText};
+use crate::model::Family;
+
+/// How long to wait for other programs that change rules, here and in the tool.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Folders of the tools that may be missing from `PATH`.
+const FOLDERS: &str = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin";
+/// Chains of kubelet in mangle, by which it says which flavour it uses (KEP-3178).
+const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
+
+/// Which of the two kernel facilities iptables writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// ip_tables.
+    Legacy,
+    /// nf_tables.
+    Nft,
+}
+
+impl Flavour {
+    fn word(self) -> &'static str {
+        match self {
+            Flavour::Legacy => "legacy",
+            Flavour::Nft => "nft",
+        }
+    }
+}
+
+/// The tools of one flavour.
+#[derive(Debug)]
+pub(super) struct Tools {
+    flavour: Flavour,
+    version: (u32, u32, u32),
+    restore: [Option<PathBuf>; 2],
+    save: [Option<PathBuf>; 2],
+    lacks: Vec<(Capability, String)>,
+}
+
+impl Tools {
+    /// The tools of a flavour, or of the one that the node uses.
+    pub(super) fn find(wanted: Option<Flavour>) -> Result<Tools, String> {
+        let mut there: Vec<Tools> = match wanted {
+            Some(flavour) => Tools::of(flavour).into_iter().collect(),
+            None => [Flavour::Nft, Flavour::Legacy].into_iter().filter_map(Tools::of).collect(),
+        };
+        let used = if there.len() > 1 { used(&there) } else { 0 };
+        if there.is_empty() {
+            return Err("no iptables-save and iptables-restore in PATH".to_owned());
+        }
+        let mut tools = there.swap_remove(used);
+        tools.probe();
+        Ok(tools)
+    }
+
+    fn of(flavour: Flavour) -> Option<Tools> {
+        let named = |family: Family, what: &str| {
+            let tool = tool(family);
+            which(&format!("{tool}-{}-{what}", flavour.word()))
+                .or_else(|| which(&format!("{tool}-{what}")).filter(|path| is_of(path, flavour)))
+        };
+        let restore = Family::ALL.map(|family| named(family, "restore"));
+        let save = Family::ALL.map(|family| named(family, "save"));
+        let version = version(restore[0].as_deref()?);
+        save[0].as_ref()?;
+        Some(Tools { flavour, version, restore, save, lacks: Vec::new() })
+    }
+
+    pub(super) fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    pub(super) fn lacks(&self) -> impl Iterator<Item = (Capability, String)> {
+        self.lacks.iter().cloned()
+    }
+
+    /// Tries whether there are tables for each family: an empty change makes the tool open them.
+    fn probe(&mut self) {
+        let text = "*filter\nCOMMIT\n*nat\nCOMMIT\n*mangle\nCOMMIT\n";
+        for (family, lack) in
+            [(Family::V4, Capability::Xtables), (Family::V6, Capability::XtablesIpv6)]
+        {
+            let empty = XtablesText { family, text: text.to_owned(), operations: 0 };
+            if let Err(error) = self.restore(&empty) {
+                self.lacks.push((lack, error.source));
+            }
+        }
+        if self.version < (1, 6, 2) {
+            let (major, minor, patch) = self.version;
+            let said = format!("iptables is {major}.{minor}.{patch}");
+            self.lacks.push((Capability::XtablesRandomFully, said));
+        }
+    }
+
+    /// Takes a text in: each table of it as a whole.
+    pub(super) fn restore(&self, text: &XtablesText) -> Result<Receipt, Error> {
+        let tool = tool_for(&self.restore, text.family, "restore")?;
+        let waited = match self.flavour {
+            Flavour::Legacy => xtables_lock::wait(PATIENCE),
+            Flavour::Nft => Duration::ZERO,
+        };
+        let mut command = Command::new(tool);
+        let patience = PATIENCE.as_secs().to_string();
+        command.args(["--noflush", "--counters", "-w", &patience]).stdin(Stdio::piped());
+        let output = run(command, tool, text.text.as_bytes())?;
+        if output.status.success() {
+            return Ok(Receipt { operations: text.operations, waited });
+        }
+        Err(refusal(tool, &output, &text.text))
+    }
+
+    /// All tables of a family, as text.
+    pub(super) fn save(&self, family: Family) -> Result<String, Error> {
+        let tool = tool_for(&self.save, family, "save")?;
+        let output = run(Command::new(tool), tool, b"")?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(refusal(tool, &output, ""))
+    }
+}
+
+fn tool(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    }
+}
+
+fn tool_for<'a>(
+    tools: &'a [Option<PathBuf>; 2],
+    family: Family,
+    what: &str,
+) -> Result<&'a Path, Error> {
+    let name = || format!("{}-{what}", tool(family));
+    let absent = || Error::new(ErrorKind::Unsupported, name(), "not in PATH; install iptables");
+    tools[family.index()].as_deref().ok_or_else(absent)
+}
+
+/// The file of a program.
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(FOLDERS.split(':')).filter(|folder| !folder.is_empty());
+    folders.map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
+}
+
+/// Whether a tool without a flavour in its name is of this one; before 1.8 all were legacy.
+fn is_of(tool: &Path, flavour: Flavour) -> bool {
+    let nft = said_version(tool).contains("nf_tables");
+    nft == (flavour == Flavour::Nft)
+}
+
+fn said_version(tool: &Path) -> String {
+    let mut command = Command::new(tool);
+    command.arg("--version");
+    let output = run(command, tool, b"");
+    output.map_or_else(|_| String::new(), |o| String::from_utf8_lossy(&o.stdout).into_owned())
+}
+
+fn version(tool: &Path) -> (u32, u32, u32) {
+    version_in(&said_version(tool))
+}
+
+/// `iptables-restore v1.8.9 (nf_tables)`
+fn version_in(said: &str) -> (u32, u32, u32) {
+    let number = said.split_whitespace().find_map(|word| word.strip_prefix('v'));
+    let mut parts = number.unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0);
+    (part(), part(), part())
+}
+
+/// Which of the tools the node uses: the one that kubelet's chains are in; else the one with more
+/// rules; else nf_tables.
+fn used(tools: &[Tools]) -> usize {
+    let has_tables =
+        |t: &Tools| t.flavour == Flavour::Nft || Family::ALL.into_iter().any(has_legacy_tables);
+    let texts = |t: &Tools| -> String {
+        let some = Family::ALL.into_iter().filter(|_| has_tables(t));
+        some.filter_map(|family| t.save(family).ok()).collect()
+    };
+    let legacy = tools.iter().position(|t| t.flavour == Flavour::Legacy && has_tables(t));
+    let nft = tools.iter().position(|t| t.flavour == Flavour::Nft).unwrap_or(0);
+    let Some(legacy) = legacy else { return nft };
+    let in_nft = texts(&tools[nft]);
+    if is_hinted(&in_nft) {
+        return nft;
+    }
+    let in_legacy = texts(&tools[legacy]);
+    let more = rules_in(&in_legacy) > rules_in(&in_nft);
+    if is_hinted(&in_legacy) || more { legacy } else { nft }
+}
+
+/// Whether this network namespace has tables of the legacy flavour. To list those that are not
+/// there would make them.
+fn has_legacy_tables(family: Family) -> bool {
+    let file = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    std::fs::read_to_string(file).is_ok_and(|names| !names.trim().is_empty())
+}
+
+fn is_hinted(text: &str) -> bool {
+    let tables =
+        text.split("\n*").filter(|table| table.trim_start_matches('*').starts_with("mangle"));
+    let mut lines = tables.flat_map(str::lines);
+    lines.any(|line| HINTS.iter().any(|hint| line.starts_with(hint)))
+}
+
+fn rules_in(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with('-')).count()
+}
+
+fn run(mut command: Command, tool: &Path, input: &[u8]) -> Result<Output, Error> {
+    let failed = |e: std::io::Error| {
+        let kind = e.raw_os_error().map_or(ErrorKind::Broken, Error::kind_of_errno);
+        Error::new(kind, tool.display().to_string(), e.to_string())
+    };
+    if input.is_empty() {
+        command.stdin(Stdio::null());
+    }
+    let mut child = command
+        .env("LC_ALL", "C")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A tool that refuses the text closes its input; its words say more than EPIPE.
+        let _ = stdin.write_all(input);
+    }
+    child.wait_with_output().map_err(failed)
+}
+
+/// What a tool's refusal means. Exit codes: `enum xtables_exittype` of iptables.
+fn refusal(tool: &Path, output: &Output, text: &str) -> Error {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().filter(|line| !line.starts_with('#')).collect();
+    let said = said.join("; ");
+    let kind = match output.status.code() {
+        _ if said.contains("ermission denied") || said.contains("not permitted") => {
+            ErrorKind::Denied
+        }
+        Some(4) => ErrorKind::Busy,
+        Some(3) => ErrorKind::Unsupported,
+        _ if said.contains("does a matching rule exist") || said.contains("No chain") => {
+            ErrorKind::Absent
+        }
+        _ => ErrorKind::Invalid,
+    };
+    let line = line_named(&said).and_then(|number| text.lines().nth(number.checked_sub(1)?));
+    let line = line.map(|line| format!(", at `{line}`")).unwrap_or_default();
+    Error::new(kind, format!("{}{line}", tool.display()), said)
+}
+
+/// The line of the text that the tool complains of: `line 7 failed`, `Error occurred at line: 7`.
+fn line_named(said: &str) -> Option<usize> {
+    let (_, rest) = said.split_once("line ").or_else(|| said.split_once("line: "))?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_and_lines_are_read() {
+        assert_eq!(version_in("iptables-restore v1.8.9 (nf_tables)"), (1, 8, 9));
+        assert_eq!(version_in("iptables v1.4.21"), (1, 4, 21));
+        assert_eq!(version_in("?"), (0, 0, 0));
+        assert_eq!(line_named("iptables-restore: line 12 failed"), Some(12));
+        assert_eq!(line_named("Error occurred at line: 3; Try"), Some(3));
+    }
+
+    #[test]
+    fn kubelets_chains_count_in_mangle_only() {
+        let text = "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n";
+        assert!(is_hinted(text));
+        assert!(is_hinted(&format!("# x\n*filter\nCOMMIT\n{text}")));
+        assert!(!is_hinted(&text.replace("mangle", "nat")));
+    }
+}

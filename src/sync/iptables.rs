@@ -1,0 +1,156 @@
+//! iptables mode's driver: one family's chains, what is known to be in the kernel, and the way to
+//! what is wanted. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
+
+use super::Report;
+use super::driver::{Driver, Wanted};
+use crate::backend::iptables::dump::Dump;
+use crate::backend::iptables::pen::Text;
+use crate::backend::iptables::plan::Applied;
+use crate::backend::iptables::rule::SourcePort;
+use crate::backend::iptables::shape::{
+    Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
+};
+use crate::kernel::{Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesText};
+use crate::model::Family;
+
+/// Lets packets from elsewhere reach 127.0.0.0/8: what node ports on localhost need (issue 90259).
+const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+/// Whether packets out of window count as valid.
+const BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// One family's chains.
+#[derive(Debug)]
+pub(super) struct Iptables {
+    family: Family,
+    ability: Ability,
+    /// `None`: what is in the kernel has to be read before anything is written.
+    applied: Option<Applied>,
+}
+
+impl Driver for Iptables {
+    fn is_unknown(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    fn distrust(&mut self) {
+        self.applied = None;
+    }
+
+    fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        let Some(applied) = &self.applied else { return Ok(None) };
+        let text = read(kernel, self.family)?;
+        Ok(applied.drift(&Dump::read(&text)))
+    }
+
+    fn bring(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: Wanted<'_>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let Some(applied) = &mut self.applied else {
+            return self.begin(kernel, wanted, report);
+        };
+        let shape = Shape::new(wanted.options, self.family, self.ability);
+        if shape.localhost && !applied.shape().localhost {
+            route_localnet(kernel)?;
+        }
+        let mut pen = Text::new(self.family);
+        let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
+        apply(kernel, pen, report)?;
+        applied.take(change);
+        Ok(())
+    }
+
+    fn tidy(&mut self, _: &mut dyn Kernel, _: &mut Report) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Iptables {
+    pub(super) fn new(family: Family) -> Iptables {
+        Iptables { family, ability: Ability::default(), applied: None }
+    }
+
+    /// From what is there to what is wanted.
+    fn begin(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        wanted: Wanted<'_>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        self.ability = ability(kernel)?;
+        let shape = Shape::new(wanted.options, self.family, self.ability);
+        if shape.localhost {
+            route_localnet(kernel)?;
+        }
+        let text = read(kernel, self.family)?;
+        let mut pen = Text::new(self.family);
+        let applied = Applied::adopt(wanted.ruleset, shape, &Dump::read(&text), &mut pen);
+        drop(text);
+        apply(kernel, pen, report)?;
+        self.applied = Some(applied);
+        Ok(())
+    }
+}
+
+fn ability(kernel: &mut dyn Kernel) -> Result<Ability, Error> {
+    let has = |what| kernel.capabilities().has(what);
+    let source_port = match has(Capability::XtablesRandomFully) {
+        true => SourcePort::Random,
+        false => SourcePort::AsTheKernelLikes,
+    };
+    let counting = counting(kernel);
+    let liberal = sysctl(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
+    let drops_invalid = (!liberal).then_some(counting);
+    Ok(Ability { source_port, drops_invalid, counts_localhost: counting })
+}
+
+/// Makes the counters that rules refer to; without them nothing else is missing.
+fn counting(kernel: &mut dyn Kernel) -> Counting {
+    let mut names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
+    match names.try_for_each(|name| kernel.apply(&Transaction::Account(name)).map(drop)) {
+        Ok(()) => Counting::Counted,
+        Err(error) => {
+            tracing::info!(%error, "no nfacct: dropped and localhost packets are not counted");
+            Counting::Uncounted
+        }
+    }
+}
+
+fn route_localnet(kernel: &mut dyn Kernel) -> Result<(), Error> {
+    if sysctl(kernel, ROUTE_LOCALNET)?.as_deref() != Some("1") {
+        kernel.apply(&Transaction::Sysctl(ROUTE_LOCALNET.to_owned(), "1".to_owned()))?;
+    }
+    Ok(())
+}
+
+/// The value of a sysctl, if there is such a one.
+fn sysctl(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> {
+    match kernel.read(&Query::Sysctl(path.to_owned())) {
+        Ok(Facts::Text(value)) => Ok(Some(value)),
+        Ok(other) => super::unreachable_answer("a sysctl", &other),
+        Err(e) if e.kind == ErrorKind::Absent => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn read(kernel: &mut dyn Kernel, family: Family) -> Result<String, Error> {
+    match kernel.read(&Query::Xtables(family))? {
+        Facts::Text(text) => Ok(text),
+        other => super::unreachable_answer("tables", &other),
+    }
+}
+
+fn apply(kernel: &mut dyn Kernel, pen: Text, report: &mut Report) -> Result<(), Error> {
+    let (family, operations) = (pen.family(), pen.operations());
+    let text = pen.finish();
+    if text.is_empty() {
+        return Ok(());
+    }
+    report.bytes += text.len();
+    report.transactions += 1;
+    let receipt = kernel.apply(&Transaction::Xtables(XtablesText { family, text, operations }))?;
+    report.operations += receipt.operations;
+    Ok(())
+}
