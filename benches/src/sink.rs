@@ -40,7 +40,7 @@ impl Kernel for Sink {
             Query::Elements(..) => Facts::Elements(Vec::new()),
             Query::Rules(..) => Facts::Rules(Vec::new()),
             Query::Flows(..) => Facts::Flows(Vec::new()),
-            Query::Sysctl(_) => Facts::Text(String::new()),
+            Query::Sysctl(_) | Query::Xtables(_) => Facts::Text(String::new()),
             Query::Addresses => Facts::Addresses(Vec::new()),
         })
     }
