@@ -11,8 +11,9 @@ use kube_proxy::backend::iptables::chain::{self, Chain, Kind, Name};
 use kube_proxy::backend::iptables::compat::encode;
 use kube_proxy::backend::iptables::rule::{Match, Rule, SourcePort, State, Target, Test};
 use kube_proxy::kernel::real::Real;
-use kube_proxy::kernel::{Kernel as _, Socket, Transaction};
+use kube_proxy::kernel::{Facts, Kernel as _, Query, Socket, Transaction};
 use kube_proxy::model::{Family, Protocol};
+use kube_proxy::netlink::compat::essence;
 use kube_proxy::netlink::nft::{Batch, ChainKind, Hook};
 use netlab::namespace::Namespace;
 
@@ -200,8 +201,24 @@ fn listing(family: Family) -> String {
         let ip = pick(family, "ip", "ip6");
         let nft = tool(&["nft", "--debug=netlink", "list", "table", ip, table], "").unwrap();
         out.extend(in_order(&nft));
+        out.extend(in_kernel(family, table));
     }
     out.join("\n")
+}
+
+/// What the kernel has of each rule: the bytes of its expressions, structs and all.
+fn in_kernel(family: Family, table: &str) -> Vec<String> {
+    let query = Query::Rules(family, table.to_owned(), None);
+    let Facts::Rules(rules) = Real::open().unwrap().read(&query).unwrap() else {
+        panic!("rules were asked for");
+    };
+    let mut all: Vec<String> = rules
+        .iter()
+        .map(|rule| format!("{} {:02x?}", rule.chain, essence(&rule.expressions)))
+        .collect();
+    assert!(!all.is_empty());
+    all.sort();
+    all
 }
 
 /// The paragraphs of a table's listing (a rule's expressions, or a chain), in an order of their

@@ -15,6 +15,7 @@ use crate::links::{self, End, Hop, address, cable, has_ipv6, route, sysctl};
 use crate::manifests::{PodSpec, Transport};
 use crate::namespace::Namespace;
 use crate::plan;
+use crate::proxy;
 use crate::sctp;
 
 /// A running pod.
@@ -61,6 +62,7 @@ impl Lab {
         for namespace in [&lab.outside, &lab.router, &lab.node, &lab.node_2] {
             prepare(namespace, ipv6)?;
         }
+        hint(&lab.node)?;
         lab.wire(&lab.outside, "outside", &plan::OUTSIDE_NET)?;
         lab.wire(&lab.node, plan::NODE, &plan::NODE_NET)?;
         lab.wire(&lab.node_2, plan::NODE_2, &plan::NODE_2_NET)?;
@@ -211,6 +213,18 @@ impl Lab {
             .chain(self.pods.values().map(|p| &p.namespace))
             .map(Namespace::hint)
             .collect()
+    }
+}
+
+/// Says which iptables the node uses, as kubelet does.
+fn hint(node: &Namespace) -> Result<(), String> {
+    let Some(tool) = proxy::mode().tool() else { return Ok(()) };
+    let arguments = ["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"];
+    let done = node.run(|| std::process::Command::new(tool).args(arguments).output());
+    match done {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        Err(why) => Err(format!("{tool}: {why}")),
     }
 }
 

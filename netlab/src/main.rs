@@ -35,6 +35,9 @@ enum What {
     Test {
         /// Words.
         names: Vec<String>,
+        /// The proxy mode that scenarios run in, where they do not choose one.
+        #[arg(long, value_enum, default_value_t)]
+        mode: proxy::Mode,
         /// Only list the scenarios' names.
         #[arg(long)]
         list: bool,
@@ -87,8 +90,11 @@ fn main() -> ExitCode {
             words: if verbose { Words::All } else { Words::Few },
             kernel: if simulated { Kernel::Simulated } else { Kernel::Best },
         }),
-        What::Test { names, list: false } => scenario::run(&names),
-        What::Test { names, list: true } => scenario::list(&names),
+        What::Test { names, mode, list: false } => {
+            proxy::choose_mode(mode);
+            scenario::run(&names)
+        }
+        What::Test { names, list: true, .. } => scenario::list(&names),
         What::Kernel { names, record } => netlab::twin::kernel(&names, record.into()),
         What::Fuzz { seed, packets, seconds, each, differences } => {
             let time = std::time::Duration::from_secs(seconds);

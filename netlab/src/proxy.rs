@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -53,6 +54,49 @@ pub fn find() -> Result<PathBuf, String> {
     }
 }
 
+/// What kube-proxy is tested in: its mode and, for iptables, the tool's flavour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// nftables mode.
+    #[default]
+    Nftables,
+    /// iptables mode, over nf_tables.
+    IptablesNft,
+    /// iptables mode, over ip_tables.
+    IptablesLegacy,
+}
+
+impl Mode {
+    /// As `--proxy-mode` has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::Nftables => "nftables",
+            Mode::IptablesNft | Mode::IptablesLegacy => "iptables",
+        }
+    }
+
+    /// The beginning of the tool's name that this mode writes with.
+    pub fn tool(self) -> Option<&'static str> {
+        match self {
+            Mode::Nftables => None,
+            Mode::IptablesNft => Some("iptables-nft"),
+            Mode::IptablesLegacy => Some("iptables-legacy"),
+        }
+    }
+}
+
+static MODE: OnceLock<Mode> = OnceLock::new();
+
+/// Chooses the mode of this run; once.
+pub fn choose_mode(mode: Mode) {
+    let _ = MODE.set(mode);
+}
+
+/// The mode of this run.
+pub fn mode() -> Mode {
+    MODE.get().copied().unwrap_or_default()
+}
+
 /// A running kube-proxy.
 pub struct KubeProxy {
     /// The process.
@@ -95,7 +139,7 @@ impl Start {
         };
         let mut all = vec![
             input,
-            "--proxy-mode=nftables".to_owned(),
+            format!("--proxy-mode={}", mode().word()),
             format!("--hostname-override={}", plan::NODE),
             format!("--cluster-cidr={}", plan::CLUSTER_CIDR),
             "--healthz-bind-address=".to_owned(),

@@ -41,7 +41,7 @@ pub const DIFFERENCES: [Difference; 8] = [
     Difference {
         name: "no-localhost-node-ports",
         mode: Mode::Nftables,
-        reason: "node ports on loopback addresses exist in iptables mode only: nftables mode does not route 127.0.0.0/8 off the node",
+        reason: "node ports on loopback addresses exist in iptables mode only: nftables mode does not route 127.0.0.0/8 off the node, and needs no guard against strangers there",
         instead: localhost_node_port,
     },
     Difference {
@@ -132,7 +132,8 @@ impl<'a> Situation<'a> {
 
 fn localhost_node_port(flow: &Situation) -> Option<Promise> {
     let asked = flow.packet.dest.is_loopback() && flow.refused_or_sent();
-    (asked && flow.question().claim().is_none()).then_some(Promise::Untouched)
+    let here = || promise(flow.cluster, flow.setup, flow.packet);
+    (asked && flow.question().claim().is_none()).then(here)
 }
 
 fn node_port_elsewhere(flow: &Situation) -> Option<Promise> {

@@ -26,6 +26,7 @@ pub fn numbered(
     let mut runner = TestRunner::new_with_rng(Config::default(), chance(seed, number));
     let mut case = case().new_tree(&mut runner).map_err(|e| e.to_string())?.current();
     case.setup.mode = mode;
+    case.setup.localhost_node_ports = mode == Mode::Iptables && number.is_multiple_of(2);
     let all = packets::all(&case.setup, &case.objects.cluster());
     let step = all.len().div_ceil(most.max(1)).max(1);
     let first = (number as usize) % step;

@@ -18,7 +18,7 @@ use kube_proxy::kernel::{Error, ErrorKind};
 use kube_proxy::model::{Event, Kind, NamespacedName};
 use kube_proxy::sync::{Proxy, Report};
 
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, Mode, Setup};
 use crate::fate::{Extent, Packet, Promise, Seen};
 use crate::generate::{name, objects, service, setup, slice};
 use crate::host::{Marks, ask, journey, ruleset};
@@ -87,10 +87,14 @@ pub enum Weather {
     Foul,
 }
 
-/// Any history.
-pub fn history(weather: Weather) -> impl Strategy<Value = History> {
+/// Any history of a proxy in this mode.
+pub fn history(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
     let largest = prop_oneof![2 => Just(usize::MAX), 1 => Just(16_384usize), 1 => Just(4_096)];
-    (setup(), objects(), vec(step(weather), 1..14), largest)
+    let setup = (setup(), any::<bool>()).prop_map(move |(setup, local)| {
+        let localhost_node_ports = local && mode == Mode::Iptables;
+        Setup { mode, localhost_node_ports, ..setup }
+    });
+    (setup, objects(), vec(step(weather), 1..14), largest)
         .prop_map(|(setup, objects, steps, largest)| History { setup, objects, steps, largest })
 }
 
@@ -464,6 +468,43 @@ pub fn content(host: &sim::Host) -> BTreeSet<String> {
                     element.comment(),
                 ));
             }
+        }
+    }
+    lines.extend(xtables_content(host));
+    lines
+}
+
+/// Chains of iptables whose lines may be in any order, but for those that must be the last ones.
+const UNORDERED: [&str; 4] =
+    ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-FIREWALL"];
+
+/// The tables of iptables, a line a chain or rule, with the place of each rule where it counts.
+fn xtables_content(host: &sim::Host) -> BTreeSet<String> {
+    let mut lines = BTreeSet::new();
+    for (family, table) in [sim::XtFamily::V4, sim::XtFamily::V6]
+        .into_iter()
+        .flat_map(|family| sim::XtTable::ALL.map(|table| (family, table)))
+    {
+        let text = host.iptables_save(family, table);
+        let place = format!("{family:?} {}", table.name());
+        let mut index: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut is_last: BTreeMap<&str, bool> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with([':', '-'])) {
+            let Some(rule) = line.strip_prefix("-A ") else {
+                lines.insert(format!("{place} {}", line.split(' ').next().unwrap_or_default()));
+                continue;
+            };
+            let chain = rule.split(' ').next().unwrap_or_default();
+            let count = index.entry(chain).or_default();
+            let last = is_last.entry(chain).or_default();
+            *count += 1;
+            *last |= rule.contains("must be the last rule");
+            let at = match (UNORDERED.contains(&chain), *last) {
+                (false, _) => count.to_string(),
+                (true, false) => String::new(),
+                (true, true) => "last".to_owned(),
+            };
+            lines.insert(format!("{place} {at} {rule}"));
         }
     }
     lines

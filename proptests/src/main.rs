@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use kube_proxy::kernel::real::Flavour;
+use kube_proxy::kernel::XtablesFlavour as Flavour;
 
 use proptests::cluster::Mode;
 use proptests::explore::numbered;

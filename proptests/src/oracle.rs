@@ -4,7 +4,7 @@
 //! Tests: `tests/`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -20,13 +20,9 @@ pub fn promise(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promise {
         return Promise::Untouched;
     }
     let question = Question { cluster, setup, packet };
-    if let Some(claim) = question.claim() {
-        return question.served(&claim);
-    }
-    if question.health_check() {
-        return Promise::Accept;
-    }
-    question.guard()
+    let fate = question.fate();
+    let translated = matches!(fate, Promise::Dnat(_));
+    if !translated && question.meets_loopback_guard() { Promise::Drop } else { fate }
 }
 
 /// As what an address and port belongs to a Service.
@@ -75,6 +71,24 @@ pub struct Choice<'a> {
 }
 
 impl<'a> Question<'a> {
+    fn fate(&self) -> Promise {
+        if let Some(claim) = self.claim() {
+            return self.served(&claim);
+        }
+        if self.health_check() {
+            return Promise::Accept;
+        }
+        self.guard()
+    }
+
+    /// Where node ports on loopback addresses are possible, strangers are kept out of 127.0.0.0/8
+    /// (#43).
+    fn meets_loopback_guard(&self) -> bool {
+        let possible = self.takes_node_ports(Ipv4Addr::LOCALHOST.into());
+        let (from, to) = (self.packet.source, self.packet.dest);
+        possible && to.is_ipv4() && to.is_loopback() && !from.is_loopback()
+    }
+
     /// The Service port the packet is for. The most senior claimant of an address and port has it
     /// for itself; an address is looked at before the node ports (#56).
     pub fn claim(&self) -> Option<Claim<'a>> {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube_proxy::kernel::fault::Fault;
 use kube_proxy::kernel::record::Record;
 use kube_proxy::kernel::simulated::Simulated;
-use kube_proxy::kernel::{Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction};
+use kube_proxy::kernel::{
+    Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction, XtablesFlavour,
+};
 
 use crate::cluster::Setup;
 use crate::host::node;
@@ -52,7 +54,10 @@ pub struct Stage {
 impl Stage {
     /// An empty node of a setup; one transaction may have `largest` bytes.
     pub fn new(setup: &Setup, largest: usize) -> Stage {
-        let capabilities = Capabilities { largest_batch: largest, ..Capabilities::default() };
+        // A kernel that takes little at once stands for an iptables that takes texts in parts.
+        let xtables = (largest != usize::MAX).then_some(XtablesFlavour::Nft);
+        let capabilities =
+            Capabilities { largest_batch: largest, xtables, ..Capabilities::default() };
         let kernel = Simulated::new(node(setup, 1)).with_capabilities(capabilities);
         let watched = Watched { inner: kernel.clone(), watcher: None };
         let layers = Arc::new(Mutex::new(Fault::new(Record::new(watched))));

@@ -39,7 +39,7 @@ fn problem(line: &str) -> String {
 fn bare_command_has_the_defaults() {
     let s = settings("");
     assert_eq!(&*s.node_name, "node-a.example");
-    assert_eq!(s.mode.as_str(), "nftables");
+    assert_eq!(s.mode.as_str(), "iptables");
     assert_eq!(s.kernel, KernelChoice::Real);
     assert_eq!(s.source, Source::ApiServer { kubeconfig: None, master: None });
     assert_eq!((s.client.qps, s.client.burst), (5.0, 10));
@@ -50,7 +50,7 @@ fn bare_command_has_the_defaults() {
     assert_eq!(s.config_sync_period, Duration::from_secs(900));
     assert_eq!((s.masquerade_bit, s.masquerade_all), (14, false));
     assert_eq!(s.detect_local, DetectLocal::ClusterCidr(vec![]));
-    assert_eq!(s.node_port_addresses, NodePortAddresses::Primary);
+    assert_eq!(s.node_port_addresses, NodePortAddresses::Cidrs(vec![]));
     assert_eq!(s.oom_score_adj, -999);
     assert_eq!((s.conntrack.max_per_core, s.conntrack.min), (Some(32768), 131_072));
     assert_eq!(s.conntrack.tcp_established_timeout, Some(Duration::from_secs(86400)));
@@ -124,7 +124,7 @@ fn all_problems_are_told_at_once() {
             "--bogus: unknown flag; see --help",
             r#""stray": is not a flag, and kube-proxy takes no other arguments"#,
             r#"--iptables-sync-period "abc": must be a duration such as 30s, 1h2m3.5s or 250ms (units ns, us, ms, s, m, h)"#,
-            r#"--proxy-mode "ipvs": this build does not have it yet; it has nftables"#,
+            r#"--proxy-mode "ipvs": this build does not have it yet; it has iptables, nftables"#,
             r#"--cluster-cidr "10.0.0.0/99": must be one CIDR, or two of different families, such as 10.100.0.0/16,fde4:8dba:82e1::/48"#,
             r#"--oom-score-adj "2000": must be from -1000 to 1000"#,
         ]
@@ -339,7 +339,7 @@ fn servers_can_be_off() {
 #[test]
 fn flags_of_other_modes_warn() {
     let s = settings(
-        "--iptables-masquerade-bit=15 --ipvs-scheduler=sh --udp-timeout=1s --boot-id-file=/x --iptables-sync-period=20s",
+        "--proxy-mode=nftables --iptables-masquerade-bit=15 --ipvs-scheduler=sh --udp-timeout=1s --boot-id-file=/x --iptables-sync-period=20s",
     );
     assert_eq!(
         s.warnings,
@@ -356,19 +356,19 @@ fn flags_of_other_modes_warn() {
 #[test]
 fn other_modes_are_one_clear_line_and_can_be_cleaned_up() {
     assert_eq!(
-        problem("--proxy-mode=iptables"),
-        r#"--proxy-mode "iptables": this build does not have it yet; it has nftables"#
+        problem("--proxy-mode=ipvs"),
+        r#"--proxy-mode "ipvs": this build does not have it yet; it has iptables, nftables"#
     );
     assert_eq!(
         problem("--proxy-mode=kernelspace"),
-        r#"--proxy-mode "kernelspace": it is for Windows only; this build has nftables"#
+        r#"--proxy-mode "kernelspace": it is for Windows only; this build has iptables, nftables"#
     );
     assert_eq!(
         problem("--proxy-mode=NFTables"),
-        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace (this build has nftables)"#
+        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace (this build has iptables, nftables)"#
     );
-    assert_eq!(settings("--proxy-mode ''").mode.as_str(), "nftables");
-    assert!(matches!(parse("--cleanup --proxy-mode=iptables"), Ok(Action::Cleanup(_))));
+    assert_eq!(settings("--proxy-mode ''").mode.as_str(), "iptables");
+    assert!(matches!(parse("--cleanup --proxy-mode=ipvs"), Ok(Action::Cleanup(_))));
 }
 
 #[test]
@@ -409,7 +409,7 @@ fn actions_are_told_apart() {
     let version = format!("kube-proxy {} (Kubernetes v1.36 compatible)", env!("CARGO_PKG_VERSION"));
     assert_eq!(parse("--version --bogus"), Ok(Action::Version(version)));
     assert!(
-        matches!(parse("--version=raw"), Ok(Action::Version(text)) if text.contains("modes: nftables"))
+        matches!(parse("--version=raw"), Ok(Action::Version(text)) if text.contains("modes: iptables, nftables"))
     );
     assert!(matches!(parse("--version=false --help=false"), Ok(Action::Run(_))));
 }

@@ -13,7 +13,7 @@ pub const METRICS_PORT: u16 = 10249;
 /// How long an idle UDP flow is kept in userspace mode.
 pub const UDP_IDLE_TIMEOUT: GoDuration = GoDuration::milliseconds(250);
 /// The mode where none is named. The reference's is iptables: see `KNOWN_DIFFERENCE`.
-pub const MODE: Mode = Mode::Nftables;
+pub const MODE: Mode = Mode::Iptables;
 /// Said in `--help` and when it matters.
 pub const KNOWN_DIFFERENCE: &str = "Known difference: without --proxy-mode this build uses nftables, where the reference uses iptables, because nftables is the mode it has.";
 

@@ -97,14 +97,13 @@ fn the_defaults_as_a_file() {
               infoBufferSize: "0"
           verbosity: 0
         metricsBindAddress: "127.0.0.1:10249"
-        mode: nftables
+        mode: iptables
         nftables:
           masqueradeAll: false
           masqueradeBit: 14
           minSyncPeriod: 1s
           syncPeriod: 30s
-        nodePortAddresses:
-        - primary
+        nodePortAddresses: []
         oomScoreAdj: -999
         portRange: ""
         showHiddenMetricsForVersion: ""
@@ -223,12 +222,12 @@ fn malformed_fields_are_told_at_once_with_their_lines() {
 
 #[test]
 fn values_that_are_not_allowed_are_told_at_once_with_their_lines() {
-    let text = "mode: iptables\nclusterCIDR: 10.0.0.0/8,11.0.0.0/8\noomScoreAdj: 5000\niptables:\n  masqueradeBit: 32\nnftables:\n  masqueradeBit: -1\n  syncPeriod: -1s\nconntrack:\n  min: -1\nfeatureGates:\n  NFTablesProxyMode: false\nlogging:\n  format: xml\n";
+    let text = "mode: ipvs\nclusterCIDR: 10.0.0.0/8,11.0.0.0/8\noomScoreAdj: 5000\niptables:\n  masqueradeBit: 32\nnftables:\n  masqueradeBit: -1\n  syncPeriod: -1s\nconntrack:\n  min: -1\nfeatureGates:\n  NFTablesProxyMode: false\nlogging:\n  format: xml\n";
     let told = load_text(text, &[("v", "x"), ("hostname-override", " ")]).unwrap_err();
     expect![[r#"
         --v "x": must be a whole number of 0 or more
         --hostname-override " ": must be a name that is not blank
-        f:3: mode "iptables": this build does not have it yet; it has nftables
+        f:3: mode "ipvs": this build does not have it yet; it has iptables, nftables
         f:7: iptables.masqueradeBit "32": must be from 0 to 31
         f:9: nftables.masqueradeBit "-1": must be from 0 to 31
         f:4: clusterCIDR "10.0.0.0/8,11.0.0.0/8": must be one CIDR, or two of different families, such as 10.100.0.0/16,fde4:8dba:82e1::/48
@@ -305,7 +304,7 @@ fn beside_a_file_only_some_flags_count() {
 
 #[test]
 fn each_mode_has_its_own_section_in_the_file() {
-    let text = "iptables: {masqueradeAll: true, masqueradeBit: 1, syncPeriod: 1m}\nnftables: {masqueradeBit: 2, syncPeriod: 2m, minSyncPeriod: 3s}\n";
+    let text = "mode: nftables\niptables: {masqueradeAll: true, masqueradeBit: 1, syncPeriod: 1m}\nnftables: {masqueradeBit: 2, syncPeriod: 2m, minSyncPeriod: 3s}\n";
     let s = settings(text, &[]);
     assert_eq!((s.masquerade_all, s.masquerade_bit), (false, 2));
     assert_eq!(
@@ -373,12 +372,14 @@ fn the_bind_address_overrides_the_nodes() {
     assert_eq!(with(&[]).primary_family(Some(&n)), Family::V4);
     assert_eq!(with(&[]).primary_family(Some(&node(&["::2", "192.0.2.1"], &[]))), Family::V6);
     assert_eq!(with(&[("bind-address", "::")]).primary_family(Some(&n)), Family::V4);
-    assert_eq!(with(&[]).resolved_node_port_addresses(Some(&n)), NodePortAddresses::Primary);
-    let bound = with(&[("bind-address", "2001:db8::9")]);
+    let nftables = ("proxy-mode", "nftables");
+    let primary = with(&[nftables]).resolved_node_port_addresses(Some(&n));
+    assert_eq!(primary, NodePortAddresses::Primary);
+    let bound = with(&[nftables, ("bind-address", "2001:db8::9")]);
     assert_eq!(bound.primary_family(Some(&n)), Family::V6);
     let cidrs = ["2001:db8::9/128", "192.0.2.1/32"].map(|c| c.parse().unwrap()).to_vec();
     assert_eq!(bound.resolved_node_port_addresses(Some(&n)), NodePortAddresses::Cidrs(cidrs));
-    let loopback = with(&[("bind-address", "127.0.0.1")]);
+    let loopback = with(&[nftables, ("bind-address", "127.0.0.1")]);
     assert_eq!(loopback.resolved_node_port_addresses(None), NodePortAddresses::Cidrs(vec![]));
 }
 

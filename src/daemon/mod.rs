@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cli::Action;
 use crate::config::{self, KernelChoice, Settings};
-use crate::kernel::real::Real;
+use crate::kernel::real::{self, Real};
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capability, Kernel};
-use crate::model::{Family, Node};
+use crate::model::{Family, Mode, Node};
 use crate::serve;
 use crate::sync::run::{Gone, Loop, Pace};
 use crate::sync::{self, Options, Proxy};
@@ -71,11 +71,40 @@ pub fn act(action: Action) -> Result<(), Failure> {
 
 fn cleanup(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
-    let mut kernel = open_kernel(settings)?;
-    let removed = sync::cleanup::cleanup(&mut *kernel)
-        .map_err(|e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed")))?;
-    tracing::info!(tables = removed, "cleaned up");
+    let failed = |e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed"));
+    let mut removed = 0;
+    for mut kernel in every_kernel(settings)? {
+        removed += sync::cleanup::cleanup(&mut *kernel).map_err(failed)?;
+    }
+    tracing::info!(removed, "cleaned up");
     Ok(())
+}
+
+type AnyKernel = Box<dyn Kernel + Send>;
+
+/// The kernel, once with each flavour of iptables that may have something of ours.
+fn every_kernel(settings: &Settings) -> Result<Vec<AnyKernel>, Failure> {
+    if settings.kernel == KernelChoice::Simulated {
+        return Ok(vec![open_kernel(settings)?]);
+    }
+    let mut kernels: Vec<AnyKernel> = Vec::new();
+    for flavour in real::flavours() {
+        kernels.push(Box::new(open_real()?.seeing_xtables(Some(flavour))));
+    }
+    if kernels.is_empty() {
+        kernels.push(Box::new(open_real()?));
+    }
+    let denied = |kernel: &AnyKernel| !kernel.capabilities().has(Capability::NetAdmin);
+    match kernels.iter().any(denied) {
+        true => Err(Failure::new(format_args!("kernel: {}", Capability::NetAdmin.remedy()))),
+        false => Ok(kernels),
+    }
+}
+
+fn open_real() -> Result<Real, Failure> {
+    Real::open().map_err(|e| {
+        Failure::new(format_args!("kernel: {e}; netfilter's netlink socket is needed"))
+    })
 }
 
 fn start_logging(settings: &Settings) {
@@ -85,19 +114,15 @@ fn start_logging(settings: &Settings) {
 }
 
 /// Opens the kernel and refuses one that lacks what the mode cannot do without.
-fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
-    let kernel: Box<dyn Kernel + Send> = match settings.kernel {
-        KernelChoice::Simulated => Box::new(Simulated::new(sim::Host::new(1))),
-        KernelChoice::Real => Box::new(Real::open().map_err(|e| {
-            Failure::new(format_args!(
-                "kernel: {e}; nftables mode needs netfilter's netlink socket"
-            ))
-        })?),
+fn open_kernel(settings: &Settings) -> Result<AnyKernel, Failure> {
+    let kernel: AnyKernel = match (settings.kernel, settings.mode) {
+        (KernelChoice::Simulated, _) => Box::new(Simulated::new(sim::Host::new(1))),
+        (KernelChoice::Real, Mode::Iptables) => Box::new(open_real()?.with_xtables(None)),
+        // Only to see what another mode has left.
+        (KernelChoice::Real, _) => Box::new(open_real()?.seeing_xtables(None)),
     };
     let capabilities = kernel.capabilities();
-    let vital = |(lack, _): &&(Capability, String)| {
-        !matches!(lack, Capability::Ipv6 | Capability::Conntrack)
-    };
+    let vital = |(lack, _): &&(Capability, String)| lack.is_vital() && lack.concerns(settings.mode);
     if let Some((lack, said)) = capabilities.lacks.iter().find(vital) {
         let remedy = lack.remedy();
         return Err(Failure::new(format_args!("kernel: {remedy} (the kernel said: {said})")));
@@ -108,7 +133,7 @@ fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
 fn run(settings: Settings) -> Result<(), Failure> {
     start_logging(&settings);
     let kernel = open_kernel(&settings)?;
-    kernel.capabilities().lines().iter().for_each(|line| tracing::warn!("{line}"));
+    kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -121,7 +146,11 @@ fn run(settings: Settings) -> Result<(), Failure> {
 /// The families to program: a secondary one that the kernel lacks is left out, a primary one that
 /// it lacks is an error (`cmd/kube-proxy/app/server_linux.go`).
 fn families(settings: &Settings, kernel: &dyn Kernel) -> Result<Vec<Family>, Failure> {
-    if kernel.capabilities().has(Capability::Ipv6) {
+    let six = match settings.mode {
+        Mode::Iptables => Capability::XtablesIpv6,
+        _ => Capability::Ipv6,
+    };
+    if kernel.capabilities().has(six) {
         return Ok(Family::ALL.to_vec());
     }
     if settings.primary_family(None) == Family::V6 {
@@ -141,7 +170,7 @@ fn set_oom_score(score: i32) {
 /// Runs the world until something ends it.
 async fn live(
     settings: Arc<Settings>,
-    kernel: Box<dyn Kernel + Send>,
+    kernel: AnyKernel,
     families: Vec<Family>,
 ) -> Result<(), Failure> {
     let signals = signals()?;

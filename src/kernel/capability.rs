@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::model::Mode;
+
 /// A feature some mode needs or can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Capability {
@@ -35,6 +37,28 @@ pub enum Capability {
 }
 
 impl Capability {
+    /// Whether a mode can use it.
+    pub fn concerns(self, mode: Mode) -> bool {
+        match self {
+            Capability::NetAdmin | Capability::Conntrack => true,
+            Capability::Xtables | Capability::XtablesIpv6 | Capability::XtablesRandomFully => {
+                mode == Mode::Iptables
+            }
+            _ => mode == Mode::Nftables,
+        }
+    }
+
+    /// Whether a mode that it concerns can do nothing without it.
+    pub fn is_vital(self) -> bool {
+        !matches!(
+            self,
+            Capability::Ipv6
+                | Capability::Conntrack
+                | Capability::XtablesIpv6
+                | Capability::XtablesRandomFully
+        )
+    }
+
     /// What is missing without it and what to do about it; one line.
     pub fn remedy(self) -> &'static str {
         match self {
@@ -95,11 +119,22 @@ pub struct Capabilities {
     /// The most bytes one transaction may have: what a netlink socket may send at once. Small
     /// where the socket's buffer may not be made larger, as in a user namespace.
     pub largest_batch: usize,
+    /// Which iptables there is, if it was looked for and found.
+    pub xtables: Option<XtablesFlavour>,
+}
+
+/// Which of two kernel facilities iptables writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XtablesFlavour {
+    /// ip_tables.
+    Legacy,
+    /// nf_tables.
+    Nft,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Capabilities { lacks: Vec::new(), largest_batch: usize::MAX }
+        Capabilities { lacks: Vec::new(), largest_batch: usize::MAX, xtables: None }
     }
 }
 
@@ -109,10 +144,11 @@ impl Capabilities {
         self.lacks.iter().all(|(lack, _)| *lack != capability)
     }
 
-    /// Each lack in one line: what, why it matters, what to do, what the kernel said.
-    pub fn lines(&self) -> Vec<String> {
-        self.lacks
-            .iter()
+    /// Each lack that concerns a mode in one line: what, why it matters, what to do, what the kernel
+    /// said.
+    pub fn lines(&self, mode: Mode) -> Vec<String> {
+        let concerning = self.lacks.iter().filter(|(lack, _)| lack.concerns(mode));
+        concerning
             .map(|(lack, said)| format!("{lack}: {} (the kernel said: {said})", lack.remedy()))
             .collect()
     }
@@ -128,7 +164,7 @@ mod tests {
         let capabilities = Capabilities { lacks, ..Capabilities::default() };
         assert!(!capabilities.has(Capability::Nftables));
         assert!(capabilities.has(Capability::Ipv6));
-        assert_eq!(capabilities.lines().len(), 1);
-        assert!(capabilities.lines()[0].contains("load the module nf_tables"));
+        assert_eq!(capabilities.lines(Mode::Nftables).len(), 1);
+        assert!(capabilities.lines(Mode::Nftables)[0].contains("load the module nf_tables"));
     }
 }

@@ -12,7 +12,7 @@ pub mod real;
 pub mod record;
 pub mod simulated;
 
-pub use capability::{Capabilities, Capability};
+pub use capability::{Capabilities, Capability, XtablesFlavour};
 pub use error::{Error, ErrorKind};
 pub use facts::{ChainFact, ElementFact, Facts, FlowFact, RuleFact, SetFact, TableFact};
 

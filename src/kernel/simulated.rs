@@ -9,7 +9,7 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, RuleFact, SetFact, Socket, TableFact, Transaction, XtablesText,
+    Receipt, RuleFact, SetFact, Socket, TableFact, Transaction, XtablesFlavour, XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -36,7 +36,10 @@ impl Simulated {
         Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
-            capabilities: Capabilities::default(),
+            capabilities: Capabilities {
+                xtables: Some(XtablesFlavour::Legacy),
+                ..Capabilities::default()
+            },
         }
     }
 
@@ -79,7 +82,10 @@ impl Kernel for Simulated {
                 Ok(Receipt::of(1))
             }
             Transaction::Sysctl(path, value) => {
-                self.sysctls.insert(path.clone(), value.clone());
+                // What the simulator has no model of changes nothing, but is kept.
+                if self.host().sysctls_mut().set(path, value).is_err() {
+                    self.sysctls.insert(path.clone(), value.clone());
+                }
                 Ok(Receipt::of(1))
             }
         }
@@ -122,7 +128,9 @@ impl Kernel for Simulated {
             }
             Query::Sysctl(path) => {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
-                self.sysctls.get(path).cloned().map(Facts::Text).ok_or_else(absent)
+                let modelled = host.sysctls().get(path).map(|value| value.to_string());
+                let value = modelled.or_else(|| self.sysctls.get(path).cloned());
+                value.map(Facts::Text).ok_or_else(absent)
             }
             Query::Addresses => {
                 let links = host.links().iter();

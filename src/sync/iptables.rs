@@ -4,13 +4,15 @@
 use super::Report;
 use super::driver::{Driver, Wanted};
 use crate::backend::iptables::dump::Dump;
-use crate::backend::iptables::pen::Text;
+use crate::backend::iptables::pen::{Blocks, Text};
 use crate::backend::iptables::plan::Applied;
 use crate::backend::iptables::rule::SourcePort;
 use crate::backend::iptables::shape::{
     Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
 };
-use crate::kernel::{Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesText};
+use crate::kernel::{
+    Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
+};
 use crate::model::Family;
 
 /// Lets packets from elsewhere reach 127.0.0.0/8: what node ports on localhost need (issue 90259).
@@ -25,7 +27,12 @@ pub(super) struct Iptables {
     ability: Ability,
     /// `None`: what is in the kernel has to be read before anything is written.
     applied: Option<Applied>,
+    /// Looks that are left out until the next one: a large table takes the tool seconds.
+    looks_left_out: usize,
 }
+
+/// To list so many rules costs the tool about as much as a look may cost.
+const RULES_A_LOOK: usize = 10_000;
 
 impl Driver for Iptables {
     fn is_unknown(&self) -> bool {
@@ -38,6 +45,11 @@ impl Driver for Iptables {
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
         let Some(applied) = &self.applied else { return Ok(None) };
+        if self.looks_left_out > 0 {
+            self.looks_left_out -= 1;
+            return Ok(None);
+        }
+        self.looks_left_out = applied.size() / RULES_A_LOOK;
         let text = read(kernel, self.family)?;
         Ok(applied.drift(&Dump::read(&text)))
     }
@@ -55,7 +67,7 @@ impl Driver for Iptables {
         if shape.localhost && !applied.shape().localhost {
             route_localnet(kernel)?;
         }
-        let mut pen = Text::new(self.family);
+        let mut pen = Text::new(self.family, blocks(kernel));
         let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
         apply(kernel, pen, report)?;
         applied.take(change);
@@ -69,7 +81,7 @@ impl Driver for Iptables {
 
 impl Iptables {
     pub(super) fn new(family: Family) -> Iptables {
-        Iptables { family, ability: Ability::default(), applied: None }
+        Iptables { family, ability: Ability::default(), applied: None, looks_left_out: 0 }
     }
 
     /// From what is there to what is wanted.
@@ -85,12 +97,20 @@ impl Iptables {
             route_localnet(kernel)?;
         }
         let text = read(kernel, self.family)?;
-        let mut pen = Text::new(self.family);
+        let mut pen = Text::new(self.family, blocks(kernel));
         let applied = Applied::adopt(wanted.ruleset, shape, &Dump::read(&text), &mut pen);
         drop(text);
         apply(kernel, pen, report)?;
         self.applied = Some(applied);
         Ok(())
+    }
+}
+
+/// How this iptables takes long texts best.
+pub(super) fn blocks(kernel: &dyn Kernel) -> Blocks {
+    match kernel.capabilities().xtables {
+        Some(XtablesFlavour::Nft) => Blocks::Many,
+        Some(XtablesFlavour::Legacy) | None => Blocks::One,
     }
 }
 
@@ -100,21 +120,23 @@ fn ability(kernel: &mut dyn Kernel) -> Result<Ability, Error> {
         true => SourcePort::Random,
         false => SourcePort::AsTheKernelLikes,
     };
-    let counting = counting(kernel);
+    let counting = counting(kernel)?;
     let liberal = sysctl(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
     let drops_invalid = (!liberal).then_some(counting);
     Ok(Ability { source_port, drops_invalid, counts_localhost: counting })
 }
 
 /// Makes the counters that rules refer to; without them nothing else is missing.
-fn counting(kernel: &mut dyn Kernel) -> Counting {
+fn counting(kernel: &mut dyn Kernel) -> Result<Counting, Error> {
     let mut names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
     match names.try_for_each(|name| kernel.apply(&Transaction::Account(name)).map(drop)) {
-        Ok(()) => Counting::Counted,
-        Err(error) => {
+        Ok(()) => Ok(Counting::Counted),
+        // A kernel without nfacct calls the message invalid.
+        Err(error) if matches!(error.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
             tracing::info!(%error, "no nfacct: dropped and localhost packets are not counted");
-            Counting::Uncounted
+            Ok(Counting::Uncounted)
         }
+        Err(error) => Err(error),
     }
 }
 
@@ -135,14 +157,14 @@ fn sysctl(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> 
     }
 }
 
-fn read(kernel: &mut dyn Kernel, family: Family) -> Result<String, Error> {
+pub(super) fn read(kernel: &mut dyn Kernel, family: Family) -> Result<String, Error> {
     match kernel.read(&Query::Xtables(family))? {
         Facts::Text(text) => Ok(text),
         other => super::unreachable_answer("tables", &other),
     }
 }
 
-fn apply(kernel: &mut dyn Kernel, pen: Text, report: &mut Report) -> Result<(), Error> {
+pub(super) fn apply(kernel: &mut dyn Kernel, pen: Text, report: &mut Report) -> Result<(), Error> {
     let (family, operations) = (pen.family(), pen.operations());
     let text = pen.finish();
     if text.is_empty() {

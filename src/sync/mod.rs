@@ -226,6 +226,11 @@ impl Proxy {
         outcome.map(|()| report)
     }
 
+    /// Removes what other modes left behind, once this one is complete; gives how much there was.
+    pub fn leave_only_this_mode(&mut self) -> Result<usize, Error> {
+        cleanup::leave_only(&mut *self.kernel, self.options.mode)
+    }
+
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
     pub fn tidy(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();

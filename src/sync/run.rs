@@ -180,7 +180,10 @@ impl<O: Observer> Loop<O> {
             Ok(_) => self.schedule.succeeded(now),
             Err(_) => self.schedule.failed(now),
         }
-        self.synced_once |= outcome.is_ok();
+        let first = outcome.is_ok() && !std::mem::replace(&mut self.synced_once, true);
+        if first {
+            self.leave_other_modes();
+        }
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
         // Where there is always something to sync there would never be a better moment.
@@ -188,6 +191,17 @@ impl<O: Observer> Loop<O> {
             self.keep_house();
         }
         true
+    }
+
+    /// Only now that this mode serves every Service may what another one left go.
+    fn leave_other_modes(&mut self) {
+        match self.proxy.leave_only_this_mode() {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "removed what another proxy mode had left"),
+            Err(error) => {
+                tracing::warn!(%error, "rules of another proxy mode stay; --cleanup removes them")
+            }
+        }
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.

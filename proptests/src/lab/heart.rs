@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kube_proxy::kernel::real::{Flavour, Real};
+use kube_proxy::kernel::XtablesFlavour as Flavour;
+use kube_proxy::kernel::real::Real;
 use kube_proxy::kernel::{Capability, Kernel};
 
 use super::Ground;

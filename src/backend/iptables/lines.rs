@@ -12,14 +12,15 @@ use crate::model::{Protocol, TrafficPolicy};
 /// A rule of a shared chain.
 pub(super) type Line = (Table, Chain, Rule);
 
-/// Chains that Services share, other than node ports' in nat, with the table they are in.
+/// Chains that Services share, with the table they are in; a chain that another one jumps to comes
+/// before it.
 pub(super) const SHARED: [(Table, Chain); 6] = [
     (Table::Filter, chain::SERVICES),
     (Table::Filter, chain::EXTERNAL_SERVICES),
     (Table::Filter, chain::NODE_PORTS),
     (Table::Filter, chain::PROXY_FIREWALL),
-    (Table::Nat, chain::SERVICES),
     (Table::Nat, chain::NODE_PORTS),
+    (Table::Nat, chain::SERVICES),
 ];
 
 /// The lines of one frontend.

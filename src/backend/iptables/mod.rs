@@ -9,6 +9,7 @@ mod lines;
 mod own;
 pub mod pen;
 pub mod plan;
+pub mod removal;
 pub mod rule;
 pub mod shape;
 #[cfg(test)]

@@ -20,13 +20,28 @@ pub trait Pen {
     fn delete(&mut self, table: Table, chain: Chain, rule: &Rule);
     /// The chain, empty by now, goes.
     fn remove(&mut self, table: Table, chain: &dyn fmt::Display);
+    /// What was written of this table so far may come in before the rest: no packet can see it yet,
+    /// or each part of it is right by itself.
+    fn boundary(&mut self, _table: Table) {}
+}
+
+/// How a long text is best given to the tool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Blocks {
+    /// A table at once: the legacy flavour reads and writes all of it at each `COMMIT`.
+    #[default]
+    One,
+    /// In parts, where boundaries are: the nf_tables flavour keeps the names of a part in a list that
+    /// it searches for each line (`nft_cache_level_set`).
+    Many,
 }
 
 /// Writes text for `iptables-restore --noflush`.
 #[derive(Debug)]
 pub struct Text {
     family: Family,
-    sheets: [Sheet; 3],
+    blocks: Blocks,
+    sheets: [Vec<Sheet>; 3],
     operations: usize,
 }
 
@@ -39,8 +54,9 @@ struct Sheet {
 
 impl Text {
     /// An empty one.
-    pub fn new(family: Family) -> Text {
-        Text { family, sheets: Default::default(), operations: 0 }
+    pub fn new(family: Family, blocks: Blocks) -> Text {
+        let sheets = Table::ALL.map(|_| vec![Sheet::default()]);
+        Text { family, blocks, sheets, operations: 0 }
     }
 
     /// Whose tables it changes.
@@ -55,12 +71,11 @@ impl Text {
 
     /// The text; empty if there is nothing to change.
     pub fn finish(self) -> String {
-        let length: usize = self.sheets.iter().map(Sheet::len).sum();
+        let length: usize = self.sheets.iter().flatten().map(Sheet::len).sum();
         let mut out = String::with_capacity(length + 64);
-        for (table, sheet) in Table::ALL.into_iter().zip(&self.sheets) {
-            if sheet.len() == 0 {
-                continue;
-            }
+        let sheets = Table::ALL.into_iter().zip(&self.sheets);
+        let sheets = sheets.flat_map(|(table, sheets)| sheets.iter().map(move |s| (table, s)));
+        for (table, sheet) in sheets.filter(|(_, sheet)| sheet.len() > 0) {
             for part in ["*", table.name(), "\n", &sheet.chains, &sheet.rules, &sheet.removals] {
                 out.push_str(part);
             }
@@ -69,11 +84,23 @@ impl Text {
         out
     }
 
+    /// A rule goes that is written as iptables-save printed it, with the space before it.
+    pub fn delete_text(&mut self, table: Table, chain: &str, rule: &str) {
+        let _ = writeln!(self.sheet(table).rules, "-D {chain}{rule}");
+        self.operations += 1;
+    }
+
+    fn sheet(&mut self, table: Table) -> &mut Sheet {
+        let sheets = &mut self.sheets[table as usize];
+        sheets.last_mut().expect("each table begins with a sheet, and none is taken away")
+    }
+
     fn rule(&mut self, table: Table, (verb, chain): (&str, Chain), rule: &Rule) {
-        let rules = &mut self.sheets[table as usize].rules;
+        let family = self.family;
+        let rules = &mut self.sheet(table).rules;
         // A String takes everything.
         let _ = write!(rules, "{verb} {chain}");
-        rule.write(self.family, rules);
+        rule.write(family, rules);
         rules.push('\n');
         self.operations += 1;
     }
@@ -87,7 +114,7 @@ impl Sheet {
 
 impl Pen for Text {
     fn chain(&mut self, table: Table, chain: &dyn fmt::Display) {
-        let _ = writeln!(self.sheets[table as usize].chains, ":{chain} - [0:0]");
+        let _ = writeln!(self.sheet(table).chains, ":{chain} - [0:0]");
         self.operations += 1;
     }
 
@@ -104,8 +131,14 @@ impl Pen for Text {
     }
 
     fn remove(&mut self, table: Table, chain: &dyn fmt::Display) {
-        let _ = writeln!(self.sheets[table as usize].removals, "-X {chain}");
+        let _ = writeln!(self.sheet(table).removals, "-X {chain}");
         self.operations += 1;
+    }
+
+    fn boundary(&mut self, table: Table) {
+        if self.blocks == Blocks::Many && self.sheet(table).len() > 0 {
+            self.sheets[table as usize].push(Sheet::default());
+        }
     }
 }
 

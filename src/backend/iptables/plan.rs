@@ -19,9 +19,14 @@ use crate::model::ServicePortName;
 
 /// Of a shared chain, lines are put in and taken out one by one as long as they are at most one of
 /// so many; else the chain is written anew.
-const ONE_IN: usize = 8;
+const ONE_IN: usize = 2;
 /// Fewer lines than this are always put in and taken out one by one.
 const FEW: usize = 16;
+/// New Service ports that come in together: larger parts cost the tool more, and each part costs
+/// the kernel a walk over all chains.
+const PORTS_AT_ONCE: usize = 100;
+/// Lines that come in together, where a shared chain is new.
+const LINES_AT_ONCE: usize = 1000;
 
 type Had = Vec<(Frontend, Arc<Program>)>;
 
@@ -231,9 +236,9 @@ impl Adoption<'_> {
         for (table, chain, rules) in self.wanted.shape.fixed() {
             self.exactly((table, chain), &rules);
         }
+        let known = self.own();
         self.shared();
         self.kubelets();
-        let known = self.own();
         self.stale(&known);
         for jump in Shape::jumps() {
             let text = jump.rule.text(self.wanted.shape.family);
@@ -278,8 +283,20 @@ impl Adoption<'_> {
             });
             if !right {
                 rules.extend_from_slice(tail);
-                write_whole(self.pen, place, &rules);
+                self.shared_chain(place, &rules);
             }
+        }
+    }
+
+    /// A chain that is not there yet may come in piece by piece.
+    fn shared_chain(&mut self, place: (Table, Chain), rules: &[Rule]) {
+        if self.rules(place).is_some() {
+            return write_whole(self.pen, place, rules);
+        }
+        self.pen.chain(place.0, &place.1);
+        for some in rules.chunks(LINES_AT_ONCE) {
+            some.iter().for_each(|rule| self.pen.append(place.0, place.1, rule));
+            self.pen.boundary(place.0);
         }
     }
 
@@ -296,13 +313,29 @@ impl Adoption<'_> {
         guard.iter().filter(|_| lacking).for_each(|rule| self.pen.append(place.0, place.1, rule));
     }
 
+    /// The chains of Service ports; first those that no packet can come to, since all are new.
     fn own(&mut self) -> BTreeSet<Chain> {
         let mut known = BTreeSet::new();
+        let mut partly_there = Vec::new();
+        let mut written = 0;
         for owner in self.wanted.owners.keys() {
+            let chains = own::chains(owner, &self.wanted.had_by(owner), &self.wanted.shape);
+            known.extend(chains.iter().map(|(chain, _)| *chain));
+            if chains.iter().any(|(chain, _)| self.rules((Table::Nat, *chain)).is_some()) {
+                partly_there.push(owner);
+                continue;
+            }
+            chains.iter().for_each(|(c, rules)| write_whole(self.pen, (Table::Nat, *c), rules));
+            written += 1;
+            if written % PORTS_AT_ONCE == 0 {
+                self.pen.boundary(Table::Nat);
+            }
+        }
+        self.pen.boundary(Table::Nat);
+        for owner in partly_there {
             let had = self.wanted.had_by(owner);
             for (chain, rules) in own::chains(owner, &had, &self.wanted.shape) {
                 self.exactly((Table::Nat, chain), &rules);
-                known.insert(chain);
             }
         }
         known
@@ -341,9 +374,14 @@ impl Difference<'_> {
             let place = (Table::Filter, chain::KUBELET_FIREWALL);
             guard.iter().for_each(|rule| self.pen.append(place.0, place.1, rule));
         }
-        for owner in self.old.concerned(&self.new.frontends) {
-            self.own(&owner);
+        let owners = self.old.concerned(&self.new.frontends);
+        let (there, new): (Vec<_>, Vec<_>) =
+            owners.iter().partition(|owner| self.old.owners.contains_key(*owner));
+        for some in new.chunks(PORTS_AT_ONCE) {
+            some.iter().for_each(|owner| self.own(owner));
+            self.pen.boundary(Table::Nat);
         }
+        there.into_iter().for_each(|owner| self.own(owner));
         self.shared();
     }
 

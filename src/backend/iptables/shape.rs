@@ -35,6 +35,9 @@ pub enum Counting {
     Uncounted,
 }
 
+/// What kubelet and kube-proxy write at the rule against strangers at 127.0.0.0/8.
+pub(super) const GUARD_COMMENT: &str = "block incoming localnet connections";
+
 /// The nfacct object that counts packets dropped for being invalid.
 pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
 /// The nfacct object that counts connections to node ports on loopback addresses.
@@ -187,10 +190,7 @@ impl Shape {
     /// at 127.0.0.0/8 (CVE-2020-8558). Kubelet writes the same one.
     pub fn guard(&self) -> Option<Rule> {
         let states: &[State] = &[State::Related, State::Established, State::Dnat];
-        let rule = Rule {
-            destination: Some(Test::is(LOOPBACK)),
-            ..Rule::commented("block incoming localnet connections")
-        };
+        let rule = Rule { destination: Some(Test::is(LOOPBACK)), ..Rule::commented(GUARD_COMMENT) };
         self.localhost.then(|| {
             rule.from(Test::is_not(LOOPBACK))
                 .with(Match::State(Test::is_not(states)))

@@ -11,12 +11,13 @@ mod socket;
 mod xtables;
 mod xtables_lock;
 
+use super::XtablesFlavour;
 use super::{
     Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
 };
 use socket::Netfilter;
-pub use xtables::Flavour;
 use xtables::Tools;
+pub use xtables::flavours;
 
 /// Linux.
 #[derive(Debug)]
@@ -37,21 +38,26 @@ impl Real {
     }
 
     /// Finds iptables' tools as well, of this flavour or of the one that the node uses, and adds
-    /// what they lack to the capabilities.
-    pub fn with_xtables(mut self, flavour: Option<Flavour>) -> Real {
-        match Tools::find(flavour) {
+    /// what they lack to the capabilities. Tables that are not there yet are made.
+    pub fn with_xtables(self, flavour: Option<XtablesFlavour>) -> Real {
+        self.take(Tools::find(flavour).map(Tools::probed))
+    }
+
+    /// Finds iptables' tools as well, to look at what is there and nothing else.
+    pub fn seeing_xtables(self, flavour: Option<XtablesFlavour>) -> Real {
+        self.take(Tools::find(flavour))
+    }
+
+    fn take(mut self, found: Result<Tools, String>) -> Real {
+        match found {
             Ok(tools) => {
                 self.capabilities.lacks.extend(tools.lacks());
+                self.capabilities.xtables = Some(tools.flavour());
                 self.xtables = Some(tools);
             }
             Err(why) => self.capabilities.lacks.push((Capability::Xtables, why)),
         }
         self
-    }
-
-    /// The flavour of iptables, if it was looked for and found.
-    pub fn flavour(&self) -> Option<Flavour> {
-        self.xtables.as_ref().map(Tools::flavour)
     }
 
     fn xtables(&self) -> Result<&Tools, Error> {

@@ -13,7 +13,8 @@ use crate::netlink::set::{Field, SetSpec, Value};
 const TABLE: &str = "kube-proxy-probe";
 
 pub(super) fn capabilities(netfilter: &mut Netfilter) -> Capabilities {
-    let mut found = Capabilities { lacks: Vec::new(), largest_batch: netfilter.largest };
+    let mut found =
+        Capabilities { lacks: Vec::new(), largest_batch: netfilter.largest, xtables: None };
     let lack = |found: &mut Capabilities, what, error: Error| {
         found.lacks.push((what, error.source));
     };

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::xtables_lock;
+use crate::kernel::XtablesFlavour as Flavour;
 use crate::kernel::{Capability, Error, ErrorKind, Receipt, XtablesText};
 use crate::model::Family;
 
@@ -19,21 +20,11 @@ const FOLDERS: &str = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin";
 /// Chains of kubelet in mangle, by which it says which flavour it uses (KEP-3178).
 const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
-/// Which of the two kernel facilities iptables writes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flavour {
-    /// ip_tables.
-    Legacy,
-    /// nf_tables.
-    Nft,
-}
-
-impl Flavour {
-    fn word(self) -> &'static str {
-        match self {
-            Flavour::Legacy => "legacy",
-            Flavour::Nft => "nft",
-        }
+/// The flavour as the tools' names have it.
+fn word(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Legacy => "legacy",
+        Flavour::Nft => "nft",
     }
 }
 
@@ -58,15 +49,13 @@ impl Tools {
         if there.is_empty() {
             return Err("no iptables-save and iptables-restore in PATH".to_owned());
         }
-        let mut tools = there.swap_remove(used);
-        tools.probe();
-        Ok(tools)
+        Ok(there.swap_remove(used))
     }
 
     fn of(flavour: Flavour) -> Option<Tools> {
         let named = |family: Family, what: &str| {
             let tool = tool(family);
-            which(&format!("{tool}-{}-{what}", flavour.word()))
+            which(&format!("{tool}-{}-{what}", word(flavour)))
                 .or_else(|| which(&format!("{tool}-{what}")).filter(|path| is_of(path, flavour)))
         };
         let restore = Family::ALL.map(|family| named(family, "restore"));
@@ -85,7 +74,7 @@ impl Tools {
     }
 
     /// Tries whether there are tables for each family: an empty change makes the tool open them.
-    fn probe(&mut self) {
+    pub(super) fn probed(mut self) -> Tools {
         let text = "*filter\nCOMMIT\n*nat\nCOMMIT\n*mangle\nCOMMIT\n";
         for (family, lack) in
             [(Family::V4, Capability::Xtables), (Family::V6, Capability::XtablesIpv6)]
@@ -100,6 +89,7 @@ impl Tools {
             let said = format!("iptables is {major}.{minor}.{patch}");
             self.lacks.push((Capability::XtablesRandomFully, said));
         }
+        self
     }
 
     /// Takes a text in: each table of it as a whole.
@@ -128,6 +118,17 @@ impl Tools {
         }
         Err(refusal(tool, &output, ""))
     }
+}
+
+/// Flavours that may have rules in this network namespace.
+pub fn flavours() -> Vec<Flavour> {
+    let there = |flavour: &Flavour| Tools::of(*flavour).as_ref().is_some_and(may_have_rules);
+    [Flavour::Nft, Flavour::Legacy].into_iter().filter(there).collect()
+}
+
+/// To list tables of the legacy flavour that are not there would make them.
+fn may_have_rules(tools: &Tools) -> bool {
+    tools.flavour == Flavour::Nft || Family::ALL.into_iter().any(has_legacy_tables)
 }
 
 fn tool(family: Family) -> &'static str {
@@ -182,13 +183,11 @@ fn version_in(said: &str) -> (u32, u32, u32) {
 /// Which of the tools the node uses: the one that kubelet's chains are in; else the one with more
 /// rules; else nf_tables.
 fn used(tools: &[Tools]) -> usize {
-    let has_tables =
-        |t: &Tools| t.flavour == Flavour::Nft || Family::ALL.into_iter().any(has_legacy_tables);
     let texts = |t: &Tools| -> String {
-        let some = Family::ALL.into_iter().filter(|_| has_tables(t));
+        let some = Family::ALL.into_iter().filter(|_| may_have_rules(t));
         some.filter_map(|family| t.save(family).ok()).collect()
     };
-    let legacy = tools.iter().position(|t| t.flavour == Flavour::Legacy && has_tables(t));
+    let legacy = tools.iter().position(|t| t.flavour == Flavour::Legacy && may_have_rules(t));
     let nft = tools.iter().position(|t| t.flavour == Flavour::Nft).unwrap_or(0);
     let Some(legacy) = legacy else { return nft };
     let in_nft = texts(&tools[nft]);
@@ -200,8 +199,7 @@ fn used(tools: &[Tools]) -> usize {
     if is_hinted(&in_legacy) || more { legacy } else { nft }
 }
 
-/// Whether this network namespace has tables of the legacy flavour. To list those that are not
-/// there would make them.
+/// Whether this network namespace has tables of the legacy flavour.
 fn has_legacy_tables(family: Family) -> bool {
     let file = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
