@@ -2,7 +2,7 @@
 //! ones in exactly the form in which it recognises them when it lists rules.
 //!
 //! Knows nothing of chains or Services. Source: iptables 1.8.9, `iptables/nft-shared.c` and `nft.c`.
-//! Tests: `backend::iptables::compat` (against bytes that the tool sent), and `netlab`.
+//! Tests: `benches/tests/iptables_compat.rs`, against the tool.
 
 use ipnet::IpNet;
 

@@ -3,7 +3,7 @@
 //!
 //! Knows nothing of chains or Services. Structs are those of `include/uapi/linux/netfilter/xt_*.h`
 //! on a 64-bit machine, in the machine's byte order, padded to 8 bytes as `XT_ALIGN` does; unused
-//! fields as iptables 1.8.9 leaves them. Tests: below (bytes that the tool sent), and `netlab`.
+//! fields as iptables 1.8.9 leaves them. Tests: below (lengths), and `benches/tests/iptables_compat.rs` against the tool.
 
 use crate::kernel::Socket;
 use crate::model::Family;

@@ -2,7 +2,7 @@
 //! same order, same structs, so that the tool lists, finds and deletes it as its own.
 //!
 //! Knows no chain's contents and no Service. Source: `iptables/nft-ipv4.c` (`nft_ipv4_add`) and
-//! `nft.c` of iptables. Tests: below (bytes that the tool sent); against the tool itself: `netlab`.
+//! `nft.c` of iptables. Tests: `benches/tests/iptables_compat.rs`, against the tool itself.
 
 use super::rule::{Match, Rule, SourcePort, State, Target, Test};
 use crate::model::{Family, Protocol};

@@ -1,7 +1,7 @@
 //! The pen that writes netlink: the same chains and rules as the text, in tables that iptables-nft
 //! knows as its own, without its process. All of it is one transaction; chains that are not there
 //! yet, to which nothing leads, may be written before in steps, so that no step is too large.
-//! It must never know why a rule is there. Tests: below; against the tool: `benches/tests`.
+//! It must never know why a rule is there. Tests: below; what the rules are, against the tool: `benches/tests`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,6 +22,7 @@ const STEP: usize = 16 << 20;
 const CHAINS: u32 = 1;
 const LATE: u32 = 1 << 28;
 const REMOVALS: u32 = 1 << 29;
+const HEAD: u32 = 1 << 30;
 
 /// Built-in chains with their hooks, as iptables-nft makes them.
 const BUILT_IN: &[(Table, &str, Hook)] = &[
@@ -82,7 +83,7 @@ impl<'a> Wire<'a> {
     /// The transactions, to be carried out one after the other; none if there is nothing to change.
     pub fn finish(mut self, listed: &[(Table, RuleFact)]) -> Result<Vec<NftBatch>, Missing> {
         self.name_deletions(listed)?;
-        let mut head = Batch::part(self.family, "", 0);
+        let mut head = Batch::part(self.family, "", HEAD);
         for table in &self.tables {
             head.turn_to(table.name());
             head.add_plain_table();
@@ -93,7 +94,6 @@ impl<'a> Wire<'a> {
                 head.ensure_base_chain(name, *hook);
             }
         }
-        // A sequence number of its own for each message of the chains' part.
         let mut parts = vec![head, self.chains];
         let mut out = Vec::new();
         for early in self.early {
@@ -196,5 +196,88 @@ impl Pen for Wire<'_> {
     fn remove(&mut self, table: Table, chain: &dyn fmt::Display) {
         self.removals.turn_to(table.name());
         self.removals.delete_chain(&chain.to_string());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::chain;
+    use super::super::rule::{Match, Target};
+    use super::*;
+    use crate::kernel::simulated::Simulated;
+    use crate::kernel::{Facts, Kernel as _, Query, Transaction};
+
+    const PRE: Chain = Chain::Fixed("PREROUTING");
+
+    fn local() -> Rule {
+        Rule::commented("local").with(Match::SourceIsLocal).jump(chain::MARK_MASQ)
+    }
+
+    fn write(pen: &mut dyn Pen) {
+        // The chain that is jumped to may be told later than the jump.
+        pen.chain(Table::Nat, &chain::SERVICES);
+        pen.append(Table::Nat, chain::SERVICES, &local());
+        pen.chain(Table::Nat, &chain::MARK_MASQ);
+        let mark = Target::Mark { value: 0x4000, mask: 0x4000 };
+        pen.append(Table::Nat, chain::MARK_MASQ, &Rule::default().then(mark));
+        pen.insert(Table::Nat, PRE, &Rule::default().jump(chain::SERVICES));
+    }
+
+    fn apply(kernel: &mut Simulated, wire: Wire<'_>) -> Result<usize, Missing> {
+        let mut listed = Vec::new();
+        for (table, chain) in wire.to_be_listed() {
+            let query = Query::Rules(Family::V4, table.name().to_owned(), Some(chain));
+            let Facts::Rules(rules) = kernel.read(&query).unwrap() else { continue };
+            listed.extend(rules.into_iter().map(|rule| (table, rule)));
+        }
+        let batches = wire.finish(&listed)?;
+        let count = batches.len();
+        for batch in batches {
+            kernel.apply(&Transaction::Nft(batch)).unwrap();
+        }
+        Ok(count)
+    }
+
+    fn rules(kernel: &mut Simulated, chain: &str) -> usize {
+        let query = Query::Rules(Family::V4, "nat".to_owned(), Some(chain.to_owned()));
+        match kernel.read(&query).unwrap() {
+            Facts::Rules(rules) => rules.len(),
+            _ => 0,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_there_and_can_be_named_to_go() {
+        let mut kernel = Simulated::new(sim::Host::new(1));
+        let nothing = Dump::default();
+        let mut wire = Wire::new(Family::V4, Some(&nothing));
+        write(&mut wire);
+        assert_eq!(apply(&mut kernel, wire), Ok(1));
+        assert_eq!(rules(&mut kernel, "KUBE-SERVICES"), 1);
+        assert_eq!(rules(&mut kernel, "PREROUTING"), 1);
+        // Once more over what is there: chains are emptied first.
+        let mut wire = Wire::new(Family::V4, None);
+        write(&mut wire);
+        assert_eq!(apply(&mut kernel, wire), Ok(1));
+        assert_eq!(rules(&mut kernel, "KUBE-SERVICES"), 1);
+        let mut wire = Wire::new(Family::V4, None);
+        wire.delete(Table::Nat, chain::SERVICES, &local());
+        assert_eq!(apply(&mut kernel, wire), Ok(1));
+        assert_eq!(rules(&mut kernel, "KUBE-SERVICES"), 0);
+    }
+
+    #[test]
+    fn a_rule_that_is_not_there_is_named() {
+        let mut kernel = Simulated::new(sim::Host::new(1));
+        let mut wire = Wire::new(Family::V4, None);
+        wire.delete(Table::Nat, chain::SERVICES, &local());
+        let missing = apply(&mut kernel, wire).unwrap_err();
+        assert_eq!(missing.0, "a rule of KUBE-SERVICES in nat");
+    }
+
+    #[test]
+    fn nothing_to_change_is_no_transaction() {
+        assert_eq!(Wire::new(Family::V4, None).finish(&[]).unwrap().len(), 0);
     }
 }
