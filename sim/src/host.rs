@@ -35,7 +35,7 @@ impl Host {
     pub fn new(seed: u64) -> Self {
         Host {
             net: Net::new(),
-            store: Store::default(),
+            store: Store::new(),
             hooks: Hooks::default(),
             facilities: Facilities::default(),
             tracker: Tracker::default(),
@@ -121,6 +121,9 @@ impl Host {
     pub fn nft_batch(&mut self, bytes: &[u8]) -> Result<(), NftError> {
         self.store.last_attached = self.hooks.clock();
         nft::apply(&mut self.store, bytes, self.now)?;
+        if self.store.names_lists {
+            self.facilities.xtables.follow_parts(&self.store.recent_lists());
+        }
         self.hooks.follow(&mut self.store);
         Ok(())
     }

@@ -273,7 +273,7 @@ impl<S: Sink> Path<'_, S> {
         let end = match attached.function {
             HookFunction::Chain { table, chain } => {
                 env.sink.note(|| base_chain(self.store, (table, chain), attached.priority));
-                run(self.store, &mut env, skb, (table, chain))
+                run((self.store, self.facilities), &mut env, skb, (table, chain))
             }
             HookFunction::Other(facility, number) => {
                 self.facilities.run((facility, number), &mut env, skb)

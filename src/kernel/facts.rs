@@ -36,6 +36,19 @@ pub enum Facts {
     RelayPorts(Vec<RelayFact>),
     /// What is lacking, with what the kernel said.
     Lacks(Vec<(Capability, String)>),
+    /// Rules, in their order within a chain.
+    Rules(Vec<RuleFact>),
+}
+
+/// A rule of an nf_tables chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleFact {
+    /// The chain it is in.
+    pub chain: String,
+    /// The kernel's number for it, its own within the table for as long as it is there.
+    pub handle: u64,
+    /// Its expressions, as the kernel lists them.
+    pub expressions: Box<[u8]>,
 }
 
 /// A table as it is in the kernel; asked for its head, without chains and sets.

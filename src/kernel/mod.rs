@@ -18,7 +18,7 @@ pub mod simulated;
 
 pub use capability::{Capabilities, Capability, XtablesFlavour};
 pub use error::{Error, ErrorKind};
-pub use facts::{ChainFact, ElementFact, Facts, FlowFact, SetFact, TableFact};
+pub use facts::{ChainFact, ElementFact, Facts, FlowFact, RuleFact, SetFact, TableFact};
 pub use ipset::{IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, LONGEST_IPSET_NAME};
 pub use ipvs::{
     Destination, DestinationFact, IpvsOperation, IpvsTimeouts, Persistence, Scheduler, Scheduling,
@@ -151,6 +151,8 @@ pub enum Query {
     /// The tables filter, nat and mangle of one family, as iptables-save prints them, without
     /// counters; answered by `Facts::Text`.
     Xtables(Family),
+    /// The rules of a table, of one chain if it is named; answered by `Facts::Rules`.
+    Rules(Family, String, Option<String>),
     /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
     Flows(Family, Protocol),

@@ -14,6 +14,8 @@ pub struct Rule {
     expressions: Writer,
     /// The rule's comment, shown by `nft list`.
     pub comment: Option<&'static str>,
+    /// For a rule of iptables: the protocol it is for, 0 for all (`NFTA_RULE_COMPAT`).
+    pub compat: Option<u8>,
 }
 
 /// Comparison operators (`NFT_CMP_*`).
@@ -86,7 +88,7 @@ impl Rule {
         self
     }
 
-    fn expression(mut self, name: &str, body: impl FnOnce(&mut Writer)) -> Rule {
+    pub(super) fn expression(mut self, name: &str, body: impl FnOnce(&mut Writer)) -> Rule {
         self.expressions.nest(ELEMENT, |w| {
             w.text(NAME, name);
             w.nest(DATA, body);
@@ -128,7 +130,7 @@ impl Rule {
     }
 
     /// Bytes of a header: base 1 network, 2 transport.
-    fn payload(self, base: u32, (offset, len): (u32, u32), word: usize) -> Rule {
+    pub(super) fn payload(self, base: u32, (offset, len): (u32, u32), word: usize) -> Rule {
         self.expression("payload", |w| {
             w.be32(1, register(word));
             w.be32(2, base);
@@ -142,6 +144,16 @@ impl Rule {
             w.be32(2, key);
             w.be32(1, register(word));
         })
+    }
+
+    /// The name of the link it came in over.
+    pub(super) fn input_link(self) -> Rule {
+        self.meta(META_IIFNAME, 0)
+    }
+
+    /// The packet's mark.
+    pub(super) fn packet_mark(self) -> Rule {
+        self.meta(META_MARK, 0)
     }
 
     fn ct_original(self, key: u32, word: usize) -> Rule {
@@ -169,7 +181,7 @@ impl Rule {
         })
     }
 
-    fn bitwise(self, mask: &[u8], xor: &[u8]) -> Rule {
+    pub(super) fn bitwise(self, mask: &[u8], xor: &[u8]) -> Rule {
         self.expression("bitwise", |w| {
             w.be32(1, register(0));
             w.be32(2, register(0));
@@ -179,7 +191,7 @@ impl Rule {
         })
     }
 
-    fn compare(self, how: Compare, value: &[u8]) -> Rule {
+    pub(super) fn compare(self, how: Compare, value: &[u8]) -> Rule {
         self.expression("cmp", |w| {
             w.be32(1, register(0));
             w.be32(2, how as u32);

@@ -5,6 +5,7 @@
 //! and `include/uapi/linux/netfilter/*.h`. Tests: beside each part, and every test that sends a
 //! batch to `sim` or to a real kernel.
 
+pub mod compat;
 pub mod expr;
 pub mod ipset;
 pub mod ipvs;
@@ -13,6 +14,7 @@ pub mod nft;
 pub mod read;
 pub mod set;
 pub mod write;
+pub mod xt;
 
 /// `NLM_F_REQUEST`: the message is a request.
 pub const REQUEST: u16 = 0x1;

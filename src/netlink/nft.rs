@@ -59,6 +59,15 @@ pub enum ChainKind {
     Nat,
 }
 
+impl ChainKind {
+    fn word(self) -> &'static str {
+        match self {
+            ChainKind::Filter => "filter",
+            ChainKind::Nat => "nat",
+        }
+    }
+}
+
 /// Where a base chain hooks in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -134,6 +143,29 @@ impl<'t> Batch<'t> {
         batch
     }
 
+    /// Messages without beginning and end, for [`Batch::joined`]; their numbers begin at `sequence`.
+    pub fn part(family: Family, table: &'t str, sequence: u32) -> Batch<'t> {
+        Batch { writer: Writer::new(), family, table, sequence, operations: 0, elements: None }
+    }
+
+    /// One batch of parts, in their order.
+    pub fn joined(parts: impl IntoIterator<Item = Batch<'t>>) -> NftBatch {
+        let mut whole = Batch::part(Family::V4, "", 0);
+        whole.boundary(BATCH_BEGIN);
+        for mut part in parts {
+            part.close_elements();
+            whole.operations += part.operations;
+            whole.writer.raw(part.writer.as_bytes());
+        }
+        whole.finish()
+    }
+
+    /// What follows is about another table of the family.
+    pub fn turn_to(&mut self, table: &'t str) {
+        self.close_elements();
+        self.table = table;
+    }
+
     /// Whether anything was put in.
     pub fn is_empty(&self) -> bool {
         self.operations == 0
@@ -194,6 +226,11 @@ impl<'t> Batch<'t> {
         });
     }
 
+    /// Makes a table without a comment if it is not there, as iptables does.
+    pub fn add_plain_table(&mut self) {
+        self.message(message::NEW_TABLE, CREATE, |w| w.be32(2, 0));
+    }
+
     /// Removes the table with all that is in it.
     pub fn delete_table(&mut self) {
         self.message(message::DELETE_TABLE, 0, |_| {});
@@ -204,18 +241,19 @@ impl<'t> Batch<'t> {
         self.message(message::NEW_CHAIN, CREATE, |w| {
             w.text(3, name);
             let Some(hook) = hook else { return };
-            w.nest(4, |w| {
-                w.be32(1, hook.number);
-                w.be32(2, hook.priority as u32);
-            });
+            write_hook(w, hook);
             w.be32(5, 1);
-            w.text(
-                7,
-                match hook.kind {
-                    ChainKind::Filter => "filter",
-                    ChainKind::Nat => "nat",
-                },
-            );
+            w.text(7, hook.kind.word());
+        });
+    }
+
+    /// Makes a base chain if it is not there, accepting what no rule decides; one that is there
+    /// keeps its policy.
+    pub fn ensure_base_chain(&mut self, name: &str, hook: Hook) {
+        self.message(message::NEW_CHAIN, CREATE, |w| {
+            w.text(3, name);
+            write_hook(w, hook);
+            w.text(7, hook.kind.word());
         });
     }
 
@@ -231,14 +269,42 @@ impl<'t> Batch<'t> {
 
     /// Adds a rule at the end of a chain.
     pub fn add_rule(&mut self, chain: &str, rule: &Rule) {
+        self.rule(APPEND, (chain, None), rule);
+    }
+
+    /// Adds a rule at the beginning of a chain, or right before the rule of a handle.
+    pub fn insert_rule(&mut self, (chain, before): (&str, Option<u64>), rule: &Rule) {
+        self.rule(0, (chain, before), rule);
+    }
+
+    fn rule(&mut self, flags: u16, (chain, beside): (&str, Option<u64>), rule: &Rule) {
         const EXPRESSIONS: u16 = 4;
+        const COMPAT: u16 = 5;
+        const POSITION: u16 = 6;
         const USERDATA: u16 = 7;
-        self.message(message::NEW_RULE, CREATE | APPEND, |w| {
+        self.message(message::NEW_RULE, CREATE | flags, |w| {
             w.text(2, chain);
             w.nest(EXPRESSIONS, |w| w.raw(rule.expressions()));
+            if let Some(protocol) = rule.compat {
+                w.nest(COMPAT, |w| {
+                    w.be32(1, u32::from(protocol));
+                    w.be32(2, 0);
+                });
+            }
+            if let Some(handle) = beside {
+                w.be64(POSITION, handle);
+            }
             if let Some(comment) = rule.comment {
                 w.bytes(USERDATA, &comment_data(comment));
             }
+        });
+    }
+
+    /// Removes the rule of a handle.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.message(message::DELETE_RULE, 0, |w| {
+            w.text(2, chain);
+            w.be64(3, handle);
         });
     }
 
@@ -309,6 +375,13 @@ fn comment_data(comment: &str) -> Vec<u8> {
     data.extend_from_slice(&comment.as_bytes()[..end]);
     data.push(0);
     data
+}
+
+fn write_hook(w: &mut Writer, hook: Hook) {
+    w.nest(4, |w| {
+        w.be32(1, hook.number);
+        w.be32(2, hook.priority as u32);
+    });
 }
 
 fn write_element(w: &mut Writer, element: &Element<'_>) {

@@ -236,7 +236,7 @@ impl Batch<'_> {
                 .for_each(|rule| rule.batch_id = None);
         }
         if !self.undo.is_empty() {
-            self.store.generation = self.store.generation.wrapping_add(1);
+            self.store.generation = self.store.generation.wrapping_add(1).max(1);
         }
         self.store.reattached |= self.reattached;
     }

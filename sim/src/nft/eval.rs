@@ -7,8 +7,10 @@ use super::expr::{Expr, RejectWith};
 use super::print;
 use super::set::Verdict;
 use super::store::{Rule, Store, Table};
+use crate::facilities::Facilities;
 use crate::journey::{Sink, Step};
 use crate::skb::{End, Env, Place, Skb};
+use crate::xtables::part::{self, Part, PartAct as Act};
 
 /// What a rule makes of a packet.
 pub(super) enum Flow {
@@ -36,7 +38,7 @@ struct Run {
 
 /// Runs one base chain: (slot of the table, slot of the chain).
 pub(crate) fn run<S: Sink>(
-    store: &mut Store,
+    (store, facilities): (&mut Store, &mut Facilities),
     env: &mut Env<'_, S>,
     skb: &mut Skb,
     base: (u32, u32),
@@ -59,7 +61,7 @@ pub(crate) fn run<S: Sink>(
             }
             continue;
         };
-        let flow = step(&mut run, table, rule, (env, skb));
+        let flow = step(&mut run, (table, rule), facilities, (env, skb));
         let here = |rule: &Rule| Place {
             hook: env.hook,
             table: table.name.clone(),
@@ -140,8 +142,8 @@ fn policy<S: Sink>(table: &Table, chain: u32, env: &mut Env<'_, S>) -> End {
 /// Runs a rule from the expression it stands at.
 fn step<S: Sink>(
     run: &mut Run,
-    table: &Table,
-    rule: &Rule,
+    (table, rule): (&Table, &Rule),
+    facilities: &mut Facilities,
     with: (&mut Env<'_, S>, &mut Skb),
 ) -> Flow {
     let (env, skb) = with;
@@ -158,14 +160,20 @@ fn step<S: Sink>(
     }
     while let Some(expr) = rule.exprs.get(run.expr) {
         run.expr += 1;
-        match evaluate(expr, (table, &mut run.registers), env, skb) {
+        let flow = match expr {
+            Expr::XtMatch(part) => fits(part, facilities, (env, skb)),
+            Expr::XtTarget(part) => act(part, env, skb),
+            _ => evaluate(expr, (table, &mut run.registers), env, skb),
+        };
+        match flow {
             Flow::Next => {}
             Flow::Break => {
                 env.sink.note(|| Step::NoMatch);
                 return Flow::Break;
             }
             Flow::Verdict(verdict) => {
-                skb.accepted |= verdict == Verdict::Accept && !matches!(expr, Expr::Nat(_));
+                skb.accepted |=
+                    verdict == Verdict::Accept && !matches!(expr, Expr::Nat(_) | Expr::XtTarget(_));
                 env.sink.note(|| Step::Verdict(print::verdict(table, verdict)));
                 return Flow::Verdict(verdict);
             }
@@ -181,6 +189,28 @@ fn step<S: Sink>(
     }
     env.sink.note(|| Step::Verdict("continue".into()));
     Flow::Next
+}
+
+/// A match of iptables (nft_match_eval).
+fn fits<S: Sink>(
+    part: &Part,
+    facilities: &mut Facilities,
+    on: (&mut Env<'_, S>, &mut Skb),
+) -> Flow {
+    let Facilities { xtables, ipsets, .. } = facilities;
+    if xtables.fits(part, ipsets, on) { Flow::Next } else { Flow::Break }
+}
+
+/// A target of iptables (nft_target_eval_xt).
+fn act<S: Sink>(part: &Part, env: &mut Env<'_, S>, skb: &mut Skb) -> Flow {
+    match part::act(part, env, skb) {
+        Act::Continue => Flow::Next,
+        Act::Accept => Flow::Verdict(Verdict::Accept),
+        Act::Drop => Flow::Verdict(Verdict::Drop),
+        // Extensions never jump; a chain's name is not read as one.
+        Act::Return | Act::Jump(_) | Act::Goto(_) => Flow::Verdict(Verdict::Return),
+        Act::Reject(with) => Flow::Reject(with),
+    }
 }
 
 #[inline]

@@ -21,15 +21,13 @@ impl Batch<'_> {
 
     pub(crate) fn new_rule(&mut self, message: &Message<'_>) -> Taken<()> {
         let attrs = message.body.attrs::<12>("a rule")?;
-        attrs.refuse(&[
-            (5, "xtables compatibility (NFTA_RULE_COMPAT)"),
-            (11, "chains by number (NFTA_RULE_CHAIN_ID)"),
-        ])?;
+        attrs.refuse(&[(11, "chains by number (NFTA_RULE_CHAIN_ID)")])?;
+        let protocol = attrs.get(5).map(compat_protocol).transpose()?.flatten();
         let table = self.table(message, attrs.need(1, "NFTA_RULE_TABLE")?)?;
         let chain = self.chain_named(table, attrs.need(2, "NFTA_RULE_CHAIN")?)?;
         let (index, replaced) = self.place(message, &attrs, (table, chain))?;
         let raw = attrs.get(4).unwrap_or(Span { bytes: &[], at: attrs.at() });
-        let exprs = Decoder::new(self.at(table)).rule(raw)?;
+        let exprs = Decoder::new(self.at(table), protocol).rule(raw)?;
         let handle = match replaced {
             Some(handle) => {
                 self.remove_rule((table, chain), index);
@@ -38,6 +36,7 @@ impl Batch<'_> {
             None => self.at(table).next_handle(),
         };
         let jumps = exprs.iter().any(|expr| expr.target().is_some() || needs_checking(expr));
+        self.store.names_lists |= exprs.iter().any(|expr| expr.recent_list().is_some());
         let batch_id = attrs.be32(9)?;
         let rule =
             Rule { handle, exprs, raw: raw.bytes.into(), userdata: boxed(attrs.get(7)), batch_id };
@@ -168,8 +167,34 @@ fn index_of(chain: &Chain, span: Span<'_>, wanted: impl Fn(&Rule) -> bool) -> Ta
         .ok_or_else(|| Refusal::absent(span.at, format!("such rule in chain \"{}\"", chain.name)))
 }
 
+/// The protocol a rule of iptables is for (nft_parse_compat); nothing: all.
+fn compat_protocol(span: Span<'_>) -> Taken<Option<u8>> {
+    const INVERTED: u32 = 2;
+    let attrs = span.attrs::<3>("xtables compatibility")?;
+    let protocol = attrs.need(1, "NFTA_RULE_COMPAT_PROTO")?;
+    let flags = attrs.need(2, "NFTA_RULE_COMPAT_FLAGS")?;
+    match flags.be32()? {
+        0 => {}
+        INVERTED => return Err(Refusal::unmodelled(flags.at, "an inverted protocol")),
+        other => return Err(Refusal::invalid(flags.at, format!("compatibility flags {other:#x}"))),
+    }
+    match protocol.be32()? {
+        0 => Ok(None),
+        number @ 1..=255 => Ok(Some(number as u8)),
+        number => Err(Refusal::invalid(protocol.at, format!("protocol {number}"))),
+    }
+}
+
 /// Expressions whose place is checked at the end of the batch.
 fn needs_checking(expr: &super::expr::Expr) -> bool {
     use super::expr::Expr;
-    matches!(expr, Expr::Nat(_) | Expr::Reject(_) | Expr::Fib(_) | Expr::Lookup(_))
+    matches!(
+        expr,
+        Expr::Nat(_)
+            | Expr::Reject(_)
+            | Expr::Fib(_)
+            | Expr::Lookup(_)
+            | Expr::XtMatch(_)
+            | Expr::XtTarget(_)
+    )
 }

@@ -7,6 +7,7 @@ use super::expr::Expr;
 use super::set::Set;
 use crate::hash::FastMap;
 use crate::hooks::{Attached, HookFunction};
+use crate::xtables::part::RecentList;
 use std::sync::Arc;
 
 /// Address families of tables (linux/netfilter.h).
@@ -185,16 +186,31 @@ pub(crate) struct Store {
     pub(crate) last_attached: u64,
     /// Base chains came or went since `Hooks` looked.
     pub(crate) reattached: bool,
+    /// A rule has named a list of recent addresses: who changes rules has to see which lists are named then.
+    pub(crate) names_lists: bool,
     /// In a dry run, how to take back what rules did to sets.
     pub(crate) journal: Option<Vec<Undo>>,
 }
 
 impl Store {
+    /// Nothing yet; generations are counted from 1 (nf_tables_init_net).
+    pub(crate) fn new() -> Store {
+        Store { generation: 1, ..Store::default() }
+    }
+
     pub(crate) fn find(&self, family: Family, name: &str) -> Option<u32> {
         self.tables
             .iter()
             .find(|(_, table)| table.family == family && &*table.name == name)
             .map(|(slot, _)| slot)
+    }
+
+    /// The lists of recent addresses that rules name, one for each rule.
+    pub(crate) fn recent_lists(&self) -> Vec<RecentList> {
+        let tables = self.tables.iter().map(|(_, table)| table);
+        let chains = tables.flat_map(|table| table.chains.iter().map(|(_, chain)| chain));
+        let exprs = chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.exprs);
+        exprs.filter_map(Expr::recent_list).collect()
     }
 
     /// Does a rule need connection tracking? Such rules attach it (nf_ct_netns_get).

@@ -97,6 +97,13 @@ impl Walk<'_> {
                 (FibResult::AddressType, flags) if flags & fib_flags::IIF == 0 => return Ok(()),
                 _ => ("fib … iif", &[Prerouting, Input, Forward]),
             },
+            Expr::XtMatch(part) | Expr::XtTarget(part) => {
+                if part.translates() && self.base.chain_type != ChainType::Nat {
+                    return Err(format!("{} outside a nat chain", part.describe()));
+                }
+                let fits = part.hooks() & (1 << self.base.hook as u8) != 0;
+                return fits.then_some(()).ok_or_else(|| part.describe());
+            }
             _ => return Ok(()),
         };
         if hooks.contains(&self.base.hook) { Ok(()) } else { Err(format!("{what} at this hook")) }

@@ -8,6 +8,7 @@ mod eval;
 mod head;
 mod matches;
 mod objects;
+pub(crate) mod part;
 mod restore;
 mod rule;
 mod save;

@@ -2,6 +2,7 @@
 //! goes out (what iptables-restore takes). It must never know another mode.
 //! Tests: in the files and in `proptests`.
 
+pub mod compat;
 pub mod dump;
 mod lines;
 mod own;
@@ -12,4 +13,5 @@ pub mod shape;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+pub mod wire;
 pub use super::xtables::{chain, rule};

@@ -137,6 +137,10 @@ impl Kernel for Real {
             Query::Elements(family, table, set) => {
                 nftables::elements(&mut self.netfilter, *family, (table, set)).map(Facts::Elements)
             }
+            Query::Rules(family, table, chain) => {
+                let place = (table.as_str(), chain.as_deref());
+                nftables::rules(&mut self.netfilter, *family, place).map(Facts::Rules)
+            }
             Query::Xtables(family) => self.xtables()?.save(*family).map(Facts::Text),
             Query::Flows(family, protocol) => {
                 conntrack::flows(&mut self.netfilter, *family, *protocol).map(Facts::Flows)

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::socket::Netlink;
-use crate::kernel::{ChainFact, Depth, ElementFact, Error, ErrorKind, SetFact, TableFact};
+use crate::kernel::{
+    ChainFact, Depth, ElementFact, Error, ErrorKind, RuleFact, SetFact, TableFact,
+};
 use crate::model::Family;
 use crate::netlink::nft::message;
 use crate::netlink::read::{Attributes, Message, text, u32_be, u64_be};
@@ -53,6 +55,31 @@ fn chains(netfilter: &mut Netlink, family: Family, table: &str) -> Result<Vec<Ch
     })?;
     chains.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(chains)
+}
+
+/// The rules of a table or of one of its chains; none if it is not there.
+pub(super) fn rules(
+    netfilter: &mut Netlink,
+    family: Family,
+    (table, chain): (&str, Option<&str>),
+) -> Result<Vec<RuleFact>, Error> {
+    let names: Vec<(u16, &str)> =
+        std::iter::once((1, table)).chain(chain.map(|c| (2, c))).collect();
+    let request = request(netfilter, (message::GET_RULE, DUMP), family, &names);
+    let what = format!("list rules of table {family} {table}");
+    netfilter.ask((&what, &request), |out, m| {
+        if belongs(m, message::NEW_RULE) {
+            out.extend(rule(&m.attributes()));
+        }
+    })
+}
+
+fn rule(attributes: &Attributes<'_>) -> Option<RuleFact> {
+    Some(RuleFact {
+        chain: attributes.get(2).map(text)?,
+        handle: attributes.get(3).and_then(u64_be)?,
+        expressions: attributes.get(4).unwrap_or_default().into(),
+    })
 }
 
 fn chain(attributes: &Attributes<'_>) -> ChainFact {

@@ -12,7 +12,8 @@ use sim::nft::read::{Data, SetView, TableView};
 
 use super::{
     Capabilities, ChainFact, Depth, ElementFact, Error, ErrorKind, Facts, FlowFact, Kernel, Query,
-    Receipt, RelayServing, SetFact, Socket, TableFact, Transaction, XtablesFlavour, XtablesText,
+    Receipt, RelayServing, RuleFact, SetFact, Socket, TableFact, Transaction, XtablesFlavour,
+    XtablesText,
 };
 use crate::model::{Family, Protocol};
 
@@ -129,6 +130,11 @@ impl Kernel for Simulated {
                 };
                 found.map(Facts::Elements).ok_or_else(absent)
             }
+            Query::Rules(family, table, chain) => {
+                let table = host.nft().table(sim_family(*family), table);
+                let rules = table.map(|table| rules(&table, chain.as_deref()));
+                Ok(Facts::Rules(rules.unwrap_or_default()))
+            }
             Query::Xtables(family) => {
                 let family = xt_family(*family);
                 let tables = [sim::XtTable::Filter, sim::XtTable::Nat, sim::XtTable::Mangle];
@@ -204,6 +210,19 @@ fn xt_error(error: &sim::XtError, text: &str) -> Error {
     };
     let line = text.lines().nth(error.line.saturating_sub(1)).unwrap_or_default();
     Error::new(kind, format!("iptables-restore: {line}"), error.to_string())
+}
+
+fn rules(table: &TableView<'_>, wanted: Option<&str>) -> Vec<RuleFact> {
+    let chains = table.chains();
+    let chains = chains.iter().filter(|chain| wanted.is_none_or(|name| chain.name() == name));
+    let rules = chains.flat_map(|chain| {
+        chain.rules().into_iter().map(|rule| RuleFact {
+            chain: chain.name().to_owned(),
+            handle: rule.handle(),
+            expressions: rule.expressions().into(),
+        })
+    });
+    rules.collect()
 }
 
 fn table_fact(table: &TableView<'_>, depth: Depth) -> TableFact {

@@ -13,12 +13,14 @@ use std::sync::atomic::AtomicU64;
 /// Decodes one rule. It remembers which registers hold something, as nft_parse_register_load checks since Linux 6.11.
 pub(crate) struct Decoder<'t> {
     pub(crate) table: &'t Table,
+    /// The protocol of NFTA_RULE_COMPAT, which iptables' extensions ask for.
+    pub(super) protocol: Option<u8>,
     filled: u16,
 }
 
 impl<'t> Decoder<'t> {
-    pub(crate) fn new(table: &'t Table) -> Self {
-        Decoder { table, filled: 0 }
+    pub(crate) fn new(table: &'t Table, protocol: Option<u8>) -> Self {
+        Decoder { table, protocol, filled: 0 }
     }
 
     /// The expressions in an NFTA_RULE_EXPRESSIONS attribute.
@@ -62,6 +64,8 @@ impl<'t> Decoder<'t> {
             "limit" => self.limit(body),
             "counter" => counter(body),
             "log" => log(body),
+            "match" => self.compat_match(body),
+            "target" => self.compat_target(body),
             other => Err(Refusal::unmodelled(name.at, format!("the expression \"{other}\""))),
         }
     }

@@ -2,6 +2,7 @@
 //! Numbers are those of linux/netfilter/nf_tables.h. It must never know packets or connections.
 //! Tests: tests/six.rs, tests/nft_files.rs.
 
+mod compat;
 pub(crate) mod decode;
 mod statements;
 
@@ -9,6 +10,7 @@ pub(crate) use statements::bucket;
 
 use super::key::Key;
 use super::set::Verdict;
+use crate::xtables::part::{Part, RecentList};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// A register: an offset into the 64 bytes that NFT_REG_1..4 and NFT_REG32_00..15 share.
@@ -208,6 +210,8 @@ pub(crate) enum Expr {
     Counter { packets: AtomicU64, bytes: AtomicU64 },
     Limit(Limit),
     Log { prefix: Box<str> },
+    XtMatch(Box<Part>),
+    XtTarget(Box<Part>),
 }
 
 /// Does a range match inside or outside?
@@ -234,9 +238,21 @@ impl Expr {
         }
     }
 
+    /// The list of recent addresses it names.
+    pub(crate) fn recent_list(&self) -> Option<RecentList> {
+        match self {
+            Expr::XtMatch(part) => part.list(),
+            _ => None,
+        }
+    }
+
     /// Does it make the kernel track connections?
     pub(crate) fn needs_tracking(&self) -> bool {
-        matches!(self, Expr::Ct { .. } | Expr::CtSetMark { .. } | Expr::Nat(_))
+        match self {
+            Expr::Ct { .. } | Expr::CtSetMark { .. } | Expr::Nat(_) => true,
+            Expr::XtMatch(part) | Expr::XtTarget(part) => part.tracks(),
+            _ => false,
+        }
     }
 
     /// The chain it leads to by itself.

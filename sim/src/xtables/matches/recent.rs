@@ -8,7 +8,7 @@ use crate::xtables::XtFamily;
 use crate::xtables::error::{Refusal, Taken};
 use crate::xtables::head::{and, prefix_mask};
 use crate::xtables::words::{Opt, print_not};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -325,6 +325,18 @@ impl Recents {
         if list.rules == 0 {
             self.lists.remove(name);
         }
+    }
+
+    /// Beside those that rules of a text hold, these lists are there, and no others.
+    pub(in crate::xtables) fn hold_only(&mut self, wanted: &[&Wanted]) {
+        for list in wanted {
+            self.hold(list);
+            if let Some(list) = self.lists.get_mut(&list.name) {
+                list.rules -= 1;
+            }
+        }
+        let named: BTreeSet<&Arc<str>> = wanted.iter().map(|list| &list.name).collect();
+        self.lists.retain(|name, list| list.rules > 0 || named.contains(name));
     }
 
     fn touch(&mut self, name: &Arc<str>, dry: bool) -> Option<&mut List> {

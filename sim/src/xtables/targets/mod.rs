@@ -38,7 +38,7 @@ pub(super) enum Target {
 }
 
 /// What a target makes of a packet.
-pub(super) enum Act {
+pub(crate) enum Act {
     /// The next rule.
     Continue,
     Accept,
