@@ -83,6 +83,8 @@ pub struct Receipt {
 pub enum Depth {
     /// Whether it is there, and its comment.
     Head,
+    /// The same and its chains.
+    Chains,
     /// All of it. The time grows with the square of a set's size.
     Whole,
 }

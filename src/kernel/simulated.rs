@@ -143,6 +143,9 @@ fn table_fact(table: &TableView<'_>, depth: Depth) -> TableFact {
         })
         .collect();
     chains.sort_by(|a, b| a.name.cmp(&b.name));
+    if depth == Depth::Chains {
+        return TableFact { comment, chains, sets: Vec::new() };
+    }
     let anonymous = |set: &SetView<'_>| set.definition().has(sim::nft::set_flags::ANONYMOUS);
     let mut sets: Vec<SetFact> =
         table.sets().iter().filter(|set| !anonymous(set)).map(set_fact).collect();

@@ -47,6 +47,11 @@ impl FamilySync {
         self.behind || self.driver.is_unknown() || self.driver.is_behind()
     }
 
+    /// Whether the rules are those that are wanted; remainders may still have to be taken away.
+    pub(super) fn is_written(&self) -> bool {
+        !self.behind && !self.driver.is_unknown()
+    }
+
     pub(super) fn is_unknown(&self) -> bool {
         self.driver.is_unknown()
     }

@@ -211,9 +211,8 @@ impl Proxy {
             outcome = outcome.and(brought);
         }
         // Flows of a family whose rules could not be written would come back as they were.
-        let written = |family: &&FamilySync| !family.is_behind();
-        let written: Vec<Family> =
-            self.families.iter().filter(written).map(FamilySync::family).collect();
+        let written = self.families.iter().filter(|family| family.is_written());
+        let written: Vec<Family> = written.map(FamilySync::family).collect();
         let services = std::mem::take(&mut self.stale_flows);
         report.not_forgotten = self.forget_stale_flows((&services, &written), &mut report).err();
         if report.not_forgotten.is_some() || outcome.is_err() {

@@ -16,6 +16,9 @@ use crate::model::{Event, Node};
 /// Events taken in before a sync that is due begins.
 const DRAIN: usize = 16_384;
 
+/// When what a sync left to do is gone on with.
+const REST: Duration = Duration::from_secs(1);
+
 /// Who is told what the loop does.
 pub trait Observer {
     /// An event came in, and is about to be fed.
@@ -181,6 +184,9 @@ impl<O: Observer> Loop<O> {
             Err(_) => self.schedule.failed(now),
         }
         self.synced_once |= outcome.is_ok();
+        if outcome.is_ok() && self.proxy.has_changes() {
+            self.schedule.want(now + REST);
+        }
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
         // Where there is always something to sync there would never be a better moment.
