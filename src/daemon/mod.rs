@@ -4,6 +4,7 @@
 //! The only room that knows all others; it wires and decides nothing about packets.
 //! Tests: `netlab` (every way to start and to end).
 
+mod lookout;
 mod observe;
 mod source;
 
@@ -141,7 +142,7 @@ fn set_oom_score(score: i32) {
 /// Runs the world until something ends it.
 async fn live(
     settings: Arc<Settings>,
-    kernel: Box<dyn Kernel + Send>,
+    mut kernel: Box<dyn Kernel + Send>,
     families: Vec<Family>,
 ) -> Result<(), Failure> {
     let signals = signals()?;
@@ -157,6 +158,7 @@ async fn live(
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
     let options = options(settings.clone(), families);
+    let foreign = lookout::start(&mut *kernel);
     let proxy = Proxy::new(kernel, options(None));
     let pace = Pace {
         min_sync_period: settings.min_sync_period,
@@ -164,6 +166,7 @@ async fn live(
         wait_for_node: source.wait_for_node.then_some(WAIT_FOR_NODE),
     };
     let the_loop = Loop::new(proxy, (events, witness), Box::new(options), pace);
+    let the_loop = foreign.into_iter().fold(the_loop, Loop::hear);
     let mut done = spawn(the_loop, stopped)?;
     let outcome = tokio::select! {
         name = signals => {

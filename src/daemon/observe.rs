@@ -69,6 +69,7 @@ impl Witness {
                 operations = report.operations,
                 bytes = report.bytes,
                 forgotten = report.forgotten,
+                repaired = report.repaired,
                 took = ?ended.took,
                 "synced"
             );

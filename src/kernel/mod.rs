@@ -1,10 +1,12 @@
-//! The seam: everything this program asks of Linux goes through one trait of three verbs.
+//! The seam: everything this program asks of Linux goes through one trait: apply, read, and hear
+//! what others do.
 //!
 //! Two hearts: `real` (netlink sockets) and `simulated` (the `sim` crate). Decorators: `record`,
 //! `fault`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
 //! Tests: `simulated` here and in `proptests`, `real` in `netlab`.
 
 mod capability;
+pub mod drift;
 mod error;
 mod facts;
 pub mod fault;
@@ -19,6 +21,7 @@ pub use facts::{ChainFact, ElementFact, Facts, FlowFact, SetFact, TableFact};
 use std::net::IpAddr;
 
 use crate::model::{Family, Protocol};
+use drift::Lookout;
 
 /// Everything this program asks of Linux.
 pub trait Kernel {
@@ -31,6 +34,11 @@ pub trait Kernel {
 
     /// What this kernel can do, probed once at start.
     fn capabilities(&self) -> &Capabilities;
+
+    /// Somebody who hears of changes that others make from now on; `None` where nobody can.
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        Ok(None)
+    }
 }
 
 impl<K: Kernel + ?Sized> Kernel for Box<K> {
@@ -42,6 +50,9 @@ impl<K: Kernel + ?Sized> Kernel for Box<K> {
     }
     fn capabilities(&self) -> &Capabilities {
         (**self).capabilities()
+    }
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        (**self).lookout()
     }
 }
 

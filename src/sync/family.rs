@@ -10,6 +10,7 @@ use super::driver::{Driver, Wanted, driver};
 use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
+use crate::kernel::drift::{Foreign, Process, Touched};
 use crate::kernel::{Error, Kernel};
 use crate::model::{Family, Mode, NamespacedName, Notice, Protocol};
 use crate::track::Cluster;
@@ -21,6 +22,8 @@ pub(super) struct FamilySync {
     ruleset: Ruleset,
     changed: BTreeSet<Frontend>,
     behind: bool,
+    /// Whether somebody else changed what was written, and it was not put right yet.
+    drifted: bool,
     driver: Box<dyn Driver>,
 }
 
@@ -31,6 +34,7 @@ impl FamilySync {
             ruleset: Ruleset::default(),
             changed: BTreeSet::new(),
             behind: true,
+            drifted: false,
             driver: driver(mode, family),
         }
     }
@@ -68,9 +72,29 @@ impl FamilySync {
         }
         if let Some(wrong) = self.driver.look(kernel)? {
             tracing::warn!("{} {wrong}; it is put right", self.family);
+            self.drifted = true;
             self.distrust();
         }
         Ok(())
+    }
+
+    /// Takes in what somebody else did; what of it is in our rules is put right by the next sync.
+    pub(super) fn suspect(&mut self, foreign: &Foreign) {
+        let minds = |touched: &Touched| self.driver.minds(touched);
+        let Some(touched) = foreign.touched.iter().find(|touched| minds(touched)) else { return };
+        // Whatever comes before that sync is put right by it as well.
+        if self.driver.is_unknown() {
+            return;
+        }
+        let who = foreign.process.as_ref().map_or("somebody".to_owned(), Process::to_string);
+        tracing::warn!(
+            "{who} changed the {} table {} ({}); it is put right",
+            self.family,
+            touched.table,
+            if touched.object.is_empty() { "all of it" } else { &touched.object },
+        );
+        self.drifted = true;
+        self.distrust();
     }
 
     pub(super) fn mark_behind(&mut self) {
@@ -127,6 +151,7 @@ impl FamilySync {
         match self.driver.bring(kernel, wanted, report) {
             Ok(()) => {
                 self.behind = false;
+                report.repaired += usize::from(std::mem::take(&mut self.drifted));
                 Ok(())
             }
             Err(error) => {

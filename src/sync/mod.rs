@@ -23,6 +23,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::backend;
+use crate::kernel::drift::Foreign;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
 use crate::model::{
     Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
@@ -77,6 +78,8 @@ pub struct Report {
     pub bytes: usize,
     /// Conntrack entries and remembered clients that were forgotten.
     pub forgotten: usize,
+    /// Families whose rules somebody else had changed and that were put right.
+    pub repaired: usize,
     /// Why stale conntrack entries could not be forgotten; the next sync tries again.
     pub not_forgotten: Option<Error>,
 }
@@ -180,6 +183,13 @@ impl Proxy {
             family.look(&mut *self.kernel)?;
         }
         Ok(())
+    }
+
+    /// Takes in what somebody else did in the kernel. What of it is in our rules is put right by
+    /// the next sync; where not all of it is known, it is looked whether our tables are there.
+    pub fn suspect(&mut self, foreign: &Foreign) -> Result<(), Error> {
+        self.families.iter_mut().for_each(|family| family.suspect(foreign));
+        if foreign.more { self.check_kernel() } else { Ok(()) }
     }
 
     /// Changes the options; the next sync brings the rules up to them.

@@ -10,6 +10,7 @@ use crate::backend::nftables::affinity;
 use crate::backend::nftables::elements::Key;
 use crate::backend::nftables::layout::{STANDBY, Set, TABLE, table_comment};
 use crate::backend::nftables::plan::{Applied, Plan};
+use crate::kernel::drift::Touched;
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
@@ -57,6 +58,10 @@ impl Driver for Nftables {
             other => super::unreachable_answer("a table", &other)?,
         };
         Ok((!ours).then(|| "the table kube-proxy is gone or not ours any more".to_owned()))
+    }
+
+    fn minds(&self, change: &Touched) -> bool {
+        change.family == self.family && change.table == TABLE
     }
 
     fn bring(

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::schedule::Schedule;
 use super::{Options, Proxy, Report};
 use crate::kernel::Error;
+use crate::kernel::drift::Foreign;
 use crate::model::{Event, Node};
 
 /// Events taken in before a sync that is due begins.
@@ -73,6 +74,8 @@ pub type Resolve = Box<dyn Fn(Option<&Node>) -> Options + Send>;
 pub struct Loop<O> {
     proxy: Proxy,
     events: mpsc::Receiver<Event>,
+    /// What others do in the kernel.
+    foreign: Option<mpsc::Receiver<Foreign>>,
     observer: O,
     options: Resolve,
     pace: Pace,
@@ -100,6 +103,7 @@ impl<O: Observer> Loop<O> {
         Loop {
             proxy,
             events,
+            foreign: None,
             observer,
             options,
             schedule: Schedule::new(pace.min_sync_period, pace.sync_period),
@@ -108,6 +112,11 @@ impl<O: Observer> Loop<O> {
             synced_once: false,
             house_waits: false,
         }
+    }
+
+    /// Hears of what others do in the kernel; without, it is looked now and then.
+    pub fn hear(self, foreign: mpsc::Receiver<Foreign>) -> Loop<O> {
+        Loop { foreign: Some(foreign), ..self }
     }
 
     /// Runs until told to stop. What is in the kernel stays there.
@@ -125,6 +134,7 @@ impl<O: Observer> Loop<O> {
                     self.drain();
                     if !self.sync() { return Gone::NoNode; }
                 }
+                heard = next(&mut self.foreign) => self.suspect(&heard),
                 _ = house.tick() => self.keep_house(),
                 taken = self.events.recv_many(&mut batch, DRAIN) => {
                     if taken == 0 { return Gone::NoSource; }
@@ -134,6 +144,17 @@ impl<O: Observer> Loop<O> {
                 }
             }
         }
+    }
+
+    fn suspect(&mut self, foreign: &Foreign) {
+        if !self.synced_once {
+            return;
+        }
+        if let Err(error) = self.proxy.suspect(foreign) {
+            tracing::warn!(%error, "the kernel cannot be looked at; the next sync reads it anew");
+            self.proxy.distrust_kernel();
+        }
+        self.want_if_changed();
     }
 
     fn feed(&mut self, event: Event) {
@@ -209,6 +230,17 @@ impl<O: Observer> Loop<O> {
         }
         self.want_if_changed();
     }
+}
+
+/// The next news; never any from nobody.
+async fn next(foreign: &mut Option<mpsc::Receiver<Foreign>>) -> Foreign {
+    if let Some(receiver) = foreign {
+        if let Some(news) = receiver.recv().await {
+            return news;
+        }
+        *foreign = None;
+    }
+    std::future::pending().await
 }
 
 /// A moment that is never waited for.

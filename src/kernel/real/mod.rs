@@ -4,10 +4,12 @@
 //! mean is tested in `sim`.
 
 mod conntrack;
+mod lookout;
 mod nftables;
 mod probe;
 mod socket;
 
+use super::drift::Lookout;
 use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
 use socket::Netfilter;
 
@@ -67,6 +69,14 @@ impl Kernel for Real {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Of nf_tables only: the other facilities tell nobody.
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        let ear = lookout::Ear::open().map_err(lookout::deaf)?;
+        let own = self.netfilter.port();
+        self.netfilter.ear = Some(ear.clone());
+        Ok(Some(Box::new(lookout::Netlink::new(ear, own))))
     }
 }
 
