@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
+pub use crate::sync::sysctls::Conntrack;
 
 /// Everything the user asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,25 +148,6 @@ pub struct Userspace {
     pub port_range: Option<RangeInclusive<u16>>,
     /// How long an idle UDP flow is kept.
     pub udp_idle_timeout: Duration,
-}
-
-/// What is set of conntrack; `None` leaves the kernel's value alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conntrack {
-    /// Entries for each CPU.
-    pub max_per_core: Option<u32>,
-    /// At least as many entries; heeded only with `max_per_core`.
-    pub min: u32,
-    /// Timeout of idle established TCP connections.
-    pub tcp_established_timeout: Option<Duration>,
-    /// Timeout in CLOSE_WAIT.
-    pub tcp_close_wait_timeout: Option<Duration>,
-    /// Whether packets out of window are let through.
-    pub tcp_be_liberal: bool,
-    /// Timeout of UDP flows without a reply.
-    pub udp_timeout: Option<Duration>,
-    /// Timeout of UDP flows with replies.
-    pub udp_stream_timeout: Option<Duration>,
 }
 
 /// What is logged, and how.

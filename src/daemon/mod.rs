@@ -64,8 +64,7 @@ pub fn act(action: Action) -> Result<(), Failure> {
             ))
         }),
         Action::Cleanup(settings) => cleanup(&settings),
-        // Nothing in nftables mode needs more than CAP_NET_ADMIN, so that to start is enough.
-        Action::InitOnly(settings) => open_kernel(&settings).map(|_| ()),
+        Action::InitOnly(settings) => init(&settings),
         Action::Run(settings) => run(*settings),
     }
 }
@@ -77,6 +76,19 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
         .map_err(|e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed")))?;
     tracing::info!(tables = removed, "cleaned up");
     Ok(())
+}
+
+/// Sets what needs more rights than the proxy itself: conntrack's sysctls.
+fn init(settings: &Settings) -> Result<(), Failure> {
+    start_logging(settings);
+    let mut kernel = open_kernel(settings)?;
+    let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
+    let lines: Vec<String> = unset.iter().map(ToString::to_string).collect();
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format_args!("--init-only: {}", lines.join("; "))))
+    }
 }
 
 fn start_logging(settings: &Settings) {
@@ -108,10 +120,12 @@ fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
 
 fn run(settings: Settings) -> Result<(), Failure> {
     start_logging(&settings);
-    let kernel = open_kernel(&settings)?;
+    let mut kernel = open_kernel(&settings)?;
     kernel.capabilities().lines().iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
+    let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
+    unset.iter().for_each(|unset| tracing::warn!("{unset}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -19,6 +19,8 @@ pub enum Facts {
     Text(String),
     /// Addresses.
     Addresses(Vec<IpAddr>),
+    /// A number.
+    Number(u64),
 }
 
 /// A table as it is in the kernel; asked for its head, without chains and sets.

@@ -65,6 +65,8 @@ pub enum Transaction {
     ForgetFlows(Vec<FlowFact>),
     /// Write a sysctl: path below `/proc/sys` with slashes, and its value.
     Sysctl(String, String),
+    /// Give conntrack's hash table so many buckets: a module parameter, and no sysctl.
+    ConntrackBuckets(u32),
 }
 
 /// The bytes of one nf_tables batch: `NFNL_MSG_BATCH_BEGIN`, messages, `NFNL_MSG_BATCH_END`.
@@ -114,6 +116,11 @@ pub enum Query {
     Sysctl(String),
     /// Addresses of this host's links; answered by `Facts::Addresses`.
     Addresses,
+    /// How many CPUs the machine has, whatever this process may use of them; answered by
+    /// `Facts::Number`.
+    Cpus,
+    /// The buckets of conntrack's hash table; answered by `Facts::Number`.
+    ConntrackBuckets,
 }
 
 /// An address and a port, as conntrack and nftables pair them.

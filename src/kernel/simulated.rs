@@ -19,6 +19,7 @@ use crate::model::{Family, Protocol};
 pub struct Simulated {
     host: Arc<Mutex<sim::Host>>,
     sysctls: BTreeMap<String, String>,
+    conntrack_buckets: u64,
     capabilities: Capabilities,
 }
 
@@ -36,6 +37,7 @@ impl Simulated {
         Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
+            conntrack_buckets: 16_384,
             capabilities: Capabilities::default(),
         }
     }
@@ -72,6 +74,10 @@ impl Kernel for Simulated {
                 self.sysctls.insert(path.clone(), value.clone());
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::ConntrackBuckets(buckets) => {
+                self.conntrack_buckets = u64::from(*buckets);
+                Ok(Receipt { operations: 1 })
+            }
         }
     }
 
@@ -103,6 +109,8 @@ impl Kernel for Simulated {
                 let absent = || Error::new(ErrorKind::Absent, format!("read {path}"), "ENOENT");
                 self.sysctls.get(path).cloned().map(Facts::Text).ok_or_else(absent)
             }
+            Query::Cpus => Ok(Facts::Number(2)),
+            Query::ConntrackBuckets => Ok(Facts::Number(self.conntrack_buckets)),
             Query::Addresses => {
                 let links = host.links().iter();
                 Ok(Facts::Addresses(

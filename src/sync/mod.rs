@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod conntrack;
 pub mod run;
 pub mod schedule;
+pub mod sysctls;
 
 mod driver;
 mod family;

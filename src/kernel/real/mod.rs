@@ -43,6 +43,12 @@ impl Kernel for Real {
                 std::fs::write(&file, value).map_err(|e| io_error("write", &file, &e))?;
                 Ok(Receipt { operations: 1 })
             }
+            Transaction::ConntrackBuckets(buckets) => {
+                let file = std::path::Path::new(CONNTRACK_BUCKETS);
+                let written = std::fs::write(file, buckets.to_string());
+                written.map_err(|e| io_error("write", file, &e))?;
+                Ok(Receipt { operations: 1 })
+            }
         }
     }
 
@@ -64,6 +70,13 @@ impl Kernel for Real {
                 Ok(Facts::Text(text.trim_end().to_owned()))
             }
             Query::Addresses => addresses().map(Facts::Addresses),
+            Query::Cpus => Ok(Facts::Number(cpus())),
+            Query::ConntrackBuckets => {
+                let file = std::path::Path::new(CONNTRACK_BUCKETS);
+                let text = std::fs::read_to_string(file).map_err(|e| io_error("read", file, &e))?;
+                let odd = |_| Error::new(ErrorKind::Broken, "read conntrack's buckets", &*text);
+                text.trim().parse().map(Facts::Number).map_err(odd)
+            }
         }
     }
 
@@ -78,6 +91,22 @@ impl Kernel for Real {
         self.netfilter.ear = Some(ear.clone());
         Ok(Some(Box::new(lookout::Netlink::new(ear, own))))
     }
+}
+
+/// The size of conntrack's hash table.
+const CONNTRACK_BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+
+/// CPUs as the machine has them; those that this process may use say too little of how many
+/// connections there will be (kubernetes/kubernetes#99225).
+fn cpus() -> u64 {
+    let is_cpu = |name: &str| {
+        let number = name.strip_prefix("cpu").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let listed = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let found = listed.filter(|entry| entry.file_name().to_str().is_some_and(is_cpu)).count();
+    let usable = || std::thread::available_parallelism().map_or(1, usize::from);
+    if found > 0 { found as u64 } else { usable() as u64 }
 }
 
 /// The file of a sysctl; a path that would leave `/proc/sys` is refused.
