@@ -13,6 +13,8 @@ mod hostile_tests;
 mod lenient;
 pub mod manifests;
 mod objects;
+#[cfg(feature = "api-server")]
+pub mod pace;
 mod parse;
 #[cfg(feature = "api-server")]
 pub mod report;

@@ -33,6 +33,7 @@ lenient_object! {
     /// The annotations that count.
     Annotations {
         trigger_time: Scalar = "endpoints.kubernetes.io/last-change-trigger-time",
+        initial_end: Scalar = "k8s.io/initial-events-end",
     }
 }
 

@@ -111,7 +111,7 @@ pub enum Query {
     Elements(Family, String, String),
     /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
-    Flows(Family, Protocol),
+    Flows(Family, Protocol, FlowsTo),
     /// A sysctl: path below `/proc/sys` with slashes; answered by `Facts::Text`.
     Sysctl(String),
     /// Addresses of this host's links; answered by `Facts::Addresses`.
@@ -121,6 +121,28 @@ pub enum Query {
     Cpus,
     /// The buckets of conntrack's hash table; answered by `Facts::Number`.
     ConntrackBuckets,
+}
+
+/// Which conntrack entries are asked for, by what the client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlowsTo {
+    /// All.
+    Any,
+    /// Those to an address and port.
+    Socket(Socket),
+    /// Those to a port of any address.
+    Port(u16),
+}
+
+impl FlowsTo {
+    /// Whether a flow to this destination is asked for.
+    pub fn takes(self, destination: &Socket) -> bool {
+        match self {
+            FlowsTo::Any => true,
+            FlowsTo::Socket(socket) => socket == *destination,
+            FlowsTo::Port(port) => port == destination.port,
+        }
+    }
 }
 
 /// An address and a port, as conntrack and nftables pair them.

@@ -100,8 +100,11 @@ impl Kernel for Simulated {
                 };
                 found.map(Facts::Elements).ok_or_else(absent)
             }
-            Query::Flows(family, protocol) => {
-                let wanted = |flow: &FlowFact| flow.family == *family && flow.protocol == *protocol;
+            Query::Flows(family, protocol, to) => {
+                let wanted = |flow: &FlowFact| {
+                    let kind = flow.family == *family && flow.protocol == *protocol;
+                    kind && to.takes(&flow.destination)
+                };
                 let connections = host.connections();
                 Ok(Facts::Flows(connections.iter().filter_map(flow_of).filter(wanted).collect()))
             }

@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::Report;
+use super::conntrack::PROTOCOLS;
 use super::driver::{Driver, Wanted, driver};
 use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Process, Touched};
 use crate::kernel::{Error, Kernel};
-use crate::model::{Family, Mode, NamespacedName, Notice, Protocol};
+use crate::model::{Family, Mode, NamespacedName, Notice};
 use crate::track::Cluster;
 
 /// One family.
@@ -108,12 +109,13 @@ impl FamilySync {
 
     /// Takes one Service's state into what is wanted.
     ///
-    /// Gives the Services that now have the UDP frontends it has or had.
+    /// Gives the Services that now have the frontends it has or had, of protocols whose flows are
+    /// looked after, and those of them that nobody has any more.
     pub(super) fn compile(
         &mut self,
         cluster: &Cluster,
         name: &NamespacedName,
-    ) -> BTreeSet<NamespacedName> {
+    ) -> (BTreeSet<NamespacedName>, Vec<Frontend>) {
         let service = cluster.service(name);
         let programs = service.map(|s| compile(cluster, s, self.family)).unwrap_or_default();
         let health = service
@@ -123,11 +125,18 @@ impl FamilySync {
         let touched = self.ruleset.replace(name, programs);
         self.behind |= !touched.is_empty();
         let concerned = self.ruleset.claimed(name).chain(&touched);
-        let udp = concerned.filter(|frontend| frontend.protocol == Protocol::Udp);
-        let owners = udp.filter_map(|frontend| self.ruleset.program(frontend));
-        let owners = owners.map(|program| program.origin.service.clone()).collect();
+        let mut owners = BTreeSet::new();
+        let mut gone = Vec::new();
+        for frontend in concerned.filter(|f| PROTOCOLS.contains(&f.protocol)) {
+            match self.ruleset.program(frontend) {
+                Some(program) => {
+                    owners.insert(program.origin.service.clone());
+                }
+                None => gone.push(*frontend),
+            }
+        }
         self.changed.extend(touched);
-        owners
+        (owners, gone)
     }
 
     pub(super) fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {

@@ -24,11 +24,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::backend;
+use crate::backend::program::Frontend;
 use crate::kernel::drift::Foreign;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
-use crate::model::{
-    Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
-};
+use crate::model::{Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
 
@@ -91,8 +90,10 @@ pub struct Proxy {
     options: Options,
     tracker: Tracker,
     families: Vec<FamilySync>,
-    /// Services that UDP flows may slip past, or go on through to endpoints that are gone.
+    /// Services that flows may slip past, or go on through to endpoints that are gone.
     stale_flows: BTreeSet<NamespacedName>,
+    /// Frontends that flows may go on through although nobody has them any more.
+    gone: BTreeSet<(Family, Frontend)>,
     last_changes: Changes,
 }
 
@@ -111,6 +112,7 @@ impl Proxy {
             families: options.families.iter().map(|f| FamilySync::new(options.mode, *f)).collect(),
             options,
             stale_flows: BTreeSet::new(),
+            gone: BTreeSet::new(),
             last_changes: Changes::default(),
         }
     }
@@ -128,7 +130,7 @@ impl Proxy {
     /// Whether something is known that was not programmed yet.
     pub fn has_changes(&self) -> bool {
         let behind = self.families.iter().any(FamilySync::is_behind);
-        behind || self.tracker.has_changes() || !self.stale_flows.is_empty()
+        behind || self.tracker.has_changes() || self.has_stale_flows()
     }
 
     /// What is known of the cluster.
@@ -206,10 +208,23 @@ impl Proxy {
         self.families.iter_mut().for_each(FamilySync::distrust);
     }
 
-    /// Brings the kernel up to what is known. Before everything was listed once it does nothing.
-    /// An error in one family does not stop the other; the first one is given back, and what was
-    /// not carried out is tried again by the next call.
+    /// Brings the kernel up to what is known: the rules, and then the flows that they hold for.
+    /// Before everything was listed once it does nothing. An error in one family does not stop the
+    /// other; the first one is given back, and what was not carried out is tried again by the next
+    /// call.
     pub fn sync(&mut self) -> Result<Report, Error> {
+        let report = self.sync_rules();
+        let flows = self.forget_flows();
+        let mut report = report?;
+        match flows {
+            Ok(forgotten) => report.forgotten += forgotten,
+            Err(error) => report.not_forgotten = Some(error),
+        }
+        Ok(report)
+    }
+
+    /// The first half of [`Proxy::sync`].
+    pub fn sync_rules(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         if !self.ready() {
             return Ok(report);
@@ -221,15 +236,32 @@ impl Proxy {
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
         }
+        outcome.map(|()| report)
+    }
+
+    /// Whether flows may have to be forgotten.
+    pub fn has_stale_flows(&self) -> bool {
+        !self.stale_flows.is_empty() || !self.gone.is_empty()
+    }
+
+    /// The second half of [`Proxy::sync`], which may take the kernel longer than the first: it looks
+    /// at every entry of its table. Gives how many flows were forgotten; what could not be is tried
+    /// again by the next call.
+    pub fn forget_flows(&mut self) -> Result<usize, Error> {
+        if !self.has_stale_flows() {
+            return Ok(0);
+        }
         // Flows of a family whose rules could not be written would come back as they were.
         let written = self.families.iter().filter(|family| family.is_written());
         let written: Vec<Family> = written.map(FamilySync::family).collect();
         let services = std::mem::take(&mut self.stale_flows);
-        report.not_forgotten = self.forget_stale_flows((&services, &written), &mut report).err();
-        if report.not_forgotten.is_some() || outcome.is_err() {
+        let gone = std::mem::take(&mut self.gone);
+        let forgotten = self.forget_stale_flows((&services, &gone), &written);
+        if forgotten.is_err() || written.len() < self.families.len() {
             self.stale_flows = services;
+            self.gone = gone;
         }
-        outcome.map(|()| report)
+        forgotten
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -251,7 +283,9 @@ impl Proxy {
         report.services = changes.services.len();
         for name in &changes.services {
             for family in &mut self.families {
-                self.stale_flows.extend(family.compile(cluster, name));
+                let (owners, gone) = family.compile(cluster, name);
+                self.stale_flows.extend(owners);
+                self.gone.extend(gone.into_iter().map(|frontend| (family.family(), frontend)));
             }
         }
         if changes.service_cidrs || changes.everything {
@@ -274,16 +308,15 @@ impl Proxy {
         all.iter().copied().filter(takes).collect()
     }
 
-    /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
-    /// forgotten, after the rules are in.
+    /// Rules hold for new flows only: flows that go on to an endpoint that is gone are forgotten,
+    /// after the rules are in.
     fn forget_stale_flows(
         &mut self,
-        (services, written): (&BTreeSet<NamespacedName>, &[Family]),
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        let able = self.kernel.capabilities().has(Capability::Conntrack);
-        if services.is_empty() || !able {
-            return Ok(());
+        (services, gone): (&BTreeSet<NamespacedName>, &BTreeSet<(Family, Frontend)>),
+        written: &[Family],
+    ) -> Result<usize, Error> {
+        if !self.kernel.capabilities().has(Capability::Conntrack) {
+            return Ok(0);
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
             Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
@@ -297,18 +330,25 @@ impl Proxy {
             &self.options.families,
             addresses.as_deref(),
         );
-        for family in written {
-            let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
-                Facts::Flows(flows) => flows,
-                other => unreachable_answer("flows", &other)?,
-            };
-            let stale = conntrack::stale(&frontends, &flows);
-            if !stale.is_empty() {
-                report.forgotten += stale.len();
-                self.kernel.apply(&Transaction::ForgetFlows(stale))?;
+        let frontends = frontends.without(gone.iter());
+        let mut forgotten = 0;
+        for (family, protocol) in written
+            .iter()
+            .flat_map(|family| conntrack::PROTOCOLS.map(|protocol| (*family, protocol)))
+        {
+            for to in frontends.questions(family, protocol) {
+                let flows = match self.kernel.read(&Query::Flows(family, protocol, to))? {
+                    Facts::Flows(flows) => flows,
+                    other => unreachable_answer("flows", &other)?,
+                };
+                let stale = conntrack::stale(&frontends, &flows);
+                if !stale.is_empty() {
+                    forgotten += stale.len();
+                    self.kernel.apply(&Transaction::ForgetFlows(stale))?;
+                }
             }
         }
-        Ok(())
+        Ok(forgotten)
     }
 }
 

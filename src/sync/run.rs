@@ -32,6 +32,8 @@ pub trait Observer {
     fn begun(&mut self);
     /// A sync has ended.
     fn ended(&mut self, proxy: &mut Proxy, sync: &Ended);
+    /// So many stale flows were forgotten after it, or why they could not be.
+    fn forgot(&mut self, flows: &Result<usize, Error>, took: Duration);
 }
 
 /// A sync that has ended.
@@ -198,23 +200,34 @@ impl<O: Observer> Loop<O> {
         self.observer.begun();
         let begun = Instant::now();
         let full = self.proxy.is_unsynced();
-        let outcome = self.proxy.sync();
+        let outcome = self.proxy.sync_rules();
         let now = self.start.elapsed();
         match outcome {
             Ok(_) => self.schedule.succeeded(now),
             Err(_) => self.schedule.failed(now),
         }
         self.synced_once |= outcome.is_ok();
-        if outcome.is_ok() && self.proxy.has_changes() {
-            self.schedule.want(now + REST);
-        }
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
+        self.forget_flows();
+        if ended.outcome.is_ok() && self.proxy.has_changes() {
+            self.schedule.want(self.start.elapsed() + REST);
+        }
         // Where there is always something to sync there would never be a better moment.
         if self.house_waits {
             self.keep_house();
         }
         true
+    }
+
+    /// Only now: the rules do not wait for the kernel to look through all of its flows.
+    fn forget_flows(&mut self) {
+        if !self.proxy.has_stale_flows() {
+            return;
+        }
+        let begun = Instant::now();
+        let forgotten = self.proxy.forget_flows();
+        self.observer.forgot(&forgotten, begun.elapsed());
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.

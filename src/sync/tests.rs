@@ -11,7 +11,7 @@ use crate::kernel::fault::{Fate, Fault};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capabilities, ErrorKind, Receipt};
-use crate::model::{Kind, NamespacedName};
+use crate::model::{Kind, NamespacedName, Protocol};
 
 const NODE: &str = "here";
 
@@ -115,6 +115,34 @@ impl Kernel for Shared {
         static ALL: std::sync::OnceLock<Capabilities> = std::sync::OnceLock::new();
         ALL.get_or_init(Capabilities::default)
     }
+}
+
+#[test]
+fn what_others_change_in_our_table_is_put_right_and_counted() {
+    use crate::kernel::drift::{Foreign, Touched};
+    let kernel = simulated();
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let touched = |table: &str| Foreign {
+        touched: BTreeSet::from([Touched {
+            family: Family::V4,
+            table: table.to_owned(),
+            object: "services".to_owned(),
+        }]),
+        ..Foreign::default()
+    };
+    proxy.suspect(&touched("somebody-elses")).unwrap();
+    assert!(!proxy.has_changes());
+    let mut batch = crate::netlink::nft::Batch::new(Family::V4, "kube-proxy");
+    batch.flush_set("services");
+    kernel.clone().apply(&Transaction::Nft(batch.finish())).unwrap();
+    assert_eq!(connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80"), None);
+    kernel.host().forget_connections(|_| true);
+    proxy.suspect(&touched("kube-proxy")).unwrap();
+    assert_eq!(proxy.sync().map(|report| report.repaired), Ok(1));
+    assert_eq!(connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80"), endpoint("10.1.0.1"));
+    assert_eq!(proxy.sync().map(|report| report.repaired), Ok(0));
 }
 
 #[test]
@@ -233,6 +261,23 @@ fn a_udp_flow_to_an_endpoint_that_went_is_forgotten() {
     feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
     assert_eq!(proxy.sync().unwrap().forgotten, 1);
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
+}
+
+#[test]
+fn a_flow_to_a_service_that_was_deleted_is_forgotten() {
+    let kernel = simulated();
+    let objects = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = objects + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    for (from, to) in [("10.2.0.1:99", "10.96.0.3:80"), ("10.2.0.1:99", "10.1.0.1:8080")] {
+        let ask = sim::Packet::udp(from.parse().unwrap(), to.parse().unwrap());
+        kernel.host().receive(&ask, link);
+    }
+    proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "dns")));
+    assert_eq!(proxy.sync().map(|r| r.forgotten), Ok(1), "the one past the Service stays");
+    assert!(!proxy.has_changes());
 }
 
 /// Two Services with one external address, the younger one told of first; and a flow to it.

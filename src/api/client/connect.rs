@@ -3,7 +3,8 @@
 //! It must never know what is asked of the server. Tests: `tests.rs`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, header};
 use kube::Client;
@@ -11,6 +12,7 @@ use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::explain::{self, Error};
+use crate::api::pace::{Bucket, Pace};
 
 /// Name and version as the server's logs show them.
 const USER_AGENT: &str = concat!("kube-proxy-rust/", env!("CARGO_PKG_VERSION"));
@@ -22,6 +24,8 @@ pub struct Server {
     pub kubeconfig: Option<PathBuf>,
     /// `--master`: wins over the kubeconfig's address.
     pub master: Option<String>,
+    /// How often it may be asked, by all watches and Events together.
+    pub pace: Pace,
 }
 
 /// A way to ask an API server.
@@ -29,6 +33,8 @@ pub struct Server {
 pub struct Connection {
     client: Client,
     url: String,
+    bucket: Option<Arc<Mutex<Bucket>>>,
+    since: Instant,
 }
 
 impl std::fmt::Debug for Connection {
@@ -64,7 +70,8 @@ pub async fn connect(server: &Server) -> Result<Connection, Error> {
         };
         Error::new(format!("API server {url}: {}; {todo}", explain::chain(&error)))
     })?;
-    Ok(Connection { client, url })
+    let bucket = Bucket::new(server.pace).map(|bucket| Arc::new(Mutex::new(bucket)));
+    Ok(Connection { client, url, bucket, since: Instant::now() })
 }
 
 fn address(master: &str) -> Result<http::Uri, Error> {
@@ -115,12 +122,25 @@ impl Connection {
     pub async fn check(&self, longest: Duration) -> Result<(), Error> {
         // Any client that may watch may ask this; unlike /version it is never open to strangers.
         let path = "/api/v1/services?limit=1&resourceVersion=0";
+        self.turn().await;
         let asked = tokio::time::timeout(longest, self.send(get(path)));
         let response = asked.await.map_err(|_| explain::no_answer(&self.url, longest))??;
         let status = response.status();
         match status.as_u16() {
             200..=299 | 429 | 500.. => Ok(()),
             _ => Err(explain::status(&self.url, status, "")),
+        }
+    }
+
+    /// Waits until one more request may be sent; to be called before each.
+    pub(crate) async fn turn(&self) {
+        let Some(bucket) = &self.bucket else { return };
+        let wait = {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(self.since.elapsed())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
     }
 

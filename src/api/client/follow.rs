@@ -30,6 +30,9 @@ use crate::model::{Event, Kind};
 /// How much of an error's body is read.
 const MAX_ERROR_BODY: usize = 64 * 1024;
 
+/// Why a streamed list is given up.
+const ENDLESS: &str = "the API server does not say where a streamed list ends; asking for pages";
+
 /// The list-and-watch of one kind.
 pub(super) struct Follower {
     kind: Kind,
@@ -39,6 +42,8 @@ pub(super) struct Follower {
     decoder: Decoder,
     position: Position,
     state: Arc<WatchState>,
+    /// Whether a streamed list is being read that has not come to its end.
+    streaming: bool,
     /// The failure last logged, until things go well again.
     trouble: String,
 }
@@ -85,7 +90,18 @@ impl Follower {
         let decoder = Decoder::new(node_name.clone());
         let position = Position::start(patience.absent_pause);
         let (state, trouble) = (Arc::default(), String::new());
-        Follower { kind, connection, node_name, patience, decoder, position, state, trouble }
+        let streaming = false;
+        Follower {
+            kind,
+            connection,
+            node_name,
+            patience,
+            decoder,
+            position,
+            state,
+            streaming,
+            trouble,
+        }
     }
 
     pub(super) fn state(&self) -> Arc<WatchState> {
@@ -104,7 +120,18 @@ impl Follower {
         loop {
             let (outcome, why) = match self.position.ask().clone() {
                 Ask::List { token, limit } => self.list(token.as_deref(), limit, events).await,
-                Ask::Watch { version } => self.watch(&version, events).await,
+                Ask::Stream => {
+                    self.streaming = true;
+                    let path = self.stream_path();
+                    let ended = self.watch((&path, self.patience.watch_time), events).await;
+                    self.end_of_stream(ended)
+                }
+                Ask::Watch { version } => {
+                    self.streaming = false;
+                    let stands = self.patience.watch_time.mul_f64(1.0 + chance());
+                    let path = self.watch_path(&version, stands);
+                    self.watch((&path, stands), events).await
+                }
             }
             .unwrap_or_else(|ending| ending);
             self.log(&outcome, why);
@@ -119,13 +146,16 @@ impl Follower {
     fn log(&mut self, outcome: &Outcome, why: String) {
         let kind = self.kind.as_str();
         match outcome {
+            Outcome::NoStream => return tracing::debug!("{kind}: lists in pages: {why}"),
             Outcome::Page { .. } | Outcome::WatchEnded => {
                 if !std::mem::take(&mut self.trouble).is_empty() {
                     tracing::info!("{kind}: the API server answers again");
                 }
                 return;
             }
-            Outcome::WatchCut | Outcome::Expired => tracing::debug!("{kind}: {why}"),
+            Outcome::WatchCut | Outcome::Expired | Outcome::NoStream => {
+                tracing::debug!("{kind}: {why}")
+            }
             Outcome::Absent if self.trouble != why => tracing::info!("{kind}: {why}"),
             _ if self.trouble != why => tracing::warn!("{kind}: {why}; trying again"),
             _ => {}
@@ -143,9 +173,7 @@ impl Follower {
     ) -> Result<Ending, Ending> {
         let mut body = match self.ask(&self.list_path(token, limit)).await {
             Err((Outcome::Absent, why)) => {
-                self.tell(vec![Event::ListStarted(self.kind), Event::ListEnded(self.kind)], events)
-                    .await;
-                self.state.set_listed();
+                self.nothing_there(events).await;
                 return Err((Outcome::Absent, why));
             }
             other => other?,
@@ -175,22 +203,51 @@ impl Follower {
         Ok((Outcome::Page { version: version.into(), token: token.map(Into::into) }, String::new()))
     }
 
+    /// A streamed list that ended before its end was said is no watch that went well.
+    fn end_of_stream(&self, ended: Result<Ending, Ending>) -> Result<Ending, Ending> {
+        match ended {
+            Ok((_, why)) if self.streaming => Err((Outcome::Unreachable, why)),
+            Err((Outcome::Refused { code, .. }, why)) if Position::refuses_stream(code) => {
+                Err((Outcome::NoStream, why))
+            }
+            other => other,
+        }
+    }
+
     /// Hears what happens until the watch ends, one way or another.
     async fn watch(
         &mut self,
-        version: &str,
+        (path, stands): (&str, Duration),
         events: &mpsc::Sender<Event>,
     ) -> Result<Ending, Ending> {
-        let stands = self.patience.watch_time.mul_f64(1.0 + chance());
-        let mut body = self.ask(&self.watch_path(version, stands)).await?;
+        let mut body = match self.ask(path).await {
+            Err((Outcome::Absent, why)) if self.streaming => {
+                self.nothing_there(events).await;
+                return Err((Outcome::Absent, why));
+            }
+            other => other?,
+        };
+        if self.streaming {
+            self.tell(vec![Event::ListStarted(self.kind)], events).await;
+        }
         let (began, mut told_any) = (Instant::now(), false);
         let deadline = began + stands + self.patience.watch_silence / 2;
         let mut splitter = LineSplitter::default();
         let mut why = "the watch ended".to_owned();
         while Instant::now() < deadline {
-            let chunk = match self.chunk(&mut body, self.patience.watch_silence).await {
+            let silence = match self.streaming {
+                true => self.patience.list_silence,
+                false => self.patience.watch_silence,
+            };
+            if self.streaming && began.elapsed() > 2 * silence {
+                return Err((Outcome::NoStream, ENDLESS.into()));
+            }
+            let chunk = match self.chunk(&mut body, silence).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
+                Err(_) if self.streaming && told_any => {
+                    return Err((Outcome::NoStream, ENDLESS.into()));
+                }
                 Err((_, broken)) => {
                     why = broken;
                     break;
@@ -219,12 +276,14 @@ impl Follower {
     async fn line(&mut self, line: &[u8], events: &mpsc::Sender<Event>) -> Result<(), Ending> {
         let frame: Frame = serde_json::from_slice(line).map_err(no_json)?;
         let mut from = serde_json::Deserializer::from_str(frame.object.get());
+        let mut ends_list = false;
         let told = match &*frame.change {
             "ADDED" | "MODIFIED" => decode::told(self.kind, &mut from, &mut self.decoder),
             "DELETED" => decode::gone(self.kind, &mut from, &mut self.decoder),
-            "BOOKMARK" => AnyObject::deserialize(&mut from).map(|object| Told {
-                events: Vec::new(),
-                version: text(&object.meta.resource_version).map(Into::into),
+            "BOOKMARK" => AnyObject::deserialize(&mut from).map(|object| {
+                ends_list = text(&object.meta.annotations.initial_end) == Some("true");
+                let version = text(&object.meta.resource_version).map(Into::into);
+                Told { events: Vec::new(), version }
             }),
             "ERROR" => return Err(watch_error(frame.object)),
             other => return Err((Outcome::Garbage, format!("{other:?} in a watch"))),
@@ -232,6 +291,16 @@ impl Follower {
         .map_err(no_json)?;
         self.tell(told.events, events).await;
         let version = told.version.as_deref().unwrap_or_default();
+        if self.streaming && frame.change == "BOOKMARK" {
+            if !ends_list {
+                return Err((Outcome::NoStream, ENDLESS.into()));
+            }
+            self.tell(vec![Event::ListEnded(self.kind)], events).await;
+            self.state.set_listed();
+            self.streaming = false;
+            self.position.streamed(version);
+            return Ok(());
+        }
         if frame.change == "BOOKMARK" && self.position.is_ahead_of(version) {
             let why = format!("the API server was set back to version {version}; listing anew");
             return Err((Outcome::Expired, why));
@@ -239,6 +308,13 @@ impl Follower {
         // Only now: what was not passed on is asked for again.
         self.position.reached(version);
         Ok(())
+    }
+
+    /// An API that is absent is as good as an empty list.
+    async fn nothing_there(&self, events: &mpsc::Sender<Event>) {
+        let empty = vec![Event::ListStarted(self.kind), Event::ListEnded(self.kind)];
+        self.tell(empty, events).await;
+        self.state.set_listed();
     }
 
     async fn tell(&self, news: Vec<Event>, events: &mpsc::Sender<Event>) {
@@ -251,6 +327,7 @@ impl Follower {
     /// Sends a request and gives the body of a good answer.
     async fn ask(&self, path: &str) -> Result<Body, Ending> {
         let (url, longest) = (self.connection.url(), self.patience.answer);
+        self.connection.turn().await;
         let response = match timeout(longest, self.connection.send(get(path))).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err((Outcome::Unreachable, error.to_string())),
@@ -341,6 +418,16 @@ impl Follower {
             path.push_str(&format!("&continue={}", escaped(token)));
         }
         path
+    }
+
+    /// A watch that begins with all there is, as of now, and says when that was all.
+    fn stream_path(&self) -> String {
+        let seconds = self.patience.watch_time.as_secs().max(1);
+        format!(
+            "{}&watch=true&allowWatchBookmarks=true&sendInitialEvents=true\
+             &resourceVersionMatch=NotOlderThan&timeoutSeconds={seconds}",
+            self.path()
+        )
     }
 
     fn watch_path(&self, version: &str, stands: Duration) -> String {

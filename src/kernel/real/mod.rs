@@ -60,8 +60,9 @@ impl Kernel for Real {
             Query::Elements(family, table, set) => {
                 nftables::elements(&mut self.netfilter, *family, (table, set)).map(Facts::Elements)
             }
-            Query::Flows(family, protocol) => {
-                conntrack::flows(&mut self.netfilter, *family, *protocol).map(Facts::Flows)
+            Query::Flows(family, protocol, to) => {
+                let kind = (*family, *protocol);
+                conntrack::flows(&mut self.netfilter, kind, *to).map(Facts::Flows)
             }
             Query::Sysctl(path) => {
                 let file = sysctl_path(path)?;
