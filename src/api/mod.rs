@@ -8,6 +8,8 @@
 #[cfg(feature = "api-server")]
 pub mod client;
 pub mod decode;
+#[cfg(feature = "api-server")]
+mod form;
 #[cfg(test)]
 mod hostile_tests;
 mod lenient;

@@ -261,6 +261,7 @@ mod tests {
             kubeconfig: None,
             master: Some(fake.url()),
             pace: Pace { qps: -1.0, burst: 0 },
+            ..Server::default()
         };
         Reporter::start(&connect(&server).await.unwrap(), "node-1", restraint)
     }

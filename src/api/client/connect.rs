@@ -12,6 +12,7 @@ use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::explain::{self, Error};
+use crate::api::form;
 use crate::api::pace::{Bucket, Pace};
 
 /// Name and version as the server's logs show them.
@@ -24,6 +25,8 @@ pub struct Server {
     pub kubeconfig: Option<PathBuf>,
     /// `--master`: wins over the kubeconfig's address.
     pub master: Option<String>,
+    /// `--kube-api-content-type`, or what is to be accepted instead; empty: protobuf.
+    pub form: String,
     /// How often it may be asked, by all watches and Events together.
     pub pace: Pace,
 }
@@ -33,6 +36,7 @@ pub struct Server {
 pub struct Connection {
     client: Client,
     url: String,
+    accept: Arc<str>,
     bucket: Option<Arc<Mutex<Bucket>>>,
     since: Instant,
 }
@@ -71,7 +75,17 @@ pub async fn connect(server: &Server) -> Result<Connection, Error> {
         Error::new(format!("API server {url}: {}; {todo}", explain::chain(&error)))
     })?;
     let bucket = Bucket::new(server.pace).map(|bucket| Arc::new(Mutex::new(bucket)));
-    Ok(Connection { client, url, bucket, since: Instant::now() })
+    let accept = accept(server).into();
+    Ok(Connection { client, url, accept, bucket, since: Instant::now() })
+}
+
+/// What is asked for: the form that is wanted, and JSON, which every server has.
+fn accept(server: &Server) -> String {
+    match server.form.as_str() {
+        "" => format!("{},application/json", form::PROTOBUF),
+        "application/json" => "application/json".to_owned(),
+        wanted => format!("{wanted},application/json"),
+    }
 }
 
 fn address(master: &str) -> Result<http::Uri, Error> {
@@ -123,13 +137,19 @@ impl Connection {
         // Any client that may watch may ask this; unlike /version it is never open to strangers.
         let path = "/api/v1/services?limit=1&resourceVersion=0";
         self.turn().await;
-        let asked = tokio::time::timeout(longest, self.send(get(path)));
+        let asked = tokio::time::timeout(longest, self.send(self.get(path)));
         let response = asked.await.map_err(|_| explain::no_answer(&self.url, longest))??;
         let status = response.status();
         match status.as_u16() {
             200..=299 | 429 | 500.. => Ok(()),
             _ => Err(explain::status(&self.url, status, "")),
         }
+    }
+
+    /// A request for an object or a list, in the forms that are wanted.
+    pub(crate) fn get(&self, path: &str) -> Request<Body> {
+        let request = Request::get(path).header(header::ACCEPT, &*self.accept);
+        request.body(Body::empty()).expect("the paths are put together from escaped parts")
     }
 
     /// Waits until one more request may be sent; to be called before each.
@@ -148,10 +168,4 @@ impl Connection {
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.client.send(request).await.map_err(|error| explain::transport(&self.url, &error))
     }
-}
-
-/// A request for JSON.
-pub(crate) fn get(path: &str) -> Request<Body> {
-    let request = Request::get(path).header(header::ACCEPT, "application/json");
-    request.body(Body::empty()).expect("the paths are put together from escaped parts")
 }

@@ -128,7 +128,12 @@ impl Live {
     }
 
     async fn of(fake: Fake) -> Live {
-        let server = Server { kubeconfig: None, master: Some(fake.url()), pace: UNHINDERED };
+        let server = Server {
+            kubeconfig: None,
+            master: Some(fake.url()),
+            pace: UNHINDERED,
+            ..Server::default()
+        };
         let connection = connect(&server).await.unwrap();
         let (sender, events) = mpsc::channel(4);
         let watches = Watches::start(&connection, "node/1", &sender, &patience());
@@ -461,6 +466,7 @@ async fn refusal(kubeconfig: Option<&str>, master: Option<&str>) -> String {
         kubeconfig: kubeconfig.map(|_| path.clone()),
         master: master.map(str::to_owned),
         pace: UNHINDERED,
+        ..Server::default()
     };
     let connected = connect(&server).await;
     let _ = std::fs::remove_file(&path);

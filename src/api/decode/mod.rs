@@ -114,6 +114,26 @@ fn any<'de, D: Deserializer<'de>>(kind: Kind, object: D, decoder: &mut Decoder) 
     }
 }
 
+/// An object that was read, of a kind that is known.
+#[cfg(feature = "api-server")]
+pub(crate) enum Object {
+    Service(objects::Service),
+    EndpointSlice(objects::EndpointSlice),
+    Node(objects::Node),
+    ServiceCidr(objects::ServiceCidr),
+}
+
+/// An object that exists.
+#[cfg(feature = "api-server")]
+pub(crate) fn told_of(object: Object, decoder: &mut Decoder) -> Told {
+    match object {
+        Object::Service(object) => service::decode(object, decoder),
+        Object::EndpointSlice(object) => slice::decode(object, decoder),
+        Object::Node(object) => node::decode_node(object, decoder),
+        Object::ServiceCidr(object) => node::decode_cidr(object, decoder),
+    }
+}
+
 /// An object that exists, of a kind that is known. Fails only on broken syntax.
 pub(crate) fn told<'de, D: Deserializer<'de>>(
     kind: Kind,
@@ -135,14 +155,19 @@ pub(crate) fn gone<'de, D: Deserializer<'de>>(
     object: D,
     decoder: &mut Decoder,
 ) -> Result<Told, D::Error> {
-    let object = objects::AnyObject::deserialize(object)?;
+    Ok(gone_of(kind, objects::AnyObject::deserialize(object)?, decoder))
+}
+
+/// An object that was deleted.
+#[cfg_attr(not(feature = "api-server"), allow(dead_code, reason = "only watches need it"))]
+pub(crate) fn gone_of(kind: Kind, object: objects::AnyObject, decoder: &mut Decoder) -> Told {
     let version = check::version(&object.meta);
     let events = match check::name(kind, &object.meta, object.wrong, decoder) {
         Err(_) => Vec::new(),
         Ok(name) if kind == Kind::Node && name.name != decoder.node_name => Vec::new(),
         Ok(name) => decoder.conclude(Check::new(kind, name.clone()), Some(gone_event(kind, name))),
     };
-    Ok(Told { events, version })
+    Told { events, version }
 }
 
 fn gone_event(kind: Kind, name: NamespacedName) -> Event {
