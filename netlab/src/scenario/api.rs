@@ -38,7 +38,21 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("api-lists-stale", |bench| play(bench, &Manners::default(), stale)),
     scenario("api-is-old", |bench| {
         let lacks = vec![Resource::ServiceCidrs];
-        play(bench, &Manners { streams_lists: false, lacks, ..Manners::default() }, drops)
+        let old = Manners { streams_lists: false, protobuf: false, lacks, ..Manners::default() };
+        play(bench, &old, drops)
+    }),
+    scenario("api-lists-in-pages", |bench| {
+        let pages = Manners { streams_lists: false, ..Manners::default() };
+        play(bench, &pages, repeats)
+    }),
+    scenario("api-speaks-json", |bench| {
+        play(bench, &Manners { protobuf: false, ..Manners::default() }, repeats)
+    }),
+    scenario("api-lists-stale-in-pages", |bench| {
+        play(bench, &Manners { streams_lists: false, ..Manners::default() }, stale)
+    }),
+    scenario("api-talks-garbage-in-json", |bench| {
+        play(bench, &Manners { protobuf: false, ..Manners::default() }, garbage)
     }),
     scenario("api-latency", |bench| play(bench, &Manners::default(), latency)),
 ];
