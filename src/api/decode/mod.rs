@@ -114,23 +114,33 @@ fn any<'de, D: Deserializer<'de>>(kind: Kind, object: D, decoder: &mut Decoder) 
     }
 }
 
-/// An object that was read, of a kind that is known.
-#[cfg(feature = "api-server")]
-pub(crate) enum Object {
-    Service(objects::Service),
-    EndpointSlice(objects::EndpointSlice),
-    Node(objects::Node),
-    ServiceCidr(objects::ServiceCidr),
+/// An object that was read, whatever it was written in, and that exists.
+pub(crate) trait Object {
+    /// Its Events.
+    fn told(self, decoder: &mut Decoder) -> Told;
 }
 
-/// An object that exists.
-#[cfg(feature = "api-server")]
-pub(crate) fn told_of(object: Object, decoder: &mut Decoder) -> Told {
-    match object {
-        Object::Service(object) => service::decode(object, decoder),
-        Object::EndpointSlice(object) => slice::decode(object, decoder),
-        Object::Node(object) => node::decode_node(object, decoder),
-        Object::ServiceCidr(object) => node::decode_cidr(object, decoder),
+impl Object for objects::Service {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        service::decode(self, decoder)
+    }
+}
+
+impl Object for objects::EndpointSlice {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        slice::decode(self, decoder)
+    }
+}
+
+impl Object for objects::Node {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        node::decode_node(self, decoder)
+    }
+}
+
+impl Object for objects::ServiceCidr {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        node::decode_cidr(self, decoder)
     }
 }
 
@@ -141,10 +151,10 @@ pub(crate) fn told<'de, D: Deserializer<'de>>(
     decoder: &mut Decoder,
 ) -> Result<Told, D::Error> {
     Ok(match kind {
-        Kind::Service => service::decode(objects::Service::deserialize(object)?, decoder),
-        Kind::EndpointSlice => slice::decode(objects::EndpointSlice::deserialize(object)?, decoder),
-        Kind::Node => node::decode_node(objects::Node::deserialize(object)?, decoder),
-        Kind::ServiceCidr => node::decode_cidr(objects::ServiceCidr::deserialize(object)?, decoder),
+        Kind::Service => objects::Service::deserialize(object)?.told(decoder),
+        Kind::EndpointSlice => objects::EndpointSlice::deserialize(object)?.told(decoder),
+        Kind::Node => objects::Node::deserialize(object)?.told(decoder),
+        Kind::ServiceCidr => objects::ServiceCidr::deserialize(object)?.told(decoder),
     })
 }
 

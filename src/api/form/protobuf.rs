@@ -77,13 +77,16 @@ impl Form for Protobuf {
     }
 
     fn told(&self, kind: Kind, item: &[u8], decoder: &mut Decoder) -> Result<Told, String> {
-        let object = match kind {
-            Kind::Service => Object::Service(read::<pb::Service>(item)?.into()),
-            Kind::EndpointSlice => Object::EndpointSlice(read::<pb::EndpointSlice>(item)?.into()),
-            Kind::Node => Object::Node(read::<pb::Node>(item)?.into()),
-            Kind::ServiceCidr => Object::ServiceCidr(read::<pb::ServiceCidr>(item)?.into()),
-        };
-        Ok(decode::told_of(object, decoder))
+        Ok(match kind {
+            Kind::Service => objects::Service::from(read::<pb::Service>(item)?).told(decoder),
+            Kind::EndpointSlice => {
+                objects::EndpointSlice::from(read::<pb::EndpointSlice>(item)?).told(decoder)
+            }
+            Kind::Node => objects::Node::from(read::<pb::Node>(item)?).told(decoder),
+            Kind::ServiceCidr => {
+                objects::ServiceCidr::from(read::<pb::ServiceCidr>(item)?).told(decoder)
+            }
+        })
     }
 
     fn framed(&self, kind: Kind, object: &[u8], decoder: &mut Decoder) -> Result<Told, String> {
