@@ -8,7 +8,7 @@ use benches::cluster::{Cluster, Mix, Shape, feed};
 use benches::sink::Sink;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use kube_proxy::backend::Options;
-use kube_proxy::backend::nftables::plan::{Applied, Plan, Start};
+use kube_proxy::backend::nftables::plan::{Applied, Plan};
 use kube_proxy::backend::program::compile;
 use kube_proxy::backend::ruleset::Ruleset;
 use kube_proxy::kernel::Kernel;
@@ -72,7 +72,7 @@ fn render(c: &mut Criterion) {
             }
             (bytes, applied)
         };
-        let nothing = || Applied::new(Family::V4, Start::Absent);
+        let nothing = || Applied::absent(Family::V4);
         group.throughput(Throughput::Bytes(render(nothing()).0 as u64));
         group.bench_function(BenchmarkId::from_parameter(services), |b| {
             b.iter_batched(nothing, render, BatchSize::PerIteration);

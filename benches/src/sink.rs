@@ -47,9 +47,9 @@ impl Kernel for Sink {
             Query::IpvsTimeouts => Facts::IpvsTimeouts(IpvsTimeouts::default()),
             Query::Ipsets(_) => Facts::Ipsets(Vec::new()),
             Query::Links => Facts::Links(Vec::new()),
-            Query::Xtables(_) => Facts::Text(String::new()),
             Query::Destinations(_) => Facts::Destinations(Vec::new()),
             Query::Lacks(_) => Facts::Lacks(Vec::new()),
+            Query::Cpus | Query::ConntrackBuckets => Facts::Number(1),
         })
     }
 

@@ -16,6 +16,9 @@ use crate::sctp;
 /// How long a client waits for an answer that must come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a client waits that is to see when an outage ends.
+const SHORT_PATIENCE: Duration = Duration::from_millis(200);
+
 /// One attempt of a load.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -46,13 +49,32 @@ pub fn ask(transport: Transport, to: SocketAddr, patience: Duration) -> Outcome 
 impl Load {
     /// Starts asking from a namespace, with a pause between attempts.
     pub fn start(from: &Namespace, transport: Transport, to: SocketAddr, pause: Duration) -> Load {
+        Load::patient(from, (transport, to), (pause, PATIENCE))
+    }
+
+    /// The same by a client that gives an attempt up soon: one that is caught by an outage must
+    /// not hide when it ended.
+    pub fn impatient(
+        from: &Namespace,
+        transport: Transport,
+        to: SocketAddr,
+        pause: Duration,
+    ) -> Load {
+        Load::patient(from, (transport, to), (pause, SHORT_PATIENCE))
+    }
+
+    fn patient(
+        from: &Namespace,
+        (transport, to): (Transport, SocketAddr),
+        (pause, patience): (Duration, Duration),
+    ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let made = Arc::new(Mutex::new(Vec::new()));
         let (seen, list) = (stop.clone(), made.clone());
         let thread = from.spawn(move || {
             while !seen.load(Ordering::Relaxed) {
                 let began = Instant::now();
-                let outcome = ask(transport, to, PATIENCE);
+                let outcome = ask(transport, to, patience);
                 let attempt = Attempt { began, ended: Instant::now(), outcome };
                 list.lock().unwrap_or_else(|e| e.into_inner()).push(attempt);
                 std::thread::sleep(pause);

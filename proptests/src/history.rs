@@ -304,13 +304,15 @@ impl Play {
         }
     }
 
-    /// A kernel that fails no more is brought up to date by the next sync and tidied after it.
+    /// A kernel that fails no more is brought up to date by the next sync and tidied after it;
+    /// what stood in for a table that was replaced goes with the sync after that.
     fn settle(&mut self) -> Result<(), String> {
         self.sync()?;
         if self.possible.len() > 1 {
             return Err("the first sync after the last fault fails".to_owned());
         }
-        self.tidy()
+        self.tidy()?;
+        if self.proxy.has_changes() { self.sync() } else { Ok(()) }
     }
 
     fn watch(&self) {

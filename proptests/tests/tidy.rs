@@ -110,11 +110,6 @@ const MAY: &[(&str, &str, &str)] = &[
     ("src/sync/conntrack.rs", "HashMap", "looked up for every flow, never walked"),
     ("src/sync/conntrack.rs", "HashSet", "looked up for every flow, never walked"),
     ("src/sync/family.rs", "tracing::", "what somebody removed is worth a line, where seen"),
-    (
-        "src/sync/nftables.rs",
-        "tracing::",
-        "a table that is built anew is noticed by clients, and worth a line",
-    ),
     ("src/kernel/simulated", "sim::", "it is the seam's side towards the simulator"),
     (
         "src/sync/iptables.rs",
@@ -126,7 +121,6 @@ const MAY: &[(&str, &str, &str)] = &[
         "process::{Command",
         "only iptables' own tools write what every other program on the node understands",
     ),
-    ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
     ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),
     ("netlab/src/simulated.rs", "kube_proxy::", "the proxy itself, where no process can be asked"),
     ("src/api", "kube::", "it is the API server's room"),

@@ -8,11 +8,15 @@
 #[cfg(feature = "api-server")]
 pub mod client;
 pub mod decode;
+#[cfg(feature = "api-server")]
+mod form;
 #[cfg(test)]
 mod hostile_tests;
 mod lenient;
 pub mod manifests;
 mod objects;
+#[cfg(feature = "api-server")]
+pub mod pace;
 mod parse;
 #[cfg(feature = "api-server")]
 pub mod report;

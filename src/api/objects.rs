@@ -35,6 +35,7 @@ lenient_object! {
         ipvs_scheduler: Scalar = "kube-proxy.io/ipvs-scheduler",
         proxy_protocol: Scalar = "kube-proxy.io/proxy-protocol",
         trigger_time: Scalar = "endpoints.kubernetes.io/last-change-trigger-time",
+        initial_end: Scalar = "k8s.io/initial-events-end",
     }
 }
 

@@ -140,6 +140,7 @@ impl Sender {
         let request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
         let body = Body::from(event.to_string().into_bytes());
         let request = request.body(body).expect("a namespace is a name, which needs no escapes");
+        self.connection.turn().await;
         let answer = timeout(Duration::from_secs(10), self.connection.send(request)).await;
         Some(answer.ok()?.ok()?.status())
     }
@@ -237,6 +238,7 @@ mod tests {
     use super::*;
     use crate::api::client::fake::{Fake, Reply};
     use crate::api::client::{Server, connect};
+    use crate::api::pace::Pace;
     use crate::model::{NamespacedName, Reason};
 
     fn notice(name: &str) -> Notice {
@@ -255,7 +257,12 @@ mod tests {
     }
 
     async fn reporter(fake: &Fake, restraint: Restraint) -> Reporter {
-        let server = Server { kubeconfig: None, master: Some(fake.url()) };
+        let server = Server {
+            kubeconfig: None,
+            master: Some(fake.url()),
+            pace: Pace { qps: -1.0, burst: 0 },
+            ..Server::default()
+        };
         Reporter::start(&connect(&server).await.unwrap(), "node-1", restraint)
     }
 

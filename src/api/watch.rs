@@ -19,12 +19,16 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// So many watches in a row that told nothing, and the list is read anew: a server that was set
 /// back to an older state answers no watch from a version it has not reached.
 const BARREN_WATCHES: u32 = 4;
+/// So many streamed lists in a row that were broken off, and pages are asked for.
+const BROKEN_STREAMS: u32 = 2;
 /// Objects a page.
 const PAGE: u32 = 500;
 
 /// What to ask the server next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
+    /// All objects and what happens from then on, in one answer (KEP-3157).
+    Stream,
     /// A page of the list: the first one without a token.
     List { token: Option<Box<str>>, limit: Option<u32> },
     /// What happened since this version.
@@ -36,6 +40,8 @@ pub(crate) enum Ask {
 pub(crate) enum Outcome {
     /// A page was read to its end; there are more if it has a token.
     Page { version: Box<str>, token: Option<Box<str>> },
+    /// The server does not stream lists, or does not say where one ends.
+    NoStream,
     /// A watch that had told something, or had stood for its time, is over.
     WatchEnded,
     /// A watch told something, but was over at once.
@@ -64,13 +70,24 @@ pub(crate) struct Position {
     /// Lists that expired halfway: the next one is asked for in one piece.
     expired_lists: u32,
     absent_pause: Duration,
+    /// Whether the server may be asked to stream a list; not once it refused or could not.
+    streams: bool,
+    /// Streamed lists in a row that were broken off.
+    broken_streams: u32,
 }
 
 impl Position {
     /// Before the first list. An API that is absent is asked for again after `absent_pause`.
     pub(crate) fn start(absent_pause: Duration) -> Position {
-        let ask = Ask::List { token: None, limit: Some(PAGE) };
-        Position { ask, attempts: 0, barren: 0, expired_lists: 0, absent_pause }
+        let (attempts, barren, expired_lists, broken_streams) = (0, 0, 0, 0);
+        let (ask, streams) = (Ask::Stream, true);
+        Position { ask, attempts, barren, expired_lists, absent_pause, streams, broken_streams }
+    }
+
+    /// A streamed list came to its end, and is a watch from now on.
+    pub(crate) fn streamed(&mut self, version: &str) {
+        self.broken_streams = 0;
+        self.ask = Ask::Watch { version: version.into() };
     }
 
     pub(crate) fn ask(&self) -> &Ask {
@@ -100,7 +117,11 @@ impl Position {
     /// evenly spread from 0 to 1.
     pub(crate) fn advance(&mut self, outcome: Outcome, chance: f64) -> Duration {
         let listing = matches!(self.ask, Ask::List { .. });
+        if self.ask == Ask::Stream && self.is_refused(&outcome) {
+            return Duration::ZERO;
+        }
         match outcome {
+            Outcome::NoStream => self.relist(),
             Outcome::Page { version, token: None } => {
                 self.expired_lists = 0;
                 self.ask = Ask::Watch { version };
@@ -151,10 +172,32 @@ impl Position {
         self.pause(chance).max(asked.mul_f64(1.0 + chance / 10.0))
     }
 
+    /// Whether an answer of this code means that the server does not stream lists.
+    pub(crate) fn refuses_stream(code: u16) -> bool {
+        matches!(code, 400 | 405 | 406 | 415 | 422 | 501)
+    }
+
+    /// Whether a streamed list was refused, or left out its end: then pages are asked for, at once.
+    /// One that breaks off may have had an accident, but not twice in a row.
+    fn is_refused(&mut self, outcome: &Outcome) -> bool {
+        let refused = *outcome == Outcome::NoStream;
+        let expected = matches!(outcome, Outcome::Absent | Outcome::Expired);
+        self.broken_streams += u32::from(!refused && !expected);
+        if refused || self.broken_streams >= BROKEN_STREAMS {
+            self.streams = false;
+            self.relist();
+        }
+        refused
+    }
+
     fn relist(&mut self) {
+        self.barren = 0;
+        if self.streams {
+            self.ask = Ask::Stream;
+            return;
+        }
         let limit = if self.expired_lists < 2 { Some(PAGE) } else { None };
         self.ask = Ask::List { token: None, limit };
-        self.barren = 0;
     }
 
     fn watch_failed(&mut self) {
@@ -178,8 +221,11 @@ impl Position {
 mod tests {
     use super::*;
 
+    /// At a server that refused to stream lists.
     fn start() -> Position {
-        Position::start(Duration::from_secs(600))
+        let mut position = Position::start(Duration::from_secs(600));
+        position.advance(Outcome::NoStream, 0.5);
+        position
     }
 
     fn page(token: Option<&str>) -> Outcome {
@@ -198,6 +244,38 @@ mod tests {
         let mut position = start();
         position.advance(page(None), 0.5);
         position
+    }
+
+    #[test]
+    fn a_streamed_list_becomes_a_watch_and_is_asked_for_again() {
+        let mut position = Position::start(Duration::from_secs(600));
+        assert_eq!(*position.ask(), Ask::Stream);
+        position.streamed("7");
+        assert_eq!(*position.ask(), watch("7"));
+        position.advance(Outcome::WatchEnded, 0.5);
+        assert_eq!(*position.ask(), watch("7"));
+        position.advance(Outcome::Expired, 0.5);
+        assert_eq!(*position.ask(), Ask::Stream);
+    }
+
+    #[test]
+    fn who_cannot_stream_is_asked_for_pages() {
+        let refused = |code| Outcome::Refused { code, retry_after: None };
+        for (outcomes, gives_up) in [
+            (vec![Outcome::NoStream], true),
+            (vec![refused(429), refused(429)], true),
+            (vec![refused(429)], false),
+            (vec![Outcome::Unreachable], false),
+            (vec![Outcome::Unreachable, Outcome::Unreachable], true),
+            (vec![Outcome::Expired, Outcome::Absent], false),
+        ] {
+            let mut position = Position::start(Duration::from_secs(600));
+            for outcome in &outcomes {
+                position.advance(outcome.clone(), 0.5);
+            }
+            let expected = if gives_up { list(None) } else { Ask::Stream };
+            assert_eq!(*position.ask(), expected, "{outcomes:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
+pub use crate::sync::sysctls::Conntrack;
 
 /// Everything the user asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,25 +184,6 @@ pub struct Userspace {
     pub most_connections: Option<u64>,
     /// The same of one Service port; `None` is without a limit of its own.
     pub most_of_each: Option<u64>,
-}
-
-/// What is set of conntrack; `None` leaves the kernel's value alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conntrack {
-    /// Entries for each CPU.
-    pub max_per_core: Option<u32>,
-    /// At least as many entries; heeded only with `max_per_core`.
-    pub min: u32,
-    /// Timeout of idle established TCP connections.
-    pub tcp_established_timeout: Option<Duration>,
-    /// Timeout in CLOSE_WAIT.
-    pub tcp_close_wait_timeout: Option<Duration>,
-    /// Whether packets out of window are let through.
-    pub tcp_be_liberal: bool,
-    /// Timeout of UDP flows without a reply.
-    pub udp_timeout: Option<Duration>,
-    /// Timeout of UDP flows with replies.
-    pub udp_stream_timeout: Option<Duration>,
 }
 
 /// What is logged, and how.

@@ -5,6 +5,7 @@
 //! Tests: `netlab` (every way to start and to end).
 
 mod hearts;
+mod lookout;
 mod observe;
 mod source;
 
@@ -62,8 +63,7 @@ pub fn act(action: Action) -> Result<(), Failure> {
             ))
         }),
         Action::Cleanup(settings) => cleanup(&settings),
-        // Nothing in nftables mode needs more than CAP_NET_ADMIN, so that to start is enough.
-        Action::InitOnly(settings) => open_kernel(&settings).map(|_| ()),
+        Action::InitOnly(settings) => init(&settings),
         Action::Run(settings) => run(*settings),
     }
 }
@@ -79,6 +79,19 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Sets what needs more rights than the proxy itself: conntrack's sysctls.
+fn init(settings: &Settings) -> Result<(), Failure> {
+    start_logging(settings);
+    let mut kernel = open_kernel(settings)?;
+    let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
+    let lines: Vec<String> = unset.iter().map(ToString::to_string).collect();
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::new(format_args!("--init-only: {}", lines.join("; "))))
+    }
+}
+
 fn start_logging(settings: &Settings) {
     if crate::logging::start(&settings.logging).is_ok() {
         settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -87,10 +100,12 @@ fn start_logging(settings: &Settings) {
 
 fn run(settings: Settings) -> Result<(), Failure> {
     start_logging(&settings);
-    let kernel = open_kernel(&settings)?;
+    let mut kernel = open_kernel(&settings)?;
     kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
+    let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
+    unset.iter().for_each(|unset| tracing::warn!("{unset}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -107,7 +122,7 @@ fn set_oom_score(score: i32) {
 /// Runs the world until something ends it.
 async fn live(
     settings: Arc<Settings>,
-    kernel: AnyKernel,
+    mut kernel: AnyKernel,
     families: Vec<Family>,
 ) -> Result<(), Failure> {
     let signalled = signals()?;
@@ -124,6 +139,7 @@ async fn live(
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
     let options = options(settings.clone(), families);
+    let foreign = lookout::start(&mut *kernel);
     let proxy = Proxy::new(kernel, options(None));
     let pace = Pace {
         min_sync_period: settings.min_sync_period,
@@ -131,6 +147,7 @@ async fn live(
         wait_for_node: source.wait_for_node.then_some(WAIT_FOR_NODE),
     };
     let the_loop = Loop::new(proxy, (events, witness), Box::new(options), pace);
+    let the_loop = foreign.into_iter().fold(the_loop, Loop::hear);
     let mut done = spawn(the_loop, stopped)?;
     let outcome = tokio::select! {
         name = signalled => {

@@ -2,9 +2,10 @@
 //! It changes nothing. Tests: `netlab`; the values it feeds are tested in `serve`.
 
 use std::collections::BTreeSet;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::source::Report;
+use crate::kernel::Error;
 use crate::model::{Event, Notice};
 use crate::serve::{Health, HealthChecks, Metrics, Sources, SyncKind};
 use crate::sync::Proxy;
@@ -60,15 +61,13 @@ impl Witness {
         let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
         self.metrics.programmed(&triggers, wall);
         if let Ok(report) = &ended.outcome {
-            if let Some(error) = &report.not_forgotten {
-                tracing::warn!(%error, "stale UDP flows stay for now");
-            }
             tracing::info!(
                 services = report.services,
                 transactions = report.transactions,
                 operations = report.operations,
                 bytes = report.bytes,
                 forgotten = report.forgotten,
+                repaired = report.repaired,
                 took = ?ended.took,
                 "synced"
             );
@@ -111,5 +110,13 @@ impl Observer for Witness {
             }
         }
         self.notices(proxy);
+    }
+
+    fn forgot(&mut self, flows: &Result<usize, Error>, took: Duration) {
+        match flows {
+            Ok(0) => tracing::debug!(?took, "no stale flows"),
+            Ok(forgotten) => tracing::info!(forgotten, ?took, "stale flows forgotten"),
+            Err(error) => tracing::warn!(%error, "stale flows stay for now; trying again"),
+        }
     }
 }

@@ -51,9 +51,14 @@ async fn api_server(
     events: mpsc::Sender<Event>,
 ) -> Result<Started, Failure> {
     use crate::api::client::{Patience, Server, Watches, connect};
+    use crate::api::pace::Pace;
     use crate::api::report::{Reporter, Restraint};
 
-    let server = Server { kubeconfig: kubeconfig.clone(), master: master.clone() };
+    let pace = Pace { qps: settings.client.qps, burst: settings.client.burst };
+    let client = &settings.client;
+    let form = client.accept_content_types.clone().filter(|types| !types.is_empty());
+    let form = form.unwrap_or_else(|| client.content_type.clone());
+    let server = Server { kubeconfig: kubeconfig.clone(), master: master.clone(), form, pace };
     let connection = connect(&server).await.map_err(Failure::new)?;
     tracing::info!(server = connection.url(), "watching the API server");
     let node_name = settings.node_name.clone();

@@ -13,7 +13,7 @@ pub enum ErrorKind {
     Exists,
     /// In use, or the kernel was interrupted: the same call may work later (EBUSY, EAGAIN, EINTR).
     Busy,
-    /// Not permitted: CAP_NET_ADMIN is missing (EPERM, EACCES).
+    /// Not permitted: CAP_NET_ADMIN is missing (EPERM, EACCES), or /proc or /sys is read-only (EROFS).
     Denied,
     /// This kernel cannot do it (EOPNOTSUPP, EAFNOSUPPORT, EPROTONOSUPPORT).
     Unsupported,
@@ -46,7 +46,7 @@ impl Error {
             2 | 3 | 19 | 99 => ErrorKind::Absent,
             17 => ErrorKind::Exists,
             4 | 11 | 16 => ErrorKind::Busy,
-            1 | 13 => ErrorKind::Denied,
+            1 | 13 | 30 => ErrorKind::Denied,
             93 | 94 | 95 | 97 => ErrorKind::Unsupported,
             7 | 22 | 28 | 31 | 34 | 36 | 39 | 40 | 71 | 75 | 90 => ErrorKind::Invalid,
             _ => ErrorKind::Broken,

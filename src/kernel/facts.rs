@@ -36,6 +36,8 @@ pub enum Facts {
     RelayPorts(Vec<RelayFact>),
     /// What is lacking, with what the kernel said.
     Lacks(Vec<(Capability, String)>),
+    /// A number.
+    Number(u64),
     /// Rules, in their order within a chain.
     Rules(Vec<RuleFact>),
 }

@@ -1,10 +1,12 @@
-//! The seam: everything this program asks of Linux goes through one trait of three verbs.
+//! The seam: everything this program asks of Linux goes through one trait: apply, read, and hear
+//! what others do.
 //!
 //! Two hearts: `real` (netlink sockets) and `simulated` (the `sim` crate). Decorators: `record`,
 //! `fault`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
 //! Tests: `simulated` here and in `proptests`, `real` in `netlab`.
 
 mod capability;
+pub mod drift;
 mod error;
 mod facts;
 pub mod fault;
@@ -30,6 +32,7 @@ pub use relay::{RelayAnnounce, RelayFact, RelayKey, RelayOperation, RelayServing
 use std::net::IpAddr;
 
 use crate::model::{Family, Protocol};
+use drift::Lookout;
 
 /// Everything this program asks of Linux.
 pub trait Kernel {
@@ -42,6 +45,11 @@ pub trait Kernel {
 
     /// What this kernel can do, probed once at start.
     fn capabilities(&self) -> &Capabilities;
+
+    /// Somebody who hears of changes that others make from now on; `None` where nobody can.
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        Ok(None)
+    }
 }
 
 impl<K: Kernel + ?Sized> Kernel for Box<K> {
@@ -53,6 +61,9 @@ impl<K: Kernel + ?Sized> Kernel for Box<K> {
     }
     fn capabilities(&self) -> &Capabilities {
         (**self).capabilities()
+    }
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        (**self).lookout()
     }
 }
 
@@ -81,6 +92,8 @@ pub enum Transaction {
     /// Changes to the connections that this process carries itself, each tried in order whatever
     /// became of the one before.
     Relay(Vec<RelayOperation>),
+    /// Give conntrack's hash table so many buckets: a module parameter, and no sysctl.
+    ConntrackBuckets(u32),
 }
 
 /// The bytes of one nf_tables batch: `NFNL_MSG_BATCH_BEGIN`, messages, `NFNL_MSG_BATCH_END`.
@@ -137,6 +150,8 @@ impl Receipt {
 pub enum Depth {
     /// Whether it is there, and its comment.
     Head,
+    /// The same and its chains.
+    Chains,
     /// All of it. The time grows with the square of a set's size.
     Whole,
 }
@@ -155,7 +170,7 @@ pub enum Query {
     Rules(Family, String, Option<String>),
     /// Conntrack entries of one family and protocol, destination-NATed or not;
     /// answered by `Facts::Flows`.
-    Flows(Family, Protocol),
+    Flows(Family, Protocol, FlowsTo),
     /// A sysctl: path below `/proc/sys` with slashes; answered by `Facts::Text`.
     Sysctl(String),
     /// Addresses of this host's links; answered by `Facts::Addresses`.
@@ -178,6 +193,33 @@ pub enum Query {
     /// answered by `Facts::Lacks`. May load kernel modules. For what only some modes need: what
     /// all need stands in `capabilities`.
     Lacks(Vec<Capability>),
+    /// How many CPUs the machine has, whatever this process may use of them; answered by
+    /// `Facts::Number`.
+    Cpus,
+    /// The buckets of conntrack's hash table; answered by `Facts::Number`.
+    ConntrackBuckets,
+}
+
+/// Which conntrack entries are asked for, by what the client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlowsTo {
+    /// All.
+    Any,
+    /// Those to an address and port.
+    Socket(Socket),
+    /// Those to a port of any address.
+    Port(u16),
+}
+
+impl FlowsTo {
+    /// Whether a flow to this destination is asked for.
+    pub fn takes(self, destination: &Socket) -> bool {
+        match self {
+            FlowsTo::Any => true,
+            FlowsTo::Socket(socket) => socket == *destination,
+            FlowsTo::Port(port) => port == destination.port,
+        }
+    }
 }
 
 /// An address and a port, as conntrack and nftables pair them.

@@ -10,7 +10,8 @@ use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::Text;
 use crate::backend::iptables::removal;
 use crate::backend::ipvs::rules::Rules;
-use crate::backend::nftables::layout::TABLE;
+use crate::backend::nftables;
+use crate::backend::nftables::layout::{STANDBY, TABLE};
 use crate::backend::userspace::{GUARD, relay_address};
 use crate::backend::xtables::chain::Table;
 use crate::kernel::{
@@ -18,7 +19,6 @@ use crate::kernel::{
     Transaction, XtablesText,
 };
 use crate::model::{Family, Mode};
-use crate::netlink::nft::Batch;
 
 /// Removes what every mode made; gives how many tables, chains and rules there were.
 pub fn cleanup(kernel: &mut dyn Kernel) -> Result<usize, Error> {
@@ -37,7 +37,9 @@ fn remove(kernel: &mut dyn Kernel, mode: Mode, stays: Option<Mode>) -> Result<us
     match mode {
         // userspace mode leads packets by the same table.
         Mode::Nftables if stays == Some(Mode::Userspace) => Ok(0),
-        Mode::Nftables if has(Capability::Nftables) => tables(kernel, TABLE),
+        Mode::Nftables if has(Capability::Nftables) => {
+            Ok(tables(kernel, TABLE)? + tables(kernel, STANDBY)?)
+        }
         Mode::Userspace if has(Capability::Nftables) => userspace(kernel),
         Mode::Iptables if kernel.capabilities().xtables.is_some() => xtables(kernel, stays),
         Mode::Ipvs => {
@@ -55,9 +57,7 @@ fn tables(kernel: &mut dyn Kernel, name: &str) -> Result<usize, Error> {
         if let Facts::Table(Some(_)) =
             kernel.read(&Query::Table(family, name.to_owned(), Depth::Head))?
         {
-            let mut batch = Batch::new(family, name);
-            batch.delete_table();
-            kernel.apply(&Transaction::Nft(batch.finish()))?;
+            kernel.apply(&Transaction::Nft(nftables::removal(family, name)))?;
             removed += 1;
         }
     }
@@ -146,17 +146,18 @@ mod tests {
     use super::*;
     use crate::kernel::simulated::Simulated;
     use crate::kernel::{Capabilities, XtablesFlavour, XtablesText};
+    use crate::netlink::nft::Batch;
 
     #[test]
     fn only_our_tables_go() {
         let mut kernel = Simulated::new(sim::Host::new(1));
-        for table in [TABLE, "somebody-elses"] {
+        for table in [TABLE, STANDBY, "somebody-elses"] {
             let mut batch = Batch::new(Family::V4, table);
             batch.add_table("a table");
             kernel.apply(&Transaction::Nft(batch.finish())).expect("the simulator takes tables");
         }
         assert_eq!(leave_only(&mut kernel, Mode::Nftables), Ok(0));
-        assert_eq!(cleanup(&mut kernel), Ok(1));
+        assert_eq!(cleanup(&mut kernel), Ok(2));
         assert_eq!(cleanup(&mut kernel), Ok(0));
         let left: Vec<_> =
             kernel.host().nft().tables().iter().map(|t| t.name().to_owned()).collect();

@@ -1,6 +1,6 @@
-//! Which UDP flows the kernel must forget: those that go on to an endpoint that does not answer
-//! any more, or that slipped past a Service before it had endpoints. UDP only, since TCP and
-//! SCTP flows end by themselves.
+//! Which flows the kernel must forget: those that go on to an endpoint that does not answer any
+//! more, or that slipped past a Service before it had endpoints. UDP, and SCTP, whose clients come
+//! back with the ports they had; TCP flows end by themselves.
 //!
 //! Pure: flows in, flows out; it must never talk to a kernel or keep anything between calls.
 //! After `pkg/proxy/conntrack/cleanup.go`, without its faults (lines 50 and 51 of
@@ -9,18 +9,24 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::kernel::{FlowFact, Socket};
+use crate::backend::program::Frontend;
+use crate::kernel::{FlowFact, FlowsTo, Socket};
 use crate::model::{Family, NamespacedName, Protocol, Service, ServicePort};
 use crate::topology;
 use crate::track::Cluster;
 
-/// Where UDP Service ports are reached, and the endpoints that answer there. Only ever looked
+/// Protocols whose flows are looked after.
+pub const PROTOCOLS: [Protocol; 2] = [Protocol::Udp, Protocol::Sctp];
+/// Questions to the kernel that are asked one by one.
+const QUESTIONS: usize = 8;
+
+/// Where Service ports are reached, and the endpoints that answer there. Only ever looked
 /// up, so that the order of hash maps cannot show.
 #[derive(Clone, Debug, Default)]
 pub struct Frontends {
     /// Cluster, external and load balancer addresses; the number is an index of `serving`.
-    sockets: HashMap<Socket, usize>,
-    node_ports: HashMap<(Family, u16), usize>,
+    sockets: HashMap<(Protocol, Socket), usize>,
+    node_ports: HashMap<(Family, Protocol, u16), usize>,
     /// Addresses that take NodePort traffic, where they are known.
     node_addresses: Option<HashSet<IpAddr>>,
     /// Sorted.
@@ -28,7 +34,7 @@ pub struct Frontends {
 }
 
 impl Frontends {
-    /// The UDP frontends of some of a cluster's Services, in these families. Of Services that
+    /// The frontends, of protocols that are looked after, of some of a cluster's Services, in these families. Of Services that
     /// claim the same address and port all must be given, or none.
     ///
     /// `node_addresses` are the node's own addresses that take NodePort traffic. `None` if they
@@ -44,12 +50,12 @@ impl Frontends {
             ..Frontends::default()
         };
         let known = services.filter_map(|name| cluster.service(name));
-        let mut services: Vec<&Service> = known.filter(|s| has_udp(s)).collect();
+        let mut services: Vec<&Service> = known.collect();
         // Of two that claim one address and port the older one has it, so it is put in first.
         services.sort_by_key(|s| (s.created, &s.name));
         services.dedup_by_key(|s| &s.name);
         for service in services {
-            for port in service.ports.iter().filter(|p| p.protocol == Protocol::Udp) {
+            for port in service.ports.iter().filter(|p| PROTOCOLS.contains(&p.protocol)) {
                 for family in families.iter().filter(|f| service.cluster_ip(**f).is_some()) {
                     let serving = topology::serving(cluster, service, port, *family);
                     frontends.serving.push(serving.into_iter().collect());
@@ -71,20 +77,60 @@ impl Frontends {
         let addresses = [&service.cluster_ips, &service.external_ips, &service.load_balancer_ips];
         for address in addresses.into_iter().flatten().filter(|a| Family::of(**a) == family) {
             let socket = Socket { address: *address, port: port.port };
-            self.sockets.entry(socket).or_insert(index);
+            self.sockets.entry((port.protocol, socket)).or_insert(index);
         }
         if let Some(node_port) = port.node_port {
-            self.node_ports.entry((family, node_port)).or_insert(index);
+            self.node_ports.entry((family, port.protocol, node_port)).or_insert(index);
         }
+    }
+
+    /// Frontends that nobody has any more: no flow may go on through them.
+    pub fn without<'f>(mut self, gone: impl Iterator<Item = &'f (Family, Frontend)>) -> Frontends {
+        let index = self.serving.len();
+        for (family, frontend) in gone {
+            let (protocol, port) = (frontend.protocol, frontend.port);
+            match frontend.address {
+                Some(address) => {
+                    let socket = Socket { address, port };
+                    self.sockets.entry((protocol, socket)).or_insert(index);
+                }
+                None => {
+                    self.node_ports.entry((*family, protocol, port)).or_insert(index);
+                }
+            }
+        }
+        self.serving.push(Vec::new());
+        self
+    }
+
+    /// What to ask the kernel for to hear of every flow of a family and protocol that may be stale:
+    /// each question makes it look at its whole table, so there are few, or one for all.
+    pub fn questions(&self, family: Family, protocol: Protocol) -> Vec<FlowsTo> {
+        let sockets = self
+            .sockets
+            .keys()
+            .filter(|(p, socket)| *p == protocol && Family::of(socket.address) == family);
+        let ports = self.node_ports.keys().filter(|(f, p, _)| *f == family && *p == protocol);
+        let mut questions: Vec<FlowsTo> = sockets
+            .map(|(_, socket)| FlowsTo::Socket(*socket))
+            .chain(ports.map(|(_, _, port)| FlowsTo::Port(*port)))
+            .take(QUESTIONS + 1)
+            .collect();
+        if questions.len() > QUESTIONS {
+            return vec![FlowsTo::Any];
+        }
+        questions.sort_unstable();
+        questions
     }
 
     /// The endpoints that answer for a flow's destination; `None` if that is no frontend.
     fn serving(&self, flow: &FlowFact) -> Option<&[Socket]> {
         let by_node_port = || {
-            let key = (Family::of(flow.destination.address), flow.destination.port);
+            let family = Family::of(flow.destination.address);
+            let key = (family, flow.protocol, flow.destination.port);
             self.node_ports.get(&key).filter(|_| self.is_on_node(flow))
         };
-        let index = self.sockets.get(&flow.destination).or_else(by_node_port)?;
+        let index = self.sockets.get(&(flow.protocol, flow.destination)).or_else(by_node_port)?;
         self.serving.get(*index).map(Vec::as_slice)
     }
 
@@ -98,20 +144,12 @@ impl Frontends {
     }
 }
 
-/// Whether a change of this Service or its endpoints can leave stale flows behind.
-fn has_udp(service: &Service) -> bool {
-    service.ports.iter().any(|p| p.protocol == Protocol::Udp)
-}
-
 /// The flows to forget, in the order given.
 pub fn stale(frontends: &Frontends, flows: &[FlowFact]) -> Vec<FlowFact> {
     flows.iter().filter(|flow| is_stale(frontends, flow)).cloned().collect()
 }
 
 fn is_stale(frontends: &Frontends, flow: &FlowFact) -> bool {
-    if flow.protocol != Protocol::Udp {
-        return false;
-    }
     let Some(serving) = frontends.serving(flow) else {
         return false;
     };
@@ -253,6 +291,33 @@ mod tests {
         assert!(is_forgotten(&cluster, None, flow("192.0.2.1:30053", "10.1.0.2:5353")));
         assert!(!is_forgotten(&cluster, None, flow("192.0.2.1:30053", "10.1.0.1:5353")));
         assert!(!is_forgotten(&cluster, None, flow("203.0.113.5:30053", "203.0.113.5:30053")));
+    }
+
+    #[test]
+    fn flows_through_a_frontend_that_is_gone_are_forgotten() {
+        let frontend = |address: Option<&str>, port| Frontend {
+            address: address.map(|a| a.parse().unwrap()),
+            protocol: Protocol::Udp,
+            port,
+        };
+        let gone = [
+            (Family::V4, frontend(Some("10.0.0.77"), 53)),
+            (Family::V4, frontend(None, 30077)),
+            // Somebody has this one again.
+            (Family::V4, frontend(Some("10.0.0.10"), 53)),
+        ];
+        let node: &[IpAddr] = &["192.0.2.1".parse().unwrap()];
+        let frontends = of_all(&dns("10.1.0.1=S"), &Family::ALL, Some(node)).without(gone.iter());
+        let is_stale = |to, endpoint| !stale(&frontends, &[flow(to, endpoint)]).is_empty();
+        assert!(is_stale("10.0.0.77:53", "10.1.0.1:5353"));
+        assert!(is_stale("192.0.2.1:30077", "10.1.0.1:5353"));
+        assert!(!is_stale("10.0.0.77:53", "10.0.0.77:53"), "not translated: not ours");
+        assert!(!is_stale("203.0.113.5:30077", "10.1.0.1:5353"), "another host's");
+        assert!(!is_stale("10.0.0.10:53", "10.1.0.1:5353"));
+        let asked = frontends.questions(Family::V4, Protocol::Udp);
+        assert_eq!(asked.len(), 6, "{asked:?}");
+        assert_eq!(frontends.questions(Family::V6, Protocol::Udp), []);
+        assert_eq!(frontends.questions(Family::V4, Protocol::Sctp), []);
     }
 
     #[test]

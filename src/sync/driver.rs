@@ -8,6 +8,7 @@ use super::Report;
 use crate::backend::Options;
 use crate::backend::program::Frontend;
 use crate::backend::ruleset::Ruleset;
+use crate::kernel::drift::Touched;
 use crate::kernel::{Error, Kernel};
 use crate::model::{Family, Mode, Notice};
 
@@ -36,6 +37,10 @@ pub(super) trait Driver: std::fmt::Debug + Send {
 
     /// Looks whether what was written is still there; gives what is wrong, if anything is.
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error>;
+
+    /// Whether a change that somebody else made is in what this mode wrote, so that it has to be
+    /// put right. Facilities that tell nobody are only looked at now and then, by `look`.
+    fn minds(&self, change: &Touched) -> bool;
 
     /// Brings the kernel to what is wanted. After an error the caller distrusts it.
     fn bring(

@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::Report;
+use super::conntrack::PROTOCOLS;
 use super::driver::{Driver, Wanted, driver};
 use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
+use crate::kernel::drift::{Foreign, Process, Touched};
 use crate::kernel::{Error, Kernel};
-use crate::model::{Family, Mode, NamespacedName, Notice, Protocol};
+use crate::model::{Family, Mode, NamespacedName, Notice};
 use crate::track::Cluster;
 
 /// One family.
@@ -21,6 +23,8 @@ pub(super) struct FamilySync {
     ruleset: Ruleset,
     changed: BTreeSet<Frontend>,
     behind: bool,
+    /// Whether somebody else changed what was written, and it was not put right yet.
+    drifted: bool,
     driver: Box<dyn Driver>,
 }
 
@@ -31,6 +35,7 @@ impl FamilySync {
             ruleset: Ruleset::default(),
             changed: BTreeSet::new(),
             behind: true,
+            drifted: false,
             driver: driver(mode, family),
         }
     }
@@ -45,6 +50,11 @@ impl FamilySync {
 
     pub(super) fn is_behind(&self) -> bool {
         self.behind || self.driver.is_unknown() || self.driver.is_behind()
+    }
+
+    /// Whether the rules are those that are wanted; remainders may still have to be taken away.
+    pub(super) fn is_written(&self) -> bool {
+        !self.behind && !self.driver.is_unknown()
     }
 
     pub(super) fn is_unknown(&self) -> bool {
@@ -63,9 +73,29 @@ impl FamilySync {
         }
         if let Some(wrong) = self.driver.look(kernel)? {
             tracing::warn!("{} {wrong}; it is put right", self.family);
+            self.drifted = true;
             self.distrust();
         }
         Ok(())
+    }
+
+    /// Takes in what somebody else did; what of it is in our rules is put right by the next sync.
+    pub(super) fn suspect(&mut self, foreign: &Foreign) {
+        let minds = |touched: &Touched| self.driver.minds(touched);
+        let Some(touched) = foreign.touched.iter().find(|touched| minds(touched)) else { return };
+        // Whatever comes before that sync is put right by it as well.
+        if self.driver.is_unknown() {
+            return;
+        }
+        let who = foreign.process.as_ref().map_or("somebody".to_owned(), Process::to_string);
+        tracing::warn!(
+            "{who} changed the {} table {} ({}); it is put right",
+            self.family,
+            touched.table,
+            if touched.object.is_empty() { "all of it" } else { &touched.object },
+        );
+        self.drifted = true;
+        self.distrust();
     }
 
     pub(super) fn mark_behind(&mut self) {
@@ -79,12 +109,13 @@ impl FamilySync {
 
     /// Takes one Service's state into what is wanted.
     ///
-    /// Gives the Services that now have the UDP frontends it has or had.
+    /// Gives the Services that now have the frontends it has or had, of protocols whose flows are
+    /// looked after, and those of them that nobody has any more.
     pub(super) fn compile(
         &mut self,
         cluster: &Cluster,
         name: &NamespacedName,
-    ) -> BTreeSet<NamespacedName> {
+    ) -> (BTreeSet<NamespacedName>, Vec<Frontend>) {
         let service = cluster.service(name);
         let programs = service.map(|s| compile(cluster, s, self.family)).unwrap_or_default();
         let health = service
@@ -94,11 +125,18 @@ impl FamilySync {
         let touched = self.ruleset.replace(name, programs);
         self.behind |= !touched.is_empty();
         let concerned = self.ruleset.claimed(name).chain(&touched);
-        let udp = concerned.filter(|frontend| frontend.protocol == Protocol::Udp);
-        let owners = udp.filter_map(|frontend| self.ruleset.program(frontend));
-        let owners = owners.map(|program| program.origin.service.clone()).collect();
+        let mut owners = BTreeSet::new();
+        let mut gone = Vec::new();
+        for frontend in concerned.filter(|f| PROTOCOLS.contains(&f.protocol)) {
+            match self.ruleset.program(frontend) {
+                Some(program) => {
+                    owners.insert(program.origin.service.clone());
+                }
+                None => gone.push(*frontend),
+            }
+        }
         self.changed.extend(touched);
-        owners
+        (owners, gone)
     }
 
     pub(super) fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {
@@ -122,6 +160,7 @@ impl FamilySync {
         match self.driver.bring(kernel, wanted, report) {
             Ok(()) => {
                 self.behind = false;
+                report.repaired += usize::from(std::mem::take(&mut self.drifted));
                 Ok(())
             }
             Err(error) => {

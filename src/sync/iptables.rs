@@ -10,6 +10,7 @@ use crate::backend::iptables::rule::SourcePort;
 use crate::backend::iptables::shape::{
     Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
 };
+use crate::kernel::drift::Touched;
 use crate::kernel::{
     Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
 };
@@ -52,6 +53,11 @@ impl Driver for Iptables {
         self.looks_left_out = applied.size() / RULES_A_LOOK;
         let text = read(kernel, self.family)?;
         Ok(applied.drift(&Dump::read(&text)))
+    }
+
+    fn minds(&self, _change: &Touched) -> bool {
+        // The tool writes for us in a process of its own, whose changes look like somebody else's.
+        false
     }
 
     fn bring(

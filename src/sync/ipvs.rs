@@ -14,6 +14,7 @@ use crate::backend::ipvs::adopt::{Found, node_addresses};
 use crate::backend::ipvs::plan::{Applied, Steps};
 use crate::backend::ipvs::rules::Rules;
 use crate::backend::xtables::rule::SourcePort;
+use crate::kernel::drift::Touched;
 use crate::kernel::{
     Capability, DestinationFact, Error, ErrorKind, Facts, IpsetOperation, IpvsTimeouts, Kernel,
     LinkFact, Query, Scheduler, Socket, Transaction, VirtualServer, XtablesText,
@@ -82,6 +83,11 @@ impl Driver for Ipvs {
         let Some(rules) = &self.rules else { return Ok(None) };
         let wrong = rules.text(&dump(kernel, self.family)?).operations;
         Ok((wrong > 0).then(|| format!("{wrong} rules or chains of iptables are not as written")))
+    }
+
+    fn minds(&self, _change: &Touched) -> bool {
+        // IPVS and ipset tell nobody.
+        false
     }
 
     fn bring(

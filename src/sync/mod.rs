@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod conntrack;
 pub mod run;
 pub mod schedule;
+pub mod sysctls;
 
 mod driver;
 mod family;
@@ -31,13 +32,13 @@ use ipnet::IpNet;
 use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
+use crate::backend::program::Frontend;
 pub use crate::kernel::IpvsTimeouts;
+use crate::kernel::drift::Foreign;
 use crate::kernel::{
     Capability, Error, Facts, Kernel, Query, RelayOperation, RelaySettings, Transaction,
 };
-use crate::model::{
-    Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice, Protocol,
-};
+use crate::model::{Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
 
@@ -97,6 +98,8 @@ pub struct Report {
     pub bytes: usize,
     /// Conntrack entries and remembered clients that were forgotten.
     pub forgotten: usize,
+    /// Families whose rules somebody else had changed and that were put right.
+    pub repaired: usize,
     /// Why stale conntrack entries could not be forgotten; the next sync tries again.
     pub not_forgotten: Option<Error>,
 }
@@ -107,8 +110,10 @@ pub struct Proxy {
     options: Options,
     tracker: Tracker,
     families: Vec<FamilySync>,
-    /// Services that UDP flows may slip past, or go on through to endpoints that are gone.
+    /// Services that flows may slip past, or go on through to endpoints that are gone.
     stale_flows: BTreeSet<NamespacedName>,
+    /// Frontends that flows may go on through although nobody has them any more.
+    gone: BTreeSet<(Family, Frontend)>,
     last_changes: Changes,
 }
 
@@ -127,6 +132,7 @@ impl Proxy {
             families: options.families.iter().map(|f| FamilySync::new(options.mode, *f)).collect(),
             options,
             stale_flows: BTreeSet::new(),
+            gone: BTreeSet::new(),
             last_changes: Changes::default(),
         }
     }
@@ -144,7 +150,7 @@ impl Proxy {
     /// Whether something is known that was not programmed yet.
     pub fn has_changes(&self) -> bool {
         let behind = self.families.iter().any(FamilySync::is_behind);
-        behind || self.tracker.has_changes() || !self.stale_flows.is_empty()
+        behind || self.tracker.has_changes() || self.has_stale_flows()
     }
 
     /// What is known of the cluster.
@@ -202,6 +208,13 @@ impl Proxy {
         Ok(())
     }
 
+    /// Takes in what somebody else did in the kernel. What of it is in our rules is put right by
+    /// the next sync; where not all of it is known, it is looked whether our tables are there.
+    pub fn suspect(&mut self, foreign: &Foreign) -> Result<(), Error> {
+        self.families.iter_mut().for_each(|family| family.suspect(foreign));
+        if foreign.more { self.check_kernel() } else { Ok(()) }
+    }
+
     /// Changes the options; the next sync brings the rules up to them.
     pub fn set_options(&mut self, options: Options) {
         if options != self.options {
@@ -215,10 +228,23 @@ impl Proxy {
         self.families.iter_mut().for_each(FamilySync::distrust);
     }
 
-    /// Brings the kernel up to what is known. Before everything was listed once it does nothing.
-    /// An error in one family does not stop the other; the first one is given back, and what was
-    /// not carried out is tried again by the next call.
+    /// Brings the kernel up to what is known: the rules, and then the flows that they hold for.
+    /// Before everything was listed once it does nothing. An error in one family does not stop the
+    /// other; the first one is given back, and what was not carried out is tried again by the next
+    /// call.
     pub fn sync(&mut self) -> Result<Report, Error> {
+        let report = self.sync_rules();
+        let flows = self.forget_flows();
+        let mut report = report?;
+        match flows {
+            Ok(forgotten) => report.forgotten += forgotten,
+            Err(error) => report.not_forgotten = Some(error),
+        }
+        Ok(report)
+    }
+
+    /// The first half of [`Proxy::sync`].
+    pub fn sync_rules(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         if !self.ready() {
             return Ok(report);
@@ -229,15 +255,6 @@ impl Proxy {
             let options = mode_options(&self.options, self.tracker.cluster());
             let brought = family.bring(&mut *self.kernel, &options, &mut report);
             outcome = outcome.and(brought);
-        }
-        // Flows of a family whose rules could not be written would come back as they were.
-        let written = |family: &&FamilySync| !family.is_behind();
-        let written: Vec<Family> =
-            self.families.iter().filter(written).map(FamilySync::family).collect();
-        let services = std::mem::take(&mut self.stale_flows);
-        report.not_forgotten = self.forget_stale_flows((&services, &written), &mut report).err();
-        if report.not_forgotten.is_some() || outcome.is_err() {
-            self.stale_flows = services;
         }
         outcome.map(|()| report)
     }
@@ -255,6 +272,31 @@ impl Proxy {
     /// Removes what other modes left behind, once this one is complete; gives how much there was.
     pub fn leave_only_this_mode(&mut self) -> Result<usize, Error> {
         cleanup::leave_only(&mut *self.kernel, self.options.mode)
+    }
+
+    /// Whether flows may have to be forgotten.
+    pub fn has_stale_flows(&self) -> bool {
+        !self.stale_flows.is_empty() || !self.gone.is_empty()
+    }
+
+    /// The second half of [`Proxy::sync`], which may take the kernel longer than the first: it looks
+    /// at every entry of its table. Gives how many flows were forgotten; what could not be is tried
+    /// again by the next call.
+    pub fn forget_flows(&mut self) -> Result<usize, Error> {
+        if !self.has_stale_flows() {
+            return Ok(0);
+        }
+        // Flows of a family whose rules could not be written would come back as they were.
+        let written = self.families.iter().filter(|family| family.is_written());
+        let written: Vec<Family> = written.map(FamilySync::family).collect();
+        let services = std::mem::take(&mut self.stale_flows);
+        let gone = std::mem::take(&mut self.gone);
+        let forgotten = self.forget_stale_flows((&services, &gone), &written);
+        if forgotten.is_err() || written.len() < self.families.len() {
+            self.stale_flows = services;
+            self.gone = gone;
+        }
+        forgotten
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -276,7 +318,9 @@ impl Proxy {
         report.services = changes.services.len();
         for name in &changes.services {
             for family in &mut self.families {
-                self.stale_flows.extend(family.compile(cluster, name));
+                let (owners, gone) = family.compile(cluster, name);
+                self.stale_flows.extend(owners);
+                self.gone.extend(gone.into_iter().map(|frontend| (family.family(), frontend)));
             }
         }
         if changes.service_cidrs || changes.everything {
@@ -299,16 +343,15 @@ impl Proxy {
         all.iter().copied().filter(takes).collect()
     }
 
-    /// Rules hold for new flows only: UDP flows that go on to an endpoint that is gone are
-    /// forgotten, after the rules are in.
+    /// Rules hold for new flows only: flows that go on to an endpoint that is gone are forgotten,
+    /// after the rules are in.
     fn forget_stale_flows(
         &mut self,
-        (services, written): (&BTreeSet<NamespacedName>, &[Family]),
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        let able = self.kernel.capabilities().has(Capability::Conntrack);
-        if services.is_empty() || !able {
-            return Ok(());
+        (services, gone): (&BTreeSet<NamespacedName>, &BTreeSet<(Family, Frontend)>),
+        written: &[Family],
+    ) -> Result<usize, Error> {
+        if !self.kernel.capabilities().has(Capability::Conntrack) {
+            return Ok(0);
         }
         let addresses = match self.kernel.read(&Query::Addresses) {
             Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
@@ -322,18 +365,25 @@ impl Proxy {
             &self.options.families,
             addresses.as_deref(),
         );
-        for family in written {
-            let flows = match self.kernel.read(&Query::Flows(*family, Protocol::Udp))? {
-                Facts::Flows(flows) => flows,
-                other => unreachable_answer("flows", &other)?,
-            };
-            let stale = conntrack::stale(&frontends, &flows);
-            if !stale.is_empty() {
-                report.forgotten += stale.len();
-                self.kernel.apply(&Transaction::ForgetFlows(stale))?;
+        let frontends = frontends.without(gone.iter());
+        let mut forgotten = 0;
+        for (family, protocol) in written
+            .iter()
+            .flat_map(|family| conntrack::PROTOCOLS.map(|protocol| (*family, protocol)))
+        {
+            for to in frontends.questions(family, protocol) {
+                let flows = match self.kernel.read(&Query::Flows(family, protocol, to))? {
+                    Facts::Flows(flows) => flows,
+                    other => unreachable_answer("flows", &other)?,
+                };
+                let stale = conntrack::stale(&frontends, &flows);
+                if !stale.is_empty() {
+                    forgotten += stale.len();
+                    self.kernel.apply(&Transaction::ForgetFlows(stale))?;
+                }
             }
         }
-        Ok(())
+        Ok(forgotten)
     }
 }
 

@@ -9,10 +9,11 @@ use crate::backend::Options;
 use crate::backend::nftables;
 use crate::backend::nftables::affinity;
 use crate::backend::nftables::elements::Key;
-use crate::backend::nftables::layout::{Set, TABLE, table_comment};
-use crate::backend::nftables::plan::{Applied, Plan, Start};
+use crate::backend::nftables::layout::{STANDBY, Set, TABLE, table_comment};
+use crate::backend::nftables::plan::{Applied, Plan};
 use crate::backend::program::Frontend;
 use crate::backend::ruleset::Wants;
+use crate::kernel::drift::Touched;
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
 };
@@ -21,12 +22,24 @@ use crate::model::Family;
 /// Remembered clients that one transaction forgets: 64 KiB of it, which every socket takes.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
+/// Whether a table is built in one transaction or in several.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtOnce {
+    Yes,
+    No,
+}
+
+/// What the table is to be brought to.
+type Goal<'a> = (&'a dyn Wants, &'a Options);
+
 /// One family's table.
 #[derive(Debug)]
 pub(super) struct Nftables {
     family: Family,
     /// `None`: what is in the kernel has to be read before anything is written.
     applied: Option<Applied>,
+    /// Whether a second table stands in, or did until a moment ago.
+    stood_in: bool,
     forget_clients: bool,
     look_again: bool,
 }
@@ -37,7 +50,7 @@ impl Driver for Nftables {
     }
 
     fn is_behind(&self) -> bool {
-        self.forget_clients
+        self.forget_clients || self.stood_in
     }
 
     fn distrust(&mut self) {
@@ -45,11 +58,16 @@ impl Driver for Nftables {
     }
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
-        let ours = match kernel.read(&Query::Table(self.family, TABLE.to_owned(), Depth::Head))? {
+        let query = Query::Table(self.family, TABLE.to_owned(), Depth::Head);
+        let ours = match kernel.read(&query)? {
             Facts::Table(table) => table.is_some_and(|table| table.comment == table_comment()),
             other => super::unreachable_answer("a table", &other)?,
         };
         Ok((!ours).then(|| "the table kube-proxy is gone or not ours any more".to_owned()))
+    }
+
+    fn minds(&self, change: &Touched) -> bool {
+        change.family == self.family && change.table == TABLE
     }
 
     fn bring(
@@ -80,59 +98,135 @@ impl Driver for Nftables {
 
 impl Nftables {
     pub(super) fn new(family: Family) -> Nftables {
-        Nftables { family, applied: None, forget_clients: false, look_again: false }
+        Nftables {
+            family,
+            applied: None,
+            stood_in: false,
+            forget_clients: false,
+            look_again: false,
+        }
     }
 
     /// Brings the table to what is wanted, whoever wants it.
     pub(super) fn bring_to(
         &mut self,
         kernel: &mut dyn Kernel,
-        wanted: (&dyn Wants, &Options),
+        goal: Goal<'_>,
         changed: BTreeSet<Frontend>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let largest = kernel.capabilities().largest_batch;
-        let (mut start, mut remembered) = (Start::Known, Vec::new());
-        let applied = match &mut self.applied {
-            Some(applied) => applied,
-            None => {
-                (start, remembered) = read_start(kernel, self.family)?;
-                self.applied.insert(Applied::new(self.family, start))
-            }
-        };
-        let mut plan = Plan::new(applied, wanted, changed);
-        plan.limit_to(largest);
+        let mut remembered = Vec::new();
+        if self.applied.is_none() {
+            remembered = self.make_room(kernel, goal, report)?;
+        } else {
+            self.dismiss(kernel, report)?;
+        }
+        let absent = || Applied::absent(self.family);
+        let applied = self.applied.get_or_insert_with(absent);
+        let mut plan = Plan::new(applied, goal, changed);
+        if self.stood_in {
+            plan.hook_in_last();
+        }
+        plan.limit_to(kernel.capabilities().largest_batch);
         plan.carry_over(remembered);
         while let Some(batch) = plan.next_batch() {
-            let too_large = start == Start::Replace && batch.bytes.len() > largest;
-            match apply(kernel, batch, report) {
-                Err(e) if too_large && e.kind == ErrorKind::Invalid => {
-                    return self.build_anew(kernel, wanted, report);
-                }
-                applied => applied?,
-            }
+            apply(kernel, batch, report)?;
         }
         self.forget_clients |= plan.forgets_clients;
         self.forget_clients(kernel, report)
     }
 
-    /// Takes the table away and builds it step by step, where the socket does not take enough to
-    /// replace it at once: outside the first user namespace `net.core.wmem_max` is its limit. For
-    /// some milliseconds there is no Service; else there would be none of what changed, for ever.
-    fn build_anew(
+    /// Sees to it that there is no table, and gives the clients that were remembered. What there
+    /// was goes only when a complete table stands in for it. To list what is there and write the
+    /// differences would take longer: the kernel's listing grows with the square of a set's size
+    /// (30 s at 500,000 elements, against 1.2 s to write them).
+    fn make_room(
         &mut self,
         kernel: &mut dyn Kernel,
-        wanted: (&dyn Wants, &Options),
+        goal: Goal<'_>,
+        report: &mut Report,
+    ) -> Result<Vec<ElementFact>, Error> {
+        let ours = found(kernel, self.family, TABLE)?;
+        let mut standby = found(kernel, self.family, STANDBY)?;
+        let serves = |table: &Option<Found>| table.as_ref().is_some_and(|found| found.hooked);
+        // Left behind by a process that was killed: of use only if it had gone on to replace ours.
+        if standby.is_some() && (serves(&ours) || !serves(&standby)) {
+            apply(kernel, nftables::removal(self.family, STANDBY), report)?;
+            standby = None;
+        }
+        if let (Some(ours), None) = (&ours, &standby)
+            && ours.hooked
+        {
+            let remembered = remembered(kernel, self.family, (TABLE, &ours.comment))?;
+            self.stand_in(kernel, (goal, remembered), report)?;
+            standby = Some(Found { comment: table_comment(), hooked: true });
+        }
+        self.stood_in = standby.is_some();
+        let remembered = match &standby {
+            Some(found) => remembered(kernel, self.family, (STANDBY, &found.comment))?,
+            None => Vec::new(),
+        };
+        if ours.is_some() {
+            apply(kernel, nftables::removal(self.family, TABLE), report)?;
+        }
+        Ok(remembered)
+    }
+
+    /// Builds the table that stands in: at once, so that it is complete if it is there; where the
+    /// socket does not take that much, step by step.
+    fn stand_in(
+        &self,
+        kernel: &mut dyn Kernel,
+        (goal, remembered): (Goal<'_>, Vec<ElementFact>),
         report: &mut Report,
     ) -> Result<(), Error> {
-        tracing::warn!(
-            "the {} table is too large to be replaced at once and is built anew, which new \
-             connections notice for a moment; raise net.core.wmem_max to avoid it",
-            self.family
-        );
-        apply(kernel, nftables::removal(self.family), report)?;
-        self.applied = Some(Applied::new(self.family, Start::Absent));
-        self.bring_to(kernel, wanted, BTreeSet::new(), report)
+        let with = (goal, &remembered[..]);
+        let built = match self.build_standby(kernel, (with, AtOnce::Yes), report) {
+            Ok(false) => self.build_standby(kernel, (with, AtOnce::No), report),
+            other => other,
+        };
+        if built.is_err() {
+            // Half of it must not be taken for all of it; where nothing is there, this fails.
+            let _ = apply(kernel, nftables::removal(self.family, STANDBY), report);
+        }
+        built.map(|_| ())
+    }
+
+    /// Gives whether it could be built that way.
+    fn build_standby(
+        &self,
+        kernel: &mut dyn Kernel,
+        ((goal, remembered), at_once): ((Goal<'_>, &[ElementFact]), AtOnce),
+        report: &mut Report,
+    ) -> Result<bool, Error> {
+        let largest = kernel.capabilities().largest_batch;
+        let mut standby = Applied::absent_standby(self.family);
+        let mut plan = Plan::new(&mut standby, goal, BTreeSet::new());
+        match at_once {
+            AtOnce::Yes => plan.at_once(),
+            AtOnce::No => plan.limit_to(largest),
+        }
+        plan.hook_in_last();
+        plan.carry_over(remembered.to_vec());
+        while let Some(batch) = plan.next_batch() {
+            if at_once == AtOnce::Yes && batch.bytes.len() > largest {
+                return Ok(false);
+            }
+            apply(kernel, batch, report)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes away the table that stood in: at the next turn, when no packet is under way any more
+    /// that entered a hook before ours was complete.
+    fn dismiss(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        if !std::mem::take(&mut self.stood_in) {
+            return Ok(());
+        }
+        match apply(kernel, nftables::removal(self.family, STANDBY), report) {
+            Err(e) if e.kind == ErrorKind::Absent => Ok(()),
+            other => other,
+        }
     }
 
     /// Removes remembered clients whose endpoint is gone.
@@ -190,21 +284,37 @@ fn forget(
     }
 }
 
-/// What stands in the table's place, and the clients it remembers if it is one of ours.
-fn read_start(kernel: &mut dyn Kernel, family: Family) -> Result<(Start, Vec<ElementFact>), Error> {
-    let comment = match kernel.read(&Query::Table(family, TABLE.to_owned(), Depth::Head))? {
-        Facts::Table(Some(table)) => table.comment,
-        Facts::Table(None) => return Ok((Start::Absent, Vec::new())),
-        other => return super::unreachable_answer("a table", &other),
-    };
+/// A table that is there.
+struct Found {
+    comment: String,
+    /// Whether packets meet it. What is built while another stands in is complete if they do.
+    hooked: bool,
+}
+
+fn found(kernel: &mut dyn Kernel, family: Family, table: &str) -> Result<Option<Found>, Error> {
+    match kernel.read(&Query::Table(family, table.to_owned(), Depth::Chains))? {
+        Facts::Table(table) => Ok(table.map(|table| Found {
+            hooked: table.chains.iter().any(|chain| chain.hook.is_some()),
+            comment: table.comment,
+        })),
+        other => super::unreachable_answer("a table", &other),
+    }
+}
+
+/// The clients a table remembers, if it is one of ours.
+fn remembered(
+    kernel: &mut dyn Kernel,
+    family: Family,
+    (table, comment): (&str, &str),
+) -> Result<Vec<ElementFact>, Error> {
     if comment != table_comment() {
-        return Ok((Start::Replace, Vec::new()));
+        return Ok(Vec::new());
     }
     let set = Set::Affinity.name().to_owned();
-    match kernel.read(&Query::Elements(family, TABLE.to_owned(), set)) {
-        Ok(Facts::Elements(remembered)) => Ok((Start::Replace, remembered)),
+    match kernel.read(&Query::Elements(family, table.to_owned(), set)) {
+        Ok(Facts::Elements(remembered)) => Ok(remembered),
         // Somebody removed the set from our table: nothing is remembered.
-        Err(e) if e.kind == ErrorKind::Absent => Ok((Start::Replace, Vec::new())),
+        Err(e) if e.kind == ErrorKind::Absent => Ok(Vec::new()),
         Err(e) => Err(e),
         Ok(other) => super::unreachable_answer("elements", &other),
     }

@@ -11,10 +11,14 @@ use tokio::sync::{mpsc, watch};
 use super::schedule::Schedule;
 use super::{Options, Proxy, Report};
 use crate::kernel::Error;
+use crate::kernel::drift::Foreign;
 use crate::model::{Event, Node};
 
 /// Events taken in before a sync that is due begins.
 const DRAIN: usize = 16_384;
+
+/// When what a sync left to do is gone on with.
+const REST: Duration = Duration::from_secs(1);
 
 /// Who is told what the loop does.
 pub trait Observer {
@@ -28,6 +32,8 @@ pub trait Observer {
     fn begun(&mut self);
     /// A sync has ended.
     fn ended(&mut self, proxy: &mut Proxy, sync: &Ended);
+    /// So many stale flows were forgotten after it, or why they could not be.
+    fn forgot(&mut self, flows: &Result<usize, Error>, took: Duration);
 }
 
 /// A sync that has ended.
@@ -70,6 +76,8 @@ pub type Resolve = Box<dyn Fn(Option<&Node>) -> Options + Send>;
 pub struct Loop<O> {
     proxy: Proxy,
     events: mpsc::Receiver<Event>,
+    /// What others do in the kernel.
+    foreign: Option<mpsc::Receiver<Foreign>>,
     observer: O,
     options: Resolve,
     pace: Pace,
@@ -97,6 +105,7 @@ impl<O: Observer> Loop<O> {
         Loop {
             proxy,
             events,
+            foreign: None,
             observer,
             options,
             schedule: Schedule::new(pace.min_sync_period, pace.sync_period),
@@ -105,6 +114,11 @@ impl<O: Observer> Loop<O> {
             synced_once: false,
             house_waits: false,
         }
+    }
+
+    /// Hears of what others do in the kernel; without, it is looked now and then.
+    pub fn hear(self, foreign: mpsc::Receiver<Foreign>) -> Loop<O> {
+        Loop { foreign: Some(foreign), ..self }
     }
 
     /// Runs until told to stop. What is in the kernel stays there.
@@ -127,6 +141,7 @@ impl<O: Observer> Loop<O> {
                     self.drain();
                     if !self.sync() { return Gone::NoNode; }
                 }
+                heard = next(&mut self.foreign) => self.suspect(&heard),
                 _ = house.tick() => self.keep_house(),
                 taken = self.events.recv_many(&mut batch, DRAIN) => {
                     if taken == 0 { return Gone::NoSource; }
@@ -136,6 +151,17 @@ impl<O: Observer> Loop<O> {
                 }
             }
         }
+    }
+
+    fn suspect(&mut self, foreign: &Foreign) {
+        if !self.synced_once {
+            return;
+        }
+        if let Err(error) = self.proxy.suspect(foreign) {
+            tracing::warn!(%error, "the kernel cannot be looked at; the next sync reads it anew");
+            self.proxy.distrust_kernel();
+        }
+        self.want_if_changed();
     }
 
     fn feed(&mut self, event: Event) {
@@ -179,7 +205,7 @@ impl<O: Observer> Loop<O> {
         self.observer.begun();
         let begun = Instant::now();
         let full = self.proxy.is_unsynced();
-        let outcome = self.proxy.sync();
+        let outcome = self.proxy.sync_rules();
         let now = self.start.elapsed();
         match outcome {
             Ok(_) => self.schedule.succeeded(now),
@@ -191,6 +217,10 @@ impl<O: Observer> Loop<O> {
         }
         let ended = Ended { outcome, took: begun.elapsed(), full };
         self.observer.ended(&mut self.proxy, &ended);
+        self.forget_flows();
+        if ended.outcome.is_ok() && self.proxy.has_changes() {
+            self.schedule.want(self.start.elapsed() + REST);
+        }
         // Where there is always something to sync there would never be a better moment.
         if self.house_waits {
             self.keep_house();
@@ -209,6 +239,16 @@ impl<O: Observer> Loop<O> {
         }
     }
 
+    /// Only now: the rules do not wait for the kernel to look through all of its flows.
+    fn forget_flows(&mut self) {
+        if !self.proxy.has_stale_flows() {
+            return;
+        }
+        let begun = Instant::now();
+        let forgotten = self.proxy.forget_flows();
+        self.observer.forgot(&forgotten, begun.elapsed());
+    }
+
     /// Sees to it that the tables are still there, and removes chains that nobody needs.
     fn keep_house(&mut self) {
         self.house_waits = self.synced_once && self.schedule.due().is_some();
@@ -222,6 +262,17 @@ impl<O: Observer> Loop<O> {
         }
         self.want_if_changed();
     }
+}
+
+/// The next news; never any from nobody.
+async fn next(foreign: &mut Option<mpsc::Receiver<Foreign>>) -> Foreign {
+    if let Some(receiver) = foreign {
+        if let Some(news) = receiver.recv().await {
+            return news;
+        }
+        *foreign = None;
+    }
+    std::future::pending().await
 }
 
 /// A moment that is never waited for.

@@ -26,9 +26,9 @@ impl Schedule {
         Schedule { min_period, sync_period, wanted_since: None, last_end: None, failures: 0 }
     }
 
-    /// Something has changed.
-    pub fn want(&mut self, now: Duration) {
-        self.wanted_since.get_or_insert(now);
+    /// Something has changed, or is to be done at a moment that comes.
+    pub fn want(&mut self, at: Duration) {
+        self.wanted_since = Some(self.wanted_since.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// When the next sync is due; `None`: not before something changes.
@@ -87,6 +87,14 @@ mod tests {
         schedule.succeeded(ms(1011));
         schedule.want(ms(9000));
         assert_eq!(schedule.due(), Some(ms(9000)));
+    }
+
+    #[test]
+    fn what_is_for_later_does_not_hold_up_what_is_for_now() {
+        let mut schedule = Schedule::new(ms(0), ms(30_000));
+        schedule.want(ms(1000));
+        schedule.want(ms(5));
+        assert_eq!(schedule.due(), Some(ms(5)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::kernel::fault::{Fate, Fault};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capabilities, ErrorKind, Receipt};
-use crate::model::{Kind, NamespacedName};
+use crate::model::{Kind, NamespacedName, Protocol};
 
 const NODE: &str = "here";
 
@@ -115,6 +115,34 @@ impl Kernel for Shared {
         static ALL: std::sync::OnceLock<Capabilities> = std::sync::OnceLock::new();
         ALL.get_or_init(Capabilities::default)
     }
+}
+
+#[test]
+fn what_others_change_in_our_table_is_put_right_and_counted() {
+    use crate::kernel::drift::{Foreign, Touched};
+    let kernel = simulated();
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let touched = |table: &str| Foreign {
+        touched: BTreeSet::from([Touched {
+            family: Family::V4,
+            table: table.to_owned(),
+            object: "services".to_owned(),
+        }]),
+        ..Foreign::default()
+    };
+    proxy.suspect(&touched("somebody-elses")).unwrap();
+    assert!(!proxy.has_changes());
+    let mut batch = crate::netlink::nft::Batch::new(Family::V4, "kube-proxy");
+    batch.flush_set("services");
+    kernel.clone().apply(&Transaction::Nft(batch.finish())).unwrap();
+    assert_eq!(connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80"), None);
+    kernel.host().forget_connections(|_| true);
+    proxy.suspect(&touched("kube-proxy")).unwrap();
+    assert_eq!(proxy.sync().map(|report| report.repaired), Ok(1));
+    assert_eq!(connect(&kernel, "10.2.0.1:1000", "10.96.0.1:80"), endpoint("10.1.0.1"));
+    assert_eq!(proxy.sync().map(|report| report.repaired), Ok(0));
 }
 
 #[test]
@@ -233,6 +261,23 @@ fn a_udp_flow_to_an_endpoint_that_went_is_forgotten() {
     feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
     assert_eq!(proxy.sync().unwrap().forgotten, 1);
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
+}
+
+#[test]
+fn a_flow_to_a_service_that_was_deleted_is_forgotten() {
+    let kernel = simulated();
+    let objects = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = objects + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    for (from, to) in [("10.2.0.1:99", "10.96.0.3:80"), ("10.2.0.1:99", "10.1.0.1:8080")] {
+        let ask = sim::Packet::udp(from.parse().unwrap(), to.parse().unwrap());
+        kernel.host().receive(&ask, link);
+    }
+    proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "dns")));
+    assert_eq!(proxy.sync().map(|r| r.forgotten), Ok(1), "the one past the Service stays");
+    assert!(!proxy.has_changes());
 }
 
 /// Two Services with one external address, the younger one told of first; and a flow to it.
@@ -464,8 +509,10 @@ fn one_family_that_fails_does_not_keep_flows_of_the_other() {
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.1"));
     feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
     proxy.distrust_kernel();
-    // IPv4: its table, who is remembered, the rules. IPv6: its table.
-    shared.schedule(&[Fate::Pass, Fate::Pass, Fate::Pass, Fate::Refuse(ErrorKind::Broken)]);
+    // IPv4: both tables, who is remembered, the one that stands in, who is remembered there, the
+    // old one's end, the new one. IPv6: its table.
+    shared.schedule(&[Fate::Pass; 7]);
+    shared.schedule(&[Fate::Refuse(ErrorKind::Broken)]);
     assert!(proxy.sync().is_err());
     assert_eq!(kernel.host().receive(&ask, link).dnat, endpoint("10.1.0.2"));
 }
@@ -517,7 +564,7 @@ impl Kernel for Narrow {
 }
 
 #[test]
-fn a_table_too_large_to_be_replaced_at_once_is_built_anew() {
+fn a_table_too_large_for_one_transaction_is_replaced_step_by_step() {
     let narrow = Capabilities { largest_batch: 100 << 10, ..Capabilities::default() };
     let kernel = simulated();
     let narrow = Narrow(kernel.clone().with_capabilities(narrow));
@@ -534,5 +581,49 @@ fn a_table_too_large_to_be_replaced_at_once_is_built_anew() {
     let report = restarted.sync();
     assert!(report.is_ok(), "{report:?}");
     assert!(connect(&kernel, "10.2.0.1:1000", "10.96.1.99:80").is_some());
+    assert_eq!(restarted.sync().map(|r| r.operations), Ok(2), "what stood in goes");
     assert_eq!(restarted.sync(), Ok(Report::default()));
+}
+
+/// A kernel that is asked for a connection after each change, and remembers how many failed.
+#[derive(Clone)]
+struct Asked(Simulated, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl Kernel for Asked {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        let outcome = self.0.apply(transaction);
+        self.0.host().forget_connections(|_| true);
+        if connect(&self.0, "10.2.0.1:1000", "10.96.0.1:80") != endpoint("10.1.0.1") {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        outcome
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        self.0.read(query)
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[test]
+fn a_restart_has_a_complete_table_at_every_step_wherever_the_last_one_was_cut_short() {
+    let objects = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    for cut in 0..12 {
+        let kernel = simulated();
+        proxy(Box::new(kernel.clone()), &objects).sync().unwrap();
+        let asked = Asked(kernel.clone(), Default::default());
+        let shared = Shared::new(kernel.clone());
+        shared.schedule(&vec![Fate::Pass; cut]);
+        shared.schedule(&[Fate::Refuse(ErrorKind::Broken); 60]);
+        let _ = proxy(Box::new(shared), &objects).sync();
+        let mut restarted = proxy(Box::new(asked.clone()), &objects);
+        restarted.sync().unwrap();
+        restarted.sync().unwrap();
+        let names: Vec<String> =
+            kernel.host().nft().tables().iter().map(|t| t.name().to_owned()).collect();
+        assert_eq!(names, ["kube-proxy", "kube-proxy"], "cut after {cut}");
+        let failed = asked.1.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(failed, 0, "cut after {cut}");
+    }
 }

@@ -11,7 +11,8 @@ use super::driver::{Driver, Wanted};
 use super::nftables::Nftables;
 use crate::backend::program::{Frontend, Program};
 use crate::backend::ruleset::{Ruleset, Wants};
-use crate::backend::userspace::{announce, guard, led_to_ports, ports_of, relay_address};
+use crate::backend::userspace::{GUARD, announce, guard, led_to_ports, ports_of, relay_address};
+use crate::kernel::drift::Touched;
 use crate::kernel::{
     Error, ErrorKind, Facts, Kernel, LinkOperation, Query, RelayKey, RelayOperation, RelayServing,
     Transaction,
@@ -91,6 +92,11 @@ impl Driver for Userspace {
             }
             _ => self.table.look(kernel),
         }
+    }
+
+    fn minds(&self, change: &Touched) -> bool {
+        let guard = change.family == self.family && change.table == GUARD;
+        guard || self.table.minds(change)
     }
 
     fn bring(

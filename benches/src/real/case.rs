@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use kube_proxy::kernel::real::Real;
-use kube_proxy::kernel::{Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction};
+use kube_proxy::kernel::{
+    Capabilities, Error, Facts, FlowsTo, Kernel, Query, Receipt, Transaction,
+};
 use kube_proxy::model::{Event, Family, Protocol};
 use kube_proxy::sync::{Proxy, Report};
 
@@ -120,7 +122,7 @@ fn changes(
         figures.spans("sticky", &changes.remove_and_add(count, |n| cluster.is_sticky(n))?);
         figures.spans("udp", &changes.remove_and_add(count, |n| cluster.is_udp(n))?);
     }
-    let udp = Query::Flows(Family::V4, Protocol::Udp);
+    let udp = Query::Flows(Family::V4, Protocol::Udp, FlowsTo::Any);
     let list = |_| measure(|| changes.proxy.kernel().read(&udp)).1;
     figures.spans("list_flows", &(0..20).map(list).collect::<Vec<_>>());
     // Counts of endpoints that no Service had before: chains are made for them.

@@ -21,6 +21,8 @@ pub(super) struct Request {
     pub query: Vec<(String, String)>,
     /// The bearer token, empty if there is none.
     pub bearer: String,
+    /// Whether the client takes protobuf.
+    pub protobuf: bool,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -67,6 +69,7 @@ pub(super) async fn read(
     let length = length.map_err(|_| malformed("content-length"))?;
     let bearer = header("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let bearer = bearer.unwrap_or_default().to_owned();
+    let protobuf = header("accept").is_some_and(|accept| accept.contains(super::protobuf::MEDIA));
     if length > BODY {
         return Err(malformed("body length"));
     }
@@ -78,7 +81,14 @@ pub(super) async fn read(
     let body = held.drain(..length).collect();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let query = query.split('&').filter(|p| !p.is_empty()).map(parameter).collect();
-    Ok(Some(Request { method: method.to_owned(), path: decoded(path), query, bearer, body }))
+    Ok(Some(Request {
+        method: method.to_owned(),
+        path: decoded(path),
+        query,
+        bearer,
+        protobuf,
+        body,
+    }))
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -130,29 +140,39 @@ fn reason(status: u16) -> &'static str {
 
 /// An answer with its whole body.
 pub(super) fn answer(status: u16, headers: &str, body: &str) -> Vec<u8> {
-    format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
-        reason(status),
-        body.len()
-    )
-    .into_bytes()
+    answer_in((status, headers), JSON, body.as_bytes())
+}
+
+/// The media type of JSON.
+pub(super) const JSON: &str = "application/json";
+
+/// The same in any form.
+pub(super) fn answer_in((status, headers): (u16, &str), media: &str, body: &[u8]) -> Vec<u8> {
+    let (reason, length) = (reason(status), body.len());
+    let head = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: {media}\r\n{headers}Content-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
 }
 
 /// Begins an answer whose body comes in chunks.
-pub(super) async fn begin_stream(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+pub(super) async fn begin_stream(
+    stream: &mut (impl AsyncWrite + Unpin),
+    media: &str,
+) -> io::Result<()> {
     let head =
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nTransfer-Encoding: chunked\r\n\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await
 }
 
 /// Writes one chunk.
-pub(super) async fn chunk(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
-    if text.is_empty() {
+pub(super) async fn chunk(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    if bytes.is_empty() {
         return Ok(());
     }
-    let framed = format!("{:x}\r\n{text}\r\n", text.len());
-    stream.write_all(framed.as_bytes()).await?;
+    let length = format!("{:x}\r\n", bytes.len());
+    stream.write_all(&[length.as_bytes(), bytes, b"\r\n"].concat()).await?;
     stream.flush().await
 }
 

@@ -7,6 +7,7 @@
 pub mod bulk;
 pub mod faults;
 mod http;
+mod protobuf;
 mod route;
 mod selector;
 pub mod store;
@@ -37,6 +38,8 @@ pub struct Manners {
     pub bookmarks: Duration,
     /// Whether lists can be streamed by a watch (`sendInitialEvents`).
     pub streams_lists: bool,
+    /// Whether it has protobuf; else it answers in JSON whatever is asked for.
+    pub protobuf: bool,
     /// Resources this server does not have, as older releases lack ServiceCIDRs.
     pub lacks: Vec<Resource>,
     /// The bearer token that every request must carry; without, anybody is let in.
@@ -48,6 +51,7 @@ impl Default for Manners {
         Manners {
             bookmarks: Duration::from_secs(5),
             streams_lists: true,
+            protobuf: true,
             lacks: Vec::new(),
             token: None,
         }
@@ -237,7 +241,11 @@ async fn converse(
         }
         match route::answer(shared, &request, &target, fault.as_ref()) {
             Answer::Whole(status, body) => {
-                let bytes = http::answer(status, "", &body);
+                let bytes = if request.protobuf && shared.manners.protobuf {
+                    http::answer_in((status, ""), protobuf::MEDIA, &protobuf::body(&body))
+                } else {
+                    http::answer(status, "", &body)
+                };
                 if fault == Some(Fault::Truncate) {
                     return stream.write_all(&bytes[..bytes.len() / 2]).await;
                 }

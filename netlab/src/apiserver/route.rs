@@ -35,6 +35,8 @@ pub(super) struct Watch {
     /// Whether the present state ends with a marked bookmark.
     pub(super) marks_end: bool,
     pub(super) bookmarks: bool,
+    /// Whether it is told in protobuf.
+    pub(super) protobuf: bool,
     pub(super) seconds: u64,
 }
 
@@ -226,6 +228,7 @@ fn watch(
         from: if streams { None } else { from },
         marks_end: streams,
         bookmarks: request.flag("allowWatchBookmarks"),
+        protobuf: request.protobuf && shared.manners.protobuf,
         seconds: request.parameter("timeoutSeconds").parse().unwrap_or(1800),
     })
 }

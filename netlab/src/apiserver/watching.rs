@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use super::faults::{Fault, Orders};
-use super::http;
 use super::route::{Watch, status};
 use super::store::{Change, Verb};
+use super::{http, protobuf};
 
 /// Carries a watch out on a connection, which is closed afterwards.
 pub(super) async fn serve(
@@ -21,7 +21,8 @@ pub(super) async fn serve(
     watch: Watch,
     fault: Option<Fault>,
 ) -> io::Result<()> {
-    http::begin_stream(&mut stream).await?;
+    let media = if watch.protobuf { protobuf::STREAM } else { http::JSON };
+    http::begin_stream(&mut stream, media).await?;
     if fault == Some(Fault::Truncate) {
         return stream.write_all(b"ff\r\n{\"type\":\"ADDED\",\"obj").await;
     }
@@ -60,9 +61,9 @@ async fn tell(
         obeyed = now;
         if !now.stalled {
             match shared.store.since(watch.resource, told) {
-                None => return http::chunk(writer, &gone()).await,
+                None => return say(writer, watch, &gone()).await,
                 Some((news, version)) => {
-                    http::chunk(writer, &events(watch, news, now)).await?;
+                    say(writer, watch, &events(watch, news, now)).await?;
                     told = version;
                 }
             }
@@ -73,12 +74,20 @@ async fn tell(
             () = sleep_until(bookmark) => {
                 bookmark = Instant::now() + shared.manners.bookmarks;
                 if watch.bookmarks && !now.stalled {
-                    http::chunk(writer, &mark(watch, told, "")).await?;
+                    say(writer, watch, &mark(watch, told, "")).await?;
                 }
             }
             () = sleep_until(end) => return Ok(()),
         }
     }
+}
+
+/// Says lines in the watch's form.
+async fn say(writer: &mut (impl AsyncWrite + Unpin), watch: &Watch, lines: &str) -> io::Result<()> {
+    if watch.protobuf {
+        return http::chunk(writer, &protobuf::frames(lines)).await;
+    }
+    http::chunk(writer, lines.as_bytes()).await
 }
 
 /// Carries out new orders; false ends the watch.
@@ -88,14 +97,14 @@ async fn obey(
     (before, now): (Orders, Orders),
 ) -> io::Result<bool> {
     if now.garbage != before.garbage {
-        http::chunk(writer, "{\"type\":\"MODIFIED\",\"object\":{\"kind\":42\n}}]]\n").await?;
+        say(writer, watch, "{\"type\":\"MODIFIED\",\"object\":{\"kind\":42\n}}]]\n").await?;
     }
     if now.gone != before.gone {
-        http::chunk(writer, &gone()).await?;
+        say(writer, watch, &gone()).await?;
         return Ok(false);
     }
     if now.bookmark != before.bookmark && watch.bookmarks {
-        http::chunk(writer, &mark(watch, told, "")).await?;
+        say(writer, watch, &mark(watch, told, "")).await?;
     }
     Ok(now.cut == before.cut)
 }
@@ -111,14 +120,14 @@ async fn tell_state(
     for object in snapshot.objects.iter().filter(|o| watch.wants(o)) {
         text.push_str(&event("ADDED", &object.whole(watch.resource)));
         if text.len() > 64 * 1024 {
-            http::chunk(writer, &text).await?;
+            say(writer, watch, &text).await?;
             text.clear();
         }
     }
     if watch.marks_end {
         text.push_str(&mark(watch, snapshot.version, "\"k8s.io/initial-events-end\":\"true\""));
     }
-    http::chunk(writer, &text).await?;
+    say(writer, watch, &text).await?;
     Ok(snapshot.version)
 }
 

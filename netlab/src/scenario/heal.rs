@@ -18,6 +18,8 @@ use crate::setting::Setting;
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("flushed-ruleset-heals", flushed),
     scenario("deleted-table-heals", deleted),
+    scenario("drift-flush-under-load", drift_flush),
+    scenario("drift-of-elements", drift_elements),
     scenario("killed-while-writing", killed),
 ];
 
@@ -70,6 +72,95 @@ fn heals(bench: &Bench, blows: &[&[&str]]) -> Verdict {
         })
     });
     told(&setting, verdict.map(|()| String::new()))
+}
+
+/// The longest that connections may fail after all rules were flushed.
+const HEALED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Everything is flushed again and again under load: each time connections work again soon, without
+/// any change of the cluster, and the log names who did it.
+fn drift_flush(bench: &Bench) -> Verdict {
+    needs_nft()?;
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let from = setting.lab.place("dns-2").ok_or("no dns-2")?.clone();
+    let shop = "172.18.1.2:30080".parse().expect("well-formed");
+    let load = Load::impatient(&from, Transport::Tcp, shop, Duration::from_millis(5));
+    let mut flushed = Vec::new();
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(2500));
+        flushed.push(Instant::now());
+        nft(&setting.lab, &["flush", "ruleset"])?;
+    }
+    std::thread::sleep(HEALED_WITHIN + Duration::from_millis(500));
+    let attempts = load.stop();
+    let mut worst = Duration::ZERO;
+    for moment in flushed {
+        // From the command's start to the end of the last attempt that failed because of it.
+        let near = |a: &&crate::load::Attempt| {
+            a.began + Duration::from_millis(500) >= moment && a.began < moment + HEALED_WITHIN
+        };
+        let failed = attempts.iter().filter(near);
+        let failed = failed.filter(|a| !matches!(a.outcome, Outcome::Answered(_)));
+        let last = failed.map(|a| a.ended).max().unwrap_or(moment);
+        worst = worst.max(last.saturating_duration_since(moment));
+        let healed = attempts.iter().any(|a| {
+            a.began > last
+                && a.ended < moment + HEALED_WITHIN
+                && matches!(a.outcome, Outcome::Answered(_))
+        });
+        if !healed {
+            return told(
+                &setting,
+                Err(format!("still nothing {HEALED_WITHIN:?} after a flush").into()),
+            );
+        }
+    }
+    let broken = crate::load::failures(&attempts).len();
+    let said = setting.proxy.as_ref().map(|p| p.process.said()).unwrap_or_default();
+    let verdict = if !said.contains("nft (process ") {
+        Err(Stop::Failed("who did it is not named".to_owned()))
+    } else {
+        Ok(format!("5 flushes: worst {worst:.0?}; {broken} attempts failed meanwhile"))
+    };
+    told(&setting, verdict)
+}
+
+/// Elements taken away or changed by hand come back, in both families, without a change of the
+/// cluster; what others have is left alone.
+fn drift_elements(bench: &Bench) -> Verdict {
+    needs_nft()?;
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let wanted = held(&setting)?;
+    let blows: [&[&str]; 4] = [
+        &["flush", "map", "ip", "kube-proxy", "services"],
+        &["flush", "chain", "ip", "kube-proxy", "nat-prerouting"],
+        &["flush", "map", "ip6", "kube-proxy", "endpoints"],
+        &["delete", "table", "ip", "kube-proxy"],
+    ];
+    nft(&setting.lab, &["add", "table", "ip", "somebody-elses"])?;
+    let mut worst = Duration::ZERO;
+    for blow in blows {
+        std::thread::sleep(Duration::from_millis(2500));
+        nft(&setting.lab, blow)?;
+        let began = Instant::now();
+        let healed = eventually(|| {
+            let found = held(&setting).unwrap_or_default();
+            (found != wanted).then(|| format!("{blow:?} is not put right"))
+        });
+        if let Err(stop) = healed {
+            return told(&setting, Err(stop));
+        }
+        worst = worst.max(began.elapsed());
+    }
+    let others = nft(&setting.lab, &["list", "tables"])?.contains("somebody-elses");
+    if !others {
+        return told(&setting, Err("somebody else's table is gone".into()));
+    }
+    Ok(format!("4 blows: each put right within {worst:.1?}"))
 }
 
 /// Lines of both tables as a set: what the kernel holds, in whatever order.

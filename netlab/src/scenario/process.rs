@@ -17,11 +17,15 @@ use crate::setting::Setting;
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("scale-under-load", scale),
     scenario("restart-under-traffic", restart),
+    scenario("restarts-lose-nothing", restarts),
     scenario("signals-leave-the-rules", signals),
     scenario("no-right-no-trace", no_right),
     scenario("cleanup-is-only-ours", cleanup),
     scenario("table-is-readable", readable),
 ];
+
+/// Restarts in a row.
+const RESTARTS: usize = 25;
 
 /// The Service of the examples that is asked here.
 const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
@@ -58,6 +62,30 @@ fn restart(bench: &Bench) -> Verdict {
     let attempts: Vec<_> = loads.into_iter().flat_map(Load::stop).collect();
     let verdict = verdict.and_then(|_| unharmed(&attempts, &kept));
     told(&setting, verdict)
+}
+
+/// Restarts one after the other under as many new connections as there is room for: a packet that
+/// is between two look-ups while tables change must not miss.
+fn restarts(bench: &Bench) -> Verdict {
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
+    let dns = "10.96.0.53:53".parse().expect("well-formed");
+    // UDP: at this pace TCP clients come back to a port that their peer has not let go of yet, and
+    // some are reset, restarts or not.
+    let load = |_| Load::start(&pod, Transport::Udp, dns, Duration::ZERO);
+    let loads: Vec<Load> = (0..4).map(load).collect();
+    let verdict = (0..RESTARTS).try_for_each(|_| {
+        setting.stop_proxy(Signal::SIGTERM)?;
+        setting.start_proxy()?;
+        // Long enough to be up, and at times to take away what stood in.
+        std::thread::sleep(Duration::from_millis(400));
+        Ok::<(), Stop>(())
+    });
+    let attempts: Vec<_> = loads.into_iter().flat_map(Load::stop).collect();
+    let verdict = verdict.and_then(|()| unharmed(&attempts, &[]));
+    told(&setting, verdict.map(|said| format!("{RESTARTS} restarts: {said}")))
 }
 
 /// Three restarts, each by another signal, each proved complete by a new pod that is reached.

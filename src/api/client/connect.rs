@@ -3,7 +3,8 @@
 //! It must never know what is asked of the server. Tests: `tests.rs`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, header};
 use kube::Client;
@@ -11,6 +12,8 @@ use kube::client::Body;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::explain::{self, Error};
+use crate::api::form;
+use crate::api::pace::{Bucket, Pace};
 
 /// Name and version as the server's logs show them.
 const USER_AGENT: &str = concat!("kube-proxy-rust/", env!("CARGO_PKG_VERSION"));
@@ -22,6 +25,10 @@ pub struct Server {
     pub kubeconfig: Option<PathBuf>,
     /// `--master`: wins over the kubeconfig's address.
     pub master: Option<String>,
+    /// `--kube-api-content-type`, or what is to be accepted instead; empty: protobuf.
+    pub form: String,
+    /// How often it may be asked, by all watches and Events together.
+    pub pace: Pace,
 }
 
 /// A way to ask an API server.
@@ -29,6 +36,9 @@ pub struct Server {
 pub struct Connection {
     client: Client,
     url: String,
+    accept: Arc<str>,
+    bucket: Option<Arc<Mutex<Bucket>>>,
+    since: Instant,
 }
 
 impl std::fmt::Debug for Connection {
@@ -64,7 +74,18 @@ pub async fn connect(server: &Server) -> Result<Connection, Error> {
         };
         Error::new(format!("API server {url}: {}; {todo}", explain::chain(&error)))
     })?;
-    Ok(Connection { client, url })
+    let bucket = Bucket::new(server.pace).map(|bucket| Arc::new(Mutex::new(bucket)));
+    let accept = accept(server).into();
+    Ok(Connection { client, url, accept, bucket, since: Instant::now() })
+}
+
+/// What is asked for: the form that is wanted, and JSON, which every server has.
+fn accept(server: &Server) -> String {
+    match server.form.as_str() {
+        "" => format!("{},application/json", form::PROTOBUF),
+        "application/json" => "application/json".to_owned(),
+        wanted => format!("{wanted},application/json"),
+    }
 }
 
 fn address(master: &str) -> Result<http::Uri, Error> {
@@ -115,7 +136,8 @@ impl Connection {
     pub async fn check(&self, longest: Duration) -> Result<(), Error> {
         // Any client that may watch may ask this; unlike /version it is never open to strangers.
         let path = "/api/v1/services?limit=1&resourceVersion=0";
-        let asked = tokio::time::timeout(longest, self.send(get(path)));
+        self.turn().await;
+        let asked = tokio::time::timeout(longest, self.send(self.get(path)));
         let response = asked.await.map_err(|_| explain::no_answer(&self.url, longest))??;
         let status = response.status();
         match status.as_u16() {
@@ -124,14 +146,26 @@ impl Connection {
         }
     }
 
+    /// A request for an object or a list, in the forms that are wanted.
+    pub(crate) fn get(&self, path: &str) -> Request<Body> {
+        let request = Request::get(path).header(header::ACCEPT, &*self.accept);
+        request.body(Body::empty()).expect("the paths are put together from escaped parts")
+    }
+
+    /// Waits until one more request may be sent; to be called before each.
+    pub(crate) async fn turn(&self) {
+        let Some(bucket) = &self.bucket else { return };
+        let wait = {
+            let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.take(self.since.elapsed())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Sends one request.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.client.send(request).await.map_err(|error| explain::transport(&self.url, &error))
     }
-}
-
-/// A request for JSON.
-pub(crate) fn get(path: &str) -> Request<Body> {
-    let request = Request::get(path).header(header::ACCEPT, "application/json");
-    request.body(Body::empty()).expect("the paths are put together from escaped parts")
 }

@@ -3,32 +3,29 @@
 //!
 //! It must never decide what to ask next. Tests: `tests.rs`.
 
-use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connect::{Connection, get};
+use super::connect::Connection;
 use super::explain;
 use super::{Patience, WatchState};
 use crate::api::Decoder;
-use crate::api::decode::{self, Told};
-use crate::api::lenient::{Scalar, lenient_object};
-use crate::api::objects::AnyObject;
-use crate::api::split::{LineSplitter, ListSplitter};
+use crate::api::form::{self, Bookmark, Form, Status};
 use crate::api::watch::{Ask, Outcome, Position};
 use crate::model::{Event, Kind};
 
 /// How much of an error's body is read.
 const MAX_ERROR_BODY: usize = 64 * 1024;
+
+/// Why a streamed list is given up.
+const ENDLESS: &str = "the API server does not say where a streamed list ends; asking for pages";
 
 /// The list-and-watch of one kind.
 pub(super) struct Follower {
@@ -39,41 +36,14 @@ pub(super) struct Follower {
     decoder: Decoder,
     position: Position,
     state: Arc<WatchState>,
+    /// Whether a streamed list is being read that has not come to its end.
+    streaming: bool,
     /// The failure last logged, until things go well again.
     trouble: String,
 }
 
 /// How a request ended, and in words why.
 type Ending = (Outcome, String);
-
-lenient_object! {
-    /// A list without its items.
-    ListRest { meta: ListMeta = "metadata", }
-}
-
-lenient_object! {
-    /// `metadata` of a list.
-    ListMeta { version: Scalar = "resourceVersion", token: Scalar = "continue", }
-}
-
-lenient_object! {
-    /// `v1` Status: what an error looks like.
-    Status { code: Scalar = "code", reason: Scalar = "reason", message: Scalar = "message", details: StatusDetails = "details", }
-}
-
-lenient_object! {
-    /// `details` of a Status.
-    StatusDetails { retry_after: Scalar = "retryAfterSeconds", }
-}
-
-/// One line of a watch.
-#[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(rename = "type", borrow)]
-    change: Cow<'a, str>,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
 
 impl Follower {
     pub(super) fn new(
@@ -85,7 +55,18 @@ impl Follower {
         let decoder = Decoder::new(node_name.clone());
         let position = Position::start(patience.absent_pause);
         let (state, trouble) = (Arc::default(), String::new());
-        Follower { kind, connection, node_name, patience, decoder, position, state, trouble }
+        let streaming = false;
+        Follower {
+            kind,
+            connection,
+            node_name,
+            patience,
+            decoder,
+            position,
+            state,
+            streaming,
+            trouble,
+        }
     }
 
     pub(super) fn state(&self) -> Arc<WatchState> {
@@ -104,7 +85,18 @@ impl Follower {
         loop {
             let (outcome, why) = match self.position.ask().clone() {
                 Ask::List { token, limit } => self.list(token.as_deref(), limit, events).await,
-                Ask::Watch { version } => self.watch(&version, events).await,
+                Ask::Stream => {
+                    self.streaming = true;
+                    let path = self.stream_path();
+                    let ended = self.watch((&path, self.patience.watch_time), events).await;
+                    self.end_of_stream(ended)
+                }
+                Ask::Watch { version } => {
+                    self.streaming = false;
+                    let stands = self.patience.watch_time.mul_f64(1.0 + chance());
+                    let path = self.watch_path(&version, stands);
+                    self.watch((&path, stands), events).await
+                }
             }
             .unwrap_or_else(|ending| ending);
             self.log(&outcome, why);
@@ -119,6 +111,7 @@ impl Follower {
     fn log(&mut self, outcome: &Outcome, why: String) {
         let kind = self.kind.as_str();
         match outcome {
+            Outcome::NoStream => return tracing::debug!("{kind}: lists in pages: {why}"),
             Outcome::Page { .. } | Outcome::WatchEnded => {
                 if !std::mem::take(&mut self.trouble).is_empty() {
                     tracing::info!("{kind}: the API server answers again");
@@ -141,11 +134,9 @@ impl Follower {
         limit: Option<u32>,
         events: &mpsc::Sender<Event>,
     ) -> Result<Ending, Ending> {
-        let mut body = match self.ask(&self.list_path(token, limit)).await {
+        let (form, mut body) = match self.ask(&self.list_path(token, limit)).await {
             Err((Outcome::Absent, why)) => {
-                self.tell(vec![Event::ListStarted(self.kind), Event::ListEnded(self.kind)], events)
-                    .await;
-                self.state.set_listed();
+                self.nothing_there(events).await;
                 return Err((Outcome::Absent, why));
             }
             other => other?,
@@ -153,59 +144,85 @@ impl Follower {
         if token.is_none() {
             self.tell(vec![Event::ListStarted(self.kind)], events).await;
         }
-        let mut splitter = ListSplitter::default();
+        let mut cutter = form.list();
         while let Some(chunk) = self.chunk(&mut body, self.patience.list_silence).await? {
             let mut chunk = &chunk[..];
-            while let Some(item) = splitter.next_item(&mut chunk).map_err(too_long)? {
-                let mut from = serde_json::Deserializer::from_slice(&item);
-                let told =
-                    decode::told(self.kind, &mut from, &mut self.decoder).map_err(no_json)?;
+            while let Some(item) = cutter.next(&mut chunk).map_err(too_long)? {
+                let told = form.told(self.kind, &item, &mut self.decoder).map_err(garbage)?;
                 self.tell(told.events, events).await;
             }
         }
-        let rest: ListRest = serde_json::from_slice(&splitter.into_rest()).map_err(no_json)?;
-        let Some(version) = text(&rest.meta.version) else {
+        let end = cutter.end().map_err(garbage)?;
+        let Some(version) = end.version else {
             return Err((Outcome::Garbage, "a list without a resourceVersion".into()));
         };
-        let token = text(&rest.meta.token);
-        if token.is_none() {
+        if end.token.is_none() {
             self.tell(vec![Event::ListEnded(self.kind)], events).await;
             self.state.set_listed();
         }
-        Ok((Outcome::Page { version: version.into(), token: token.map(Into::into) }, String::new()))
+        Ok((Outcome::Page { version, token: end.token }, String::new()))
+    }
+
+    /// A streamed list that ended before its end was said is no watch that went well.
+    fn end_of_stream(&self, ended: Result<Ending, Ending>) -> Result<Ending, Ending> {
+        match ended {
+            Ok((_, why)) if self.streaming => Err((Outcome::Unreachable, why)),
+            Err((Outcome::Refused { code, .. }, why))
+                if self.streaming && Position::refuses_stream(code) =>
+            {
+                Err((Outcome::NoStream, why))
+            }
+            other => other,
+        }
     }
 
     /// Hears what happens until the watch ends, one way or another.
     async fn watch(
         &mut self,
-        version: &str,
+        (path, stands): (&str, Duration),
         events: &mpsc::Sender<Event>,
     ) -> Result<Ending, Ending> {
-        let stands = self.patience.watch_time.mul_f64(1.0 + chance());
-        let mut body = self.ask(&self.watch_path(version, stands)).await?;
+        let (form, mut body) = match self.ask(path).await {
+            Err((Outcome::Absent, why)) if self.streaming => {
+                self.nothing_there(events).await;
+                return Err((Outcome::Absent, why));
+            }
+            other => other?,
+        };
+        if self.streaming {
+            self.tell(vec![Event::ListStarted(self.kind)], events).await;
+        }
         let (began, mut told_any) = (Instant::now(), false);
         let deadline = began + stands + self.patience.watch_silence / 2;
-        let mut splitter = LineSplitter::default();
+        let mut cutter = form.watch();
         let mut why = "the watch ended".to_owned();
         while Instant::now() < deadline {
-            let chunk = match self.chunk(&mut body, self.patience.watch_silence).await {
+            let silence = match self.streaming {
+                true => self.patience.list_silence,
+                false => self.patience.watch_silence,
+            };
+            if self.streaming && began.elapsed() > 2 * silence {
+                return Err((Outcome::NoStream, ENDLESS.into()));
+            }
+            let chunk = match self.chunk(&mut body, silence).await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
+                Err(_) if self.streaming && told_any => {
+                    return Err((Outcome::NoStream, ENDLESS.into()));
+                }
                 Err((_, broken)) => {
                     why = broken;
                     break;
                 }
             };
             let mut chunk = &chunk[..];
-            while let Some(line) = splitter.next_line(&mut chunk).map_err(too_long)? {
-                if !line.trim_ascii().is_empty() {
-                    self.line(&line, events).await?;
-                    told_any = true;
-                }
+            while let Some(frame) = cutter.next(&mut chunk).map_err(too_long)? {
+                self.frame((form, &frame), events).await?;
+                told_any = true;
             }
         }
-        if splitter.is_midway() {
-            why.push_str(", in the middle of a line");
+        if cutter.is_midway() {
+            why.push_str(", in the middle of a frame");
         }
         let outcome = match began.elapsed() >= self.patience.watch_proof {
             true => Outcome::WatchEnded,
@@ -215,30 +232,60 @@ impl Follower {
         Ok((outcome, format!("{}: {why}", self.connection.url())))
     }
 
-    /// Takes in one line of a watch.
-    async fn line(&mut self, line: &[u8], events: &mpsc::Sender<Event>) -> Result<(), Ending> {
-        let frame: Frame = serde_json::from_slice(line).map_err(no_json)?;
-        let mut from = serde_json::Deserializer::from_str(frame.object.get());
-        let told = match &*frame.change {
-            "ADDED" | "MODIFIED" => decode::told(self.kind, &mut from, &mut self.decoder),
-            "DELETED" => decode::gone(self.kind, &mut from, &mut self.decoder),
-            "BOOKMARK" => AnyObject::deserialize(&mut from).map(|object| Told {
-                events: Vec::new(),
-                version: text(&object.meta.resource_version).map(Into::into),
-            }),
-            "ERROR" => return Err(watch_error(frame.object)),
-            other => return Err((Outcome::Garbage, format!("{other:?} in a watch"))),
-        }
-        .map_err(no_json)?;
+    /// Takes in one frame of a watch.
+    async fn frame(
+        &mut self,
+        (form, frame): (&dyn Form, &[u8]),
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), Ending> {
+        let (change, object) = form.frame(frame).map_err(garbage)?;
+        let (kind, decoder) = (self.kind, &mut self.decoder);
+        let told = match &*change {
+            "ADDED" | "MODIFIED" => form.framed(kind, &object, decoder),
+            "DELETED" => form.gone(kind, &object, decoder),
+            "BOOKMARK" => {
+                let bookmark = form.bookmark(&object).map_err(garbage)?;
+                return self.bookmark(bookmark, events).await;
+            }
+            "ERROR" => return Err(watch_error(form.status(&object))),
+            other => Err(format!("{other:?} in a watch")),
+        };
+        let told = told.map_err(garbage)?;
         self.tell(told.events, events).await;
-        let version = told.version.as_deref().unwrap_or_default();
-        if frame.change == "BOOKMARK" && self.position.is_ahead_of(version) {
+        // Only now: what was not passed on is asked for again.
+        self.position.reached(told.version.as_deref().unwrap_or_default());
+        Ok(())
+    }
+
+    async fn bookmark(
+        &mut self,
+        bookmark: Bookmark,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<(), Ending> {
+        let version = bookmark.version.as_deref().unwrap_or_default();
+        if self.streaming {
+            if !bookmark.ends_list {
+                return Err((Outcome::NoStream, ENDLESS.into()));
+            }
+            self.tell(vec![Event::ListEnded(self.kind)], events).await;
+            self.state.set_listed();
+            self.streaming = false;
+            self.position.streamed(version);
+            return Ok(());
+        }
+        if self.position.is_ahead_of(version) {
             let why = format!("the API server was set back to version {version}; listing anew");
             return Err((Outcome::Expired, why));
         }
-        // Only now: what was not passed on is asked for again.
         self.position.reached(version);
         Ok(())
+    }
+
+    /// An API that is absent is as good as an empty list.
+    async fn nothing_there(&self, events: &mpsc::Sender<Event>) {
+        let empty = vec![Event::ListStarted(self.kind), Event::ListEnded(self.kind)];
+        self.tell(empty, events).await;
+        self.state.set_listed();
     }
 
     async fn tell(&self, news: Vec<Event>, events: &mpsc::Sender<Event>) {
@@ -248,10 +295,12 @@ impl Follower {
         }
     }
 
-    /// Sends a request and gives the body of a good answer.
-    async fn ask(&self, path: &str) -> Result<Body, Ending> {
+    /// Sends a request and gives form and body of a good answer.
+    async fn ask(&self, path: &str) -> Result<(&'static dyn Form, Body), Ending> {
         let (url, longest) = (self.connection.url(), self.patience.answer);
-        let response = match timeout(longest, self.connection.send(get(path))).await {
+        self.connection.turn().await;
+        let response = match timeout(longest, self.connection.send(self.connection.get(path))).await
+        {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err((Outcome::Unreachable, error.to_string())),
             Err(_) => {
@@ -261,18 +310,20 @@ impl Follower {
         };
         self.state.set_contact();
         let status = response.status();
+        let form = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let form = form::of(form.unwrap_or_default());
         if status.is_success() {
-            return Ok(response.into_body());
+            return Ok((form, response.into_body()));
         }
         let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let header = header.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-        let said = self.error_body(response.into_body()).await;
-        let why = explain::status(url, status, text(&said.message).unwrap_or_default());
+        let said = form.status(&self.error_body(response.into_body()).await);
+        let why = explain::status(url, status, &said.message);
         let code = status.as_u16();
         let outcome = match code {
             410 => Outcome::Expired,
             403 | 404 if self.is_dispensable(code) => Outcome::Absent,
-            _ => Outcome::Refused { code, retry_after: header.or(retry_after(&said)) },
+            _ => Outcome::Refused { code, retry_after: header.or(said.retry_after) },
         };
         Err((outcome, why.to_string()))
     }
@@ -283,7 +334,7 @@ impl Follower {
         self.kind == Kind::ServiceCidr && (code == 404 || !self.state.synced())
     }
 
-    async fn error_body(&self, mut body: Body) -> Status {
+    async fn error_body(&self, mut body: Body) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Ok(Some(chunk)) = self.chunk(&mut body, Duration::from_secs(5)).await {
             bytes.extend_from_slice(&chunk);
@@ -291,7 +342,7 @@ impl Follower {
                 break;
             }
         }
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        bytes
     }
 
     /// The next bytes of an answer; none at its end.
@@ -343,6 +394,16 @@ impl Follower {
         path
     }
 
+    /// A watch that begins with all there is, as of now, and says when that was all.
+    fn stream_path(&self) -> String {
+        let seconds = self.patience.watch_time.as_secs().max(1);
+        format!(
+            "{}&watch=true&allowWatchBookmarks=true&sendInitialEvents=true\
+             &resourceVersionMatch=NotOlderThan&timeoutSeconds={seconds}",
+            self.path()
+        )
+    }
+
     fn watch_path(&self, version: &str, stands: Duration) -> String {
         let (path, version, seconds) = (self.path(), escaped(version), stands.as_secs().max(1));
         format!(
@@ -351,34 +412,18 @@ impl Follower {
     }
 }
 
-/// An ERROR in a watch: its object is a Status.
-fn watch_error(object: &RawValue) -> Ending {
-    let status: Status = serde_json::from_str(object.get()).unwrap_or_default();
-    let code = match status.code {
-        Scalar::Whole(code) => u16::try_from(code).unwrap_or_default(),
-        _ => 0,
-    };
-    let reason = text(&status.reason).unwrap_or_default();
-    let why = format!("watch: {code} {reason}: {}", text(&status.message).unwrap_or_default());
+/// An ERROR in a watch.
+fn watch_error(status: Status) -> Ending {
+    let (code, reason) = (status.code, &*status.reason);
+    let why = format!("watch: {code} {reason}: {}", status.message);
     if code == 410 || reason == "Expired" || reason == "Gone" {
         return (Outcome::Expired, why);
     }
-    (Outcome::Refused { code, retry_after: retry_after(&status) }, why)
+    (Outcome::Refused { code, retry_after: status.retry_after }, why)
 }
 
-fn retry_after(status: &Status) -> Option<Duration> {
-    match status.details.retry_after {
-        Scalar::Whole(seconds) => u64::try_from(seconds).ok().map(Duration::from_secs),
-        _ => None,
-    }
-}
-
-fn text(value: &Scalar) -> Option<&str> {
-    if let Scalar::Text(text) = value { Some(&**text).filter(|t| !t.is_empty()) } else { None }
-}
-
-fn no_json(error: serde_json::Error) -> Ending {
-    (Outcome::Garbage, format!("the API server's answer is no JSON: {error}"))
+fn garbage(why: String) -> Ending {
+    (Outcome::Garbage, why)
 }
 
 fn too_long(_: crate::api::split::TooLong) -> Ending {

@@ -8,7 +8,10 @@ use serde_json::{Value, json};
 
 use super::fake::{Asked, Fake, Reply, Step};
 use super::*;
+use crate::api::pace::Pace;
 use crate::model::NamespacedName;
+
+const UNHINDERED: Pace = Pace { qps: -1.0, burst: 0 };
 
 fn patience() -> Patience {
     Patience {
@@ -125,7 +128,12 @@ impl Live {
     }
 
     async fn of(fake: Fake) -> Live {
-        let server = Server { kubeconfig: None, master: Some(fake.url()) };
+        let server = Server {
+            kubeconfig: None,
+            master: Some(fake.url()),
+            pace: UNHINDERED,
+            ..Server::default()
+        };
         let connection = connect(&server).await.unwrap();
         let (sender, events) = mpsc::channel(4);
         let watches = Watches::start(&connection, "node/1", &sender, &patience());
@@ -454,8 +462,12 @@ async fn refusal(kubeconfig: Option<&str>, master: Option<&str>) -> String {
     if let Some(text) = kubeconfig {
         std::fs::write(&path, text).unwrap();
     }
-    let server =
-        Server { kubeconfig: kubeconfig.map(|_| path.clone()), master: master.map(str::to_owned) };
+    let server = Server {
+        kubeconfig: kubeconfig.map(|_| path.clone()),
+        master: master.map(str::to_owned),
+        pace: UNHINDERED,
+        ..Server::default()
+    };
     let connected = connect(&server).await;
     let _ = std::fs::remove_file(&path);
     let text = match connected {
@@ -471,7 +483,8 @@ async fn refusal(kubeconfig: Option<&str>, master: Option<&str>) -> String {
 
 #[tokio::test]
 async fn refusals_say_what_where_and_what_to_do() {
-    let missing = Server { kubeconfig: Some("/nonexistent/kubeconfig".into()), master: None };
+    let missing =
+        Server { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..Server::default() };
     let text = connect(&missing).await.unwrap_err().to_string();
     assert_eq!(
         text,
@@ -527,4 +540,81 @@ async fn a_kubeconfig_leads_to_its_server() {
     assert_eq!(refusal(Some(&elsewhere), Some(&fake.url())).await, "connected");
     let text = refusal(Some(&kubeconfig("nowhere at all")), None).await;
     assert!(text.starts_with("--kubeconfig "), "{text}");
+}
+
+fn initial_end(version: u32) -> Step {
+    let annotations = json!({"k8s.io/initial-events-end": "true"});
+    line(
+        "BOOKMARK",
+        json!({"metadata": {"resourceVersion": version.to_string(), "annotations": annotations}}),
+    )
+}
+
+/// A script for Services that is asked for streamed lists; the other kinds refuse to stream.
+fn streamed(
+    script: impl Fn(usize, &str) -> Reply + Send + Sync + 'static,
+) -> impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static {
+    let rest = services_only(script);
+    move |number, asked| {
+        let other = !asked.0.contains("/api/v1/services");
+        if other && asked.0.contains("sendInitialEvents") {
+            return Reply(422, "", Vec::new());
+        }
+        rest(number, asked)
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_list_is_followed_in_the_same_answer() {
+    let fake = Fake::streaming(streamed(|number, path| match number {
+        0 => {
+            assert!(path.contains("resourceVersionMatch=NotOlderThan"), "{path}");
+            standing(vec![
+                line("ADDED", service("a", "10.0.0.1", 3)),
+                initial_end(9),
+                line("ADDED", service("b", "10.0.0.2", 10)),
+                Step::Pause(Duration::from_millis(50)),
+                Step::Cut,
+            ])
+        }
+        _ => {
+            assert!(path.contains("resourceVersion=10"), "{path}");
+            standing(vec![line("ADDED", service("c", "10.0.0.3", 11))])
+        }
+    }))
+    .await;
+    let mut live = Live::of(fake).await;
+    live.until(|known| known.services.len() == 3).await;
+    assert_eq!(live.known.lists, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_leaves_out_its_end_is_asked_for_in_pages() {
+    // It says nothing more; it sends a plain bookmark; it goes on with news for ever.
+    for case in 0..3 {
+        let fake = Fake::streaming(streamed(move |_, path| {
+            if path.contains("sendInitialEvents") {
+                let mut steps = vec![line("ADDED", service("a", "10.0.0.1", 3))];
+                if case == 1 {
+                    steps.push(bookmark(9));
+                }
+                if case == 2 {
+                    for version in 10..60 {
+                        steps.push(Step::Pause(Duration::from_millis(50)));
+                        steps.push(line("MODIFIED", service("a", "10.0.0.1", version)));
+                    }
+                }
+                return standing(steps);
+            }
+            if path.contains("watch=true") {
+                return standing(vec![line("ADDED", service("c", "10.0.0.3", 11))]);
+            }
+            Reply::text(list(10, "", &[service("b", "10.0.0.2", 4)]))
+        }))
+        .await;
+        let mut live = Live::of(fake).await;
+        live.until(|known| known.text() == "b=10.0.0.2 c=10.0.0.3 ").await;
+        assert_eq!(live.known.lists, 1, "case {case}");
+        assert_eq!(live.fake.asked("sendInitialEvents").len() - 3, 1, "case {case}");
+    }
 }

@@ -114,6 +114,36 @@ fn any<'de, D: Deserializer<'de>>(kind: Kind, object: D, decoder: &mut Decoder) 
     }
 }
 
+/// An object that was read, whatever it was written in, and that exists.
+pub(crate) trait Object {
+    /// Its Events.
+    fn told(self, decoder: &mut Decoder) -> Told;
+}
+
+impl Object for objects::Service {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        service::decode(self, decoder)
+    }
+}
+
+impl Object for objects::EndpointSlice {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        slice::decode(self, decoder)
+    }
+}
+
+impl Object for objects::Node {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        node::decode_node(self, decoder)
+    }
+}
+
+impl Object for objects::ServiceCidr {
+    fn told(self, decoder: &mut Decoder) -> Told {
+        node::decode_cidr(self, decoder)
+    }
+}
+
 /// An object that exists, of a kind that is known. Fails only on broken syntax.
 pub(crate) fn told<'de, D: Deserializer<'de>>(
     kind: Kind,
@@ -121,10 +151,10 @@ pub(crate) fn told<'de, D: Deserializer<'de>>(
     decoder: &mut Decoder,
 ) -> Result<Told, D::Error> {
     Ok(match kind {
-        Kind::Service => service::decode(objects::Service::deserialize(object)?, decoder),
-        Kind::EndpointSlice => slice::decode(objects::EndpointSlice::deserialize(object)?, decoder),
-        Kind::Node => node::decode_node(objects::Node::deserialize(object)?, decoder),
-        Kind::ServiceCidr => node::decode_cidr(objects::ServiceCidr::deserialize(object)?, decoder),
+        Kind::Service => objects::Service::deserialize(object)?.told(decoder),
+        Kind::EndpointSlice => objects::EndpointSlice::deserialize(object)?.told(decoder),
+        Kind::Node => objects::Node::deserialize(object)?.told(decoder),
+        Kind::ServiceCidr => objects::ServiceCidr::deserialize(object)?.told(decoder),
     })
 }
 
@@ -135,14 +165,19 @@ pub(crate) fn gone<'de, D: Deserializer<'de>>(
     object: D,
     decoder: &mut Decoder,
 ) -> Result<Told, D::Error> {
-    let object = objects::AnyObject::deserialize(object)?;
+    Ok(gone_of(kind, objects::AnyObject::deserialize(object)?, decoder))
+}
+
+/// An object that was deleted.
+#[cfg_attr(not(feature = "api-server"), allow(dead_code, reason = "only watches need it"))]
+pub(crate) fn gone_of(kind: Kind, object: objects::AnyObject, decoder: &mut Decoder) -> Told {
     let version = check::version(&object.meta);
     let events = match check::name(kind, &object.meta, object.wrong, decoder) {
         Err(_) => Vec::new(),
         Ok(name) if kind == Kind::Node && name.name != decoder.node_name => Vec::new(),
         Ok(name) => decoder.conclude(Check::new(kind, name.clone()), Some(gone_event(kind, name))),
     };
-    Ok(Told { events, version })
+    Told { events, version }
 }
 
 fn gone_event(kind: Kind, name: NamespacedName) -> Event {

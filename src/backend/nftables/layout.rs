@@ -9,8 +9,15 @@ use crate::netlink::set::{Field, SetSpec, Value};
 /// Name of the table, in family ip and in family ip6; the reference's own name.
 pub const TABLE: &str = "kube-proxy";
 
-/// The version of this layout. A table with another one in its comment is replaced as a whole,
-/// in one transaction; one with the same is adopted element by element.
+/// Name of the table that stands in while the other is replaced. A packet under way when a table
+/// goes may find its rules of before and its maps empty already: rules are those of the moment at
+/// which a hook is entered, elements those of the moment at which they are looked up
+/// (`nft_do_chain`, `nft_set_elem_active`; deleting a map makes its elements inactive at the commit,
+/// `nft_map_deactivate`). It would miss, and meet the guard of cluster IPs. With two tables each
+/// hook has a complete one at every moment.
+pub const STANDBY: &str = "kube-proxy-standby";
+
+/// The version of this layout. Remembered clients are taken over from a table with the same one.
 pub const LAYOUT: u32 = 1;
 
 /// The table's comment.

@@ -15,9 +15,9 @@ use crate::kernel::NftBatch;
 use crate::model::Family;
 use crate::netlink::nft::Batch;
 
-/// The transaction that takes the table away, which must be there.
-pub fn removal(family: Family) -> NftBatch {
-    let mut batch = Batch::new(family, layout::TABLE);
+/// The transaction that takes a table away, which must be there.
+pub fn removal(family: Family, table: &str) -> NftBatch {
+    let mut batch = Batch::new(family, table);
     batch.delete_table();
     batch.finish()
 }

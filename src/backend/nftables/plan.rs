@@ -13,8 +13,8 @@ use ipnet::IpNet;
 
 use super::affinity;
 use super::elements::{self, Element, Gives, Key};
-use super::layout::{Kind, Set, TABLE, Treatment, table_comment, timeout_chain};
-use super::rules::{fixed_chains, timeout_rules, treatment_rules};
+use super::layout::{Kind, STANDBY, Set, TABLE, Treatment, table_comment, timeout_chain};
+use super::rules::{FixedChain, fixed_chains, timeout_rules, treatment_rules};
 use crate::backend::Options;
 use crate::backend::counted::Counted;
 use crate::backend::program::{Frontend, Program, Target, without_nested};
@@ -37,25 +37,13 @@ const SKELETON_BYTES: usize = 64 << 10;
 /// lists the table reads past all of these chains.
 const COMMON_COUNTS: std::ops::RangeInclusive<u16> = 1..=32;
 
-/// Where a plan starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// No table: it is built step by step.
-    Absent,
-    /// A table by an earlier process, by the reference, or one that may have been changed by
-    /// somebody: replaced in one step. To list it and write the differences would take longer:
-    /// the kernel's listing grows with the square of a set's size (30 s at 500,000 elements,
-    /// against 1.2 s to write them).
-    Replace,
-    /// Our table as this process left it.
-    Known,
-}
-
 /// What is in the kernel, of one family.
 #[derive(Debug)]
 pub struct Applied {
     pub(super) family: Family,
-    pub(super) start: Start,
+    table: &'static str,
+    /// Whether the table is there; else it is built first.
+    built: bool,
     pub(super) programs: BTreeMap<Frontend, Arc<Program>>,
     pub(super) treatments: Counted<Treatment>,
     pub(super) timeouts: Counted<u32>,
@@ -68,11 +56,21 @@ pub struct Applied {
 }
 
 impl Applied {
-    /// Nothing known to be there, but what `start` says.
-    pub fn new(family: Family, start: Start) -> Applied {
+    /// A table that is not there.
+    pub fn absent(family: Family) -> Applied {
+        Applied::of(family, TABLE)
+    }
+
+    /// The table that stands in while ours is replaced, not there yet.
+    pub fn absent_standby(family: Family) -> Applied {
+        Applied::of(family, STANDBY)
+    }
+
+    fn of(family: Family, table: &'static str) -> Applied {
         Applied {
             family,
-            start,
+            table,
+            built: false,
             programs: BTreeMap::new(),
             treatments: Counted::default(),
             timeouts: Counted::default(),
@@ -92,7 +90,7 @@ impl Applied {
     /// The transaction that removes chains nobody needs any more, callers before callees.
     /// `None` if there are none.
     pub fn idle_chains(&self) -> Option<NftBatch> {
-        let mut batch = Batch::new(self.family, TABLE);
+        let mut batch = Batch::new(self.family, self.table);
         let (treatments, timeouts) = (&self.treatments.idle, &self.timeouts.idle);
         treatments.iter().for_each(|t| treatment_element(*t).delete(&mut batch));
         timeouts.iter().for_each(|s| timeout_element(*s).delete(&mut batch));
@@ -114,11 +112,6 @@ impl Applied {
         let detector = self.options.as_ref().map(|options| &options.detector);
         let cidr = detector.and_then(|detector| detector.cidr(Family::of(address)));
         cidr.is_some_and(|cidr| cidr.contains(&address))
-    }
-
-    /// Whether the table is as this process left it, so that only changes need to be written.
-    pub fn is_known(&self) -> bool {
-        self.start == Start::Known
     }
 }
 
@@ -145,6 +138,9 @@ pub struct Plan<'a> {
     todo: std::collections::btree_set::IntoIter<Frontend>,
     stage: Stage,
     step: usize,
+    hooks_in_last: bool,
+    /// Base chains that are still to be made.
+    unhooked: Vec<FixedChain>,
     remembered: Vec<ElementFact>,
     /// Whether the plan took away endpoints that clients may be remembered with.
     pub forgets_clients: bool,
@@ -158,15 +154,14 @@ enum Stage {
 }
 
 impl<'a> Plan<'a> {
-    /// A plan that brings the frontends `changed` up to date; all of them where the table is not
-    /// as this process left it.
+    /// A plan that brings the frontends `changed` up to date; all of them where there is no table.
     pub fn new(
         applied: &'a mut Applied,
         (ruleset, options): (&'a dyn Wants, &'a Options),
         changed: BTreeSet<Frontend>,
     ) -> Plan<'a> {
         let mut todo = changed;
-        if !applied.is_known() {
+        if !applied.built {
             todo = ruleset.frontends();
         }
         let todo = todo.into_iter();
@@ -178,19 +173,32 @@ impl<'a> Plan<'a> {
             todo,
             stage,
             step: STEP,
+            hooks_in_last: false,
+            unhooked: Vec::new(),
             remembered: Vec::new(),
             forgets_clients: false,
         }
     }
 
-    /// Carries remembered clients over into the table that takes the place of the one they are in.
+    /// Carries remembered clients over into a table that is built.
     pub fn carry_over(&mut self, remembered: Vec<ElementFact>) {
         self.remembered = remembered;
     }
 
-    /// Keeps transactions, but for the replacement of a foreign table, below so many bytes.
+    /// Keeps transactions below so many bytes.
     pub fn limit_to(&mut self, bytes: usize) {
         self.step = STEP.min(bytes.saturating_sub(SKELETON_BYTES) / ELEMENT_BYTES).max(1);
+    }
+
+    /// Hooks a table that is built in only when it is complete: while another one stands in, the
+    /// guards of half a table would do harm.
+    pub fn hook_in_last(&mut self) {
+        self.hooks_in_last = true;
+    }
+
+    /// Puts everything into one transaction, so that the table is complete or not there.
+    pub fn at_once(&mut self) {
+        self.step = usize::MAX;
     }
 
     /// The next transaction, or that there is nothing left to do. Each must have been carried out
@@ -209,42 +217,30 @@ impl<'a> Plan<'a> {
     }
 
     fn batch(&self) -> Batch<'static> {
-        Batch::new(self.applied.family, TABLE)
+        Batch::new(self.applied.family, self.applied.table)
     }
 
     /// The table itself, sets that are written as a whole, and the first frontends.
     fn first_step(&mut self) -> Batch<'static> {
         let mut batch = self.batch();
-        match self.applied.start {
-            Start::Known if self.applied.options.as_ref() == Some(self.options) => {}
-            Start::Known => {
-                self.rewrite_rules(&mut batch);
-                self.forgets_clients = true;
-            }
-            Start::Absent => self.skeleton(&mut batch),
-            Start::Replace => {
-                batch.delete_table();
-                self.skeleton(&mut batch);
-            }
+        let builds = !self.applied.built;
+        if builds {
+            self.skeleton(&mut batch);
+        } else if self.applied.options.as_ref() != Some(self.options) {
+            self.rewrite_rules(&mut batch);
+            self.forgets_clients = true;
         }
         self.applied.options = Some(self.options.clone());
         let mut step = Step::default();
         self.whole_sets(&mut step);
         self.health_check_ports(&mut step);
-        let replace = self.applied.start == Start::Replace;
-        if self.applied.start != Start::Known {
+        if builds {
             self.common_counts(&mut step);
         }
         self.fill(&mut step);
-        self.applied.start = Start::Known;
+        self.applied.built = true;
         write(&mut batch, step);
-        while replace && self.stage == Stage::Frontends {
-            let mut step = Step::default();
-            self.fill(&mut step);
-            write(&mut batch, step);
-        }
-        let remembered = std::mem::take(&mut self.remembered);
-        affinity::carry_over(self.applied, &remembered, &mut batch);
+        self.conclude(&mut batch);
         batch
     }
 
@@ -253,22 +249,30 @@ impl<'a> Plan<'a> {
         self.fill(&mut step);
         let mut batch = self.batch();
         write(&mut batch, step);
+        self.conclude(&mut batch);
         batch
     }
 
+    /// Carried clients come with the last step: who may stay is known only then.
+    fn conclude(&mut self, batch: &mut Batch<'_>) {
+        if self.stage == Stage::Done {
+            let remembered = std::mem::take(&mut self.remembered);
+            affinity::carry_over(self.applied, &remembered, batch);
+            add_chains(batch, &std::mem::take(&mut self.unhooked));
+        }
+    }
+
     /// Table, sets, and the chains that are always there, with their rules.
-    fn skeleton(&self, batch: &mut Batch<'_>) {
+    fn skeleton(&mut self, batch: &mut Batch<'_>) {
         batch.add_table(&table_comment());
         for set in Set::ALL {
             batch.add_set(&set.spec());
         }
         let chains = fixed_chains(self.applied.family, self.options);
-        for chain in &chains {
-            batch.add_chain(chain.name, chain.hook);
-        }
-        for chain in &chains {
-            chain.rules.iter().for_each(|rule| batch.add_rule(chain.name, rule));
-        }
+        let later = |chain: &FixedChain| self.hooks_in_last && chain.hook.is_some();
+        let (later, now): (Vec<_>, Vec<_>) = chains.into_iter().partition(later);
+        add_chains(batch, &now);
+        self.unhooked = later;
     }
 
     /// The chains of usual endpoint counts, while the maps are empty.
@@ -497,6 +501,15 @@ fn forgets_clients(old: &Program, new: Option<&Program>) -> bool {
             || lost(&old.targets, &new.targets)
             || lost(&old.local, &new.local)
     })
+}
+
+fn add_chains(batch: &mut Batch<'_>, chains: &[FixedChain]) {
+    for chain in chains {
+        batch.add_chain(chain.name, chain.hook);
+    }
+    for chain in chains {
+        chain.rules.iter().for_each(|rule| batch.add_rule(chain.name, rule));
+    }
 }
 
 /// Writes a step: chains, then whole sets, then removals, then additions, set by set.

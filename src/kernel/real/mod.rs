@@ -9,6 +9,7 @@ mod ipset;
 mod ipvs;
 mod lacks;
 mod link;
+mod lookout;
 mod nftables;
 mod probe;
 mod relay;
@@ -19,6 +20,7 @@ mod xtables_lock;
 use nix::sys::socket::SockProtocol;
 
 use super::XtablesFlavour;
+use super::drift::Lookout;
 use super::{
     Capabilities, Capability, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction,
 };
@@ -126,6 +128,12 @@ impl Kernel for Real {
             Transaction::Ipset(operations) => ipset::apply(&mut self.netfilter, operations),
             Transaction::Links(operations) => link::apply(self.route()?, operations),
             Transaction::Relay(operations) => self.relay.apply(operations),
+            Transaction::ConntrackBuckets(buckets) => {
+                let file = std::path::Path::new(CONNTRACK_BUCKETS);
+                let written = std::fs::write(file, buckets.to_string());
+                written.map_err(|e| io_error("write", file, &e))?;
+                Ok(Receipt::of(1))
+            }
         }
     }
 
@@ -142,8 +150,9 @@ impl Kernel for Real {
                 nftables::rules(&mut self.netfilter, *family, place).map(Facts::Rules)
             }
             Query::Xtables(family) => self.xtables()?.save(*family).map(Facts::Text),
-            Query::Flows(family, protocol) => {
-                conntrack::flows(&mut self.netfilter, *family, *protocol).map(Facts::Flows)
+            Query::Flows(family, protocol, to) => {
+                let kind = (*family, *protocol);
+                conntrack::flows(&mut self.netfilter, kind, *to).map(Facts::Flows)
             }
             Query::Sysctl(path) => {
                 let file = sysctl_path(path)?;
@@ -163,12 +172,43 @@ impl Kernel for Real {
             Query::Links => link::links(self.route()?).map(Facts::Links),
             Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay.ports(keys))),
             Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
+            Query::Cpus => Ok(Facts::Number(cpus())),
+            Query::ConntrackBuckets => {
+                let file = std::path::Path::new(CONNTRACK_BUCKETS);
+                let text = std::fs::read_to_string(file).map_err(|e| io_error("read", file, &e))?;
+                let odd = |_| Error::new(ErrorKind::Broken, "read conntrack's buckets", &*text);
+                text.trim().parse().map(Facts::Number).map_err(odd)
+            }
         }
     }
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
+
+    /// Of nf_tables only: the other facilities tell nobody.
+    fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        let ear = lookout::Ear::open().map_err(lookout::deaf)?;
+        let own = self.netfilter.port();
+        self.netfilter.ear = Some(ear.clone());
+        Ok(Some(Box::new(lookout::Netlink::new(ear, own))))
+    }
+}
+
+/// The size of conntrack's hash table.
+const CONNTRACK_BUCKETS: &str = "/sys/module/nf_conntrack/parameters/hashsize";
+
+/// CPUs as the machine has them; those that this process may use say too little of how many
+/// connections there will be (kubernetes/kubernetes#99225).
+fn cpus() -> u64 {
+    let is_cpu = |name: &str| {
+        let number = name.strip_prefix("cpu").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let listed = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let found = listed.filter(|entry| entry.file_name().to_str().is_some_and(is_cpu)).count();
+    let usable = || std::thread::available_parallelism().map_or(1, usize::from);
+    if found > 0 { found as u64 } else { usable() as u64 }
 }
 
 /// The file of a sysctl; a path that would leave `/proc/sys` is refused.

@@ -38,6 +38,9 @@ pub(super) fn table(
         return Ok(Some(TableFact { comment, ..TableFact::default() }));
     }
     let chains = chains(netfilter, family, name)?;
+    if depth == Depth::Chains {
+        return Ok(Some(TableFact { comment, chains, sets: Vec::new() }));
+    }
     let mut sets = sets(netfilter, family, name)?;
     for set in &mut sets {
         set.elements = elements(netfilter, family, (name, &set.name))?;

@@ -5,13 +5,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, sendto, setsockopt, socket, sockopt,
 };
 
+use super::lookout::{Ear, Missed, generation};
 use crate::kernel::{Error, ErrorKind};
 use crate::netlink::read::{Attributes, Message, Messages, text};
-use crate::netlink::{NLMSG_DONE, NLMSG_ERROR};
+use crate::netlink::write::{Head, Writer};
+use crate::netlink::{ACK, NLMSG_DONE, NLMSG_ERROR, REQUEST, SUBSYS_NFTABLES};
 
 /// The send buffer asked for: room for the largest step of a plan several times over.
 const SEND_BUFFER: usize = 256 << 20;
@@ -19,6 +21,10 @@ const SEND_BUFFER: usize = 256 << 20;
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// Largest datagram the kernel puts together for a dump, doubled.
 const DATAGRAM: usize = 64 << 10;
+/// The largest transaction of ours that the kernel may tell us of: some hundred elements.
+const HEARD_WITH_EASE: usize = 32 << 10;
+/// `NFT_MSG_GETGEN`.
+const GET_GENERATION: u16 = 16;
 /// How often a dump that was interrupted by a change is asked for again.
 const DUMP_TRIES: usize = 20;
 /// `NLM_F_DUMP_INTR`: the table changed while it was listed.
@@ -32,6 +38,8 @@ pub(super) struct Netlink {
     sequence: u32,
     /// The most bytes one send may have.
     pub(super) largest: usize,
+    /// Who hears of changes, to be closed while large ones of our own are made.
+    pub(super) ear: Option<Ear>,
 }
 
 /// An errno with the operation it belongs to.
@@ -61,13 +69,18 @@ impl Netlink {
                 nix::sys::socket::getsockopt(&socket, sockopt::SndBuf).unwrap_or(64 << 10) - 64
             }
         };
-        Ok(Netlink { socket, buffer: vec![0; DATAGRAM], sequence: 0, largest })
+        Ok(Netlink { socket, buffer: vec![0; DATAGRAM], sequence: 0, largest, ear: None })
     }
 
     /// A sequence number for a request.
     pub(super) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1) | 1 << 30;
         self.sequence
+    }
+
+    /// The number by which the kernel tells our transactions from others'.
+    pub(super) fn port(&self) -> u32 {
+        getsockname::<NetlinkAddr>(self.socket.as_raw_fd()).map_or(0, |own| own.pid())
     }
 
     fn send(&mut self, what: &str, bytes: &[u8]) -> Result<(), Error> {
@@ -101,6 +114,36 @@ impl Netlink {
     /// Carries out a batch: the kernel works through it inside the system call, so that errors
     /// are there when it returns, and silence means that all of it took effect.
     pub(super) fn batch(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(ear) = self.ear.clone().filter(|_| bytes.len() > HEARD_WITH_EASE) else {
+            return self.carry_out(bytes);
+        };
+        let before = self.generation();
+        ear.close();
+        let outcome = self.carry_out(bytes);
+        let after = self.generation();
+        let own = u32::from(outcome.is_ok());
+        let alone = before.zip(after).is_some_and(|(b, a)| a.wrapping_sub(b) == own);
+        ear.listen(if alone { Missed::Nothing } else { Missed::Something });
+        outcome
+    }
+
+    /// The number of the ruleset's generation, which each transaction raises by one.
+    fn generation(&mut self) -> Option<u32> {
+        let mut w = Writer::new();
+        let open = w.open_message(Head {
+            kind: SUBSYS_NFTABLES | GET_GENERATION,
+            flags: REQUEST | ACK,
+            sequence: self.next_sequence(),
+            family: 0,
+            resource: 0,
+        });
+        w.close_message(open);
+        let what = ("ask for nf_tables' generation", w.as_bytes());
+        let told = self.ask(what, |out, message| out.extend(generation(message)));
+        told.ok()?.into_iter().next()
+    }
+
+    fn carry_out(&mut self, bytes: &[u8]) -> Result<(), Error> {
         while self.receive(MsgFlags::MSG_DONTWAIT)?.is_some() {
             // An answer nobody waited for any more.
         }

@@ -24,6 +24,7 @@ pub struct Simulated {
     host: Arc<Mutex<sim::Host>>,
     sysctls: BTreeMap<String, String>,
     relay: Arc<Mutex<relay::Relay>>,
+    conntrack_buckets: u64,
     capabilities: Capabilities,
 }
 
@@ -42,6 +43,7 @@ impl Simulated {
             host: Arc::new(Mutex::new(host)),
             sysctls: BTreeMap::new(),
             relay: Arc::default(),
+            conntrack_buckets: 16_384,
             capabilities: Capabilities {
                 xtables: Some(XtablesFlavour::Legacy),
                 ..Capabilities::default()
@@ -108,6 +110,10 @@ impl Kernel for Simulated {
             Transaction::Ipset(operations) => ipvs::apply_sets(&mut self.host(), operations),
             Transaction::Relay(operations) => self.relay().apply(operations),
             Transaction::Links(operations) => ipvs::apply_links(&mut self.host(), operations),
+            Transaction::ConntrackBuckets(buckets) => {
+                self.conntrack_buckets = u64::from(*buckets);
+                Ok(Receipt::of(1))
+            }
         }
     }
 
@@ -141,8 +147,11 @@ impl Kernel for Simulated {
                 let texts = tables.map(|table| host.iptables_save(family, table));
                 Ok(Facts::Text(texts.concat()))
             }
-            Query::Flows(family, protocol) => {
-                let wanted = |flow: &FlowFact| flow.family == *family && flow.protocol == *protocol;
+            Query::Flows(family, protocol, to) => {
+                let wanted = |flow: &FlowFact| {
+                    let kind = flow.family == *family && flow.protocol == *protocol;
+                    kind && to.takes(&flow.destination)
+                };
                 let connections = host.connections();
                 Ok(Facts::Flows(connections.iter().filter_map(flow_of).filter(wanted).collect()))
             }
@@ -153,6 +162,8 @@ impl Kernel for Simulated {
                 let value = modelled.or_else(|| self.sysctls.get(path).cloned());
                 value.map(Facts::Text).ok_or_else(absent)
             }
+            Query::Cpus => Ok(Facts::Number(2)),
+            Query::ConntrackBuckets => Ok(Facts::Number(self.conntrack_buckets)),
             Query::Addresses => {
                 let links = host.links().iter();
                 Ok(Facts::Addresses(
@@ -239,6 +250,9 @@ fn table_fact(table: &TableView<'_>, depth: Depth) -> TableFact {
         })
         .collect();
     chains.sort_by(|a, b| a.name.cmp(&b.name));
+    if depth == Depth::Chains {
+        return TableFact { comment, chains, sets: Vec::new() };
+    }
     let anonymous = |set: &SetView<'_>| set.definition().has(sim::nft::set_flags::ANONYMOUS);
     let mut sets: Vec<SetFact> =
         table.sets().iter().filter(|set| !anonymous(set)).map(set_fact).collect();
