@@ -182,8 +182,8 @@ winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", roo
         master: None,
     };
     let detect_local = DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]);
-    let config_file = s.config_file.clone();
-    assert_eq!(s, Settings { source, detect_local, config_file, ..defaults });
+    let (config_file, flags, written) = (s.config_file.clone(), s.flags.clone(), s.written.clone());
+    assert_eq!(s, Settings { source, detect_local, config_file, flags, written, ..defaults });
 }
 
 #[test]

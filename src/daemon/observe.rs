@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
+use super::local::NoLocal;
 use super::source::Report;
 use crate::model::{Event, Notice};
-use crate::serve::{Health, HealthChecks, Metrics, Sources, SyncKind};
+use crate::serve::board::Programmed;
+use crate::serve::{Board, Health, HealthChecks, Metrics, Sources, SyncKind};
 use crate::sync::Proxy;
 use crate::sync::run::{Ended, Observer};
 
@@ -15,6 +17,11 @@ pub(super) struct Witness {
     health: Health,
     metrics: Metrics,
     checks: HealthChecks,
+    board: Option<Board>,
+    no_local: NoLocal,
+    /// Since when something waits to be programmed, and what the sync under way began with.
+    waiting: Option<Instant>,
+    running: Option<Instant>,
     report: Report,
     known: BTreeSet<Notice>,
     failures: u32,
@@ -26,6 +33,10 @@ impl Witness {
             health: sources.health.clone(),
             metrics: sources.metrics.clone(),
             checks: sources.checks.clone(),
+            board: sources.board.clone(),
+            no_local: NoLocal::default(),
+            waiting: None,
+            running: None,
             report,
             known: BTreeSet::new(),
             failures: 0,
@@ -46,6 +57,9 @@ impl Witness {
             tracing::info!(reason = notice.reason.as_str(), "no longer: {notice}");
         }
         self.metrics.noticed(&now);
+        if let Some(board) = &self.board {
+            board.noticed(&now);
+        }
         let list: Vec<Notice> = now.iter().cloned().collect();
         (self.report)(&list);
         self.known = now;
@@ -55,8 +69,13 @@ impl Witness {
         let wall = SystemTime::now();
         self.failures = 0;
         self.health.sync_succeeded(wall);
-        let kind = if ended.full { SyncKind::Full } else { SyncKind::Partial };
-        self.metrics.synced(kind, ended.took, wall);
+        self.metrics.synced(kind_of(ended), ended.took, wall);
+        let latency = self.running.take().map_or(ended.took, |since| since.elapsed());
+        if let Some(board) = &self.board {
+            let how = Programmed { at: wall, latency };
+            board.programmed(proxy.cluster(), proxy.last_changes(), how);
+        }
+        self.no_local.update(proxy.cluster(), proxy.last_changes(), &self.metrics);
         let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
         self.metrics.programmed(&triggers, wall);
         if let Ok(report) = &ended.outcome {
@@ -87,11 +106,15 @@ impl Observer for Witness {
     }
 
     fn queued(&mut self) {
-        self.health.queued(Instant::now());
+        let now = Instant::now();
+        self.waiting.get_or_insert(now);
+        self.health.queued(now);
         self.metrics.queued(SystemTime::now());
     }
 
     fn begun(&mut self) {
+        self.running = self.running.or(self.waiting);
+        self.waiting = None;
         self.health.sync_started();
     }
 
@@ -106,10 +129,18 @@ impl Observer for Witness {
             Err(error) => {
                 self.failures += 1;
                 self.health.sync_failed();
-                self.metrics.sync_failed();
+                self.metrics.sync_failed(kind_of(ended));
+                if let Some(board) = &self.board {
+                    board.failed(error.to_string());
+                }
                 tracing::error!(%error, tries = self.failures, "sync failed; trying again");
             }
         }
+        self.metrics.drifted(proxy.drifts());
         self.notices(proxy);
     }
+}
+
+fn kind_of(ended: &Ended) -> SyncKind {
+    if ended.full { SyncKind::Full } else { SyncKind::Partial }
 }

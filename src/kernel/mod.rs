@@ -1,13 +1,14 @@
 //! The seam: everything this program asks of Linux goes through one trait of three verbs.
 //!
 //! Two hearts: `real` (netlink sockets) and `simulated` (the `sim` crate). Decorators: `record`,
-//! `fault`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
+//! `fault`, `meter`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
 //! Tests: `simulated` here and in `proptests`, `real` in `netlab`.
 
 mod capability;
 mod error;
 mod facts;
 pub mod fault;
+pub mod meter;
 pub mod real;
 pub mod record;
 pub mod simulated;

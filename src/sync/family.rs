@@ -21,6 +21,7 @@ pub(super) struct FamilySync {
     ruleset: Ruleset,
     changed: BTreeSet<Frontend>,
     behind: bool,
+    drifts: u64,
     driver: Box<dyn Driver>,
 }
 
@@ -31,6 +32,7 @@ impl FamilySync {
             ruleset: Ruleset::default(),
             changed: BTreeSet::new(),
             behind: true,
+            drifts: 0,
             driver: driver(mode, family),
         }
     }
@@ -63,9 +65,15 @@ impl FamilySync {
         }
         if let Some(wrong) = self.driver.look(kernel)? {
             tracing::warn!("{} {wrong}; it is put right", self.family);
+            self.drifts += 1;
             self.distrust();
         }
         Ok(())
+    }
+
+    /// How many times somebody else's changes were found.
+    pub(super) fn drifts(&self) -> u64 {
+        self.drifts
     }
 
     pub(super) fn mark_behind(&mut self) {

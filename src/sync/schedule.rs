@@ -26,6 +26,11 @@ impl Schedule {
         Schedule { min_period, sync_period, wanted_since: None, last_end: None, failures: 0 }
     }
 
+    /// Goes by other periods from now on.
+    pub fn set_periods(&mut self, min_period: Duration, sync_period: Duration) {
+        (self.min_period, self.sync_period) = (min_period, sync_period);
+    }
+
     /// Something has changed.
     pub fn want(&mut self, now: Duration) {
         self.wanted_since.get_or_insert(now);
