@@ -119,6 +119,8 @@ fn open_kernel(settings: &Settings) -> Result<Box<dyn Kernel + Send>, Failure> {
 fn run(settings: Settings) -> Result<(), Failure> {
     let logging = start_logging(&settings);
     let kernel = open_kernel(&settings)?;
+    let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
+    tracing::info!(version, mode, node = &*settings.node_name, "starting");
     kernel.capabilities().lines().iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);

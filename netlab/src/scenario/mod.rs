@@ -7,6 +7,7 @@ mod api;
 mod heal;
 mod health;
 mod objects;
+mod operator;
 mod process;
 mod served;
 mod starts;
@@ -93,6 +94,7 @@ fn all() -> Vec<Scenario> {
         starts::SCENARIOS,
         heal::SCENARIOS,
         objects::SCENARIOS,
+        operator::SCENARIOS,
         affinity::SCENARIOS,
         health::SCENARIOS,
         served::SCENARIOS,

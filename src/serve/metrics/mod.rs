@@ -35,16 +35,28 @@ pub struct Metrics {
     endpoints: Changes,
     services: Changes,
     no_local_endpoints: IntGaugeVec,
-    sync_failures: IntCounterVec,
-    restore_failures: IntCounterVec,
-    partial_restore_failures: IntCounterVec,
+    failures: Failures,
     rules: IntGaugeVec,
     rules_written: IntGaugeVec,
-    cleanup_failures: IntCounterVec,
     conntrack: HistogramVec,
     conntrack_deleted: IntCounterVec,
     healthz: IntCounterVec,
     livez: IntCounterVec,
+    own: Own,
+}
+
+/// What failed, each under the name of its mode.
+#[derive(Clone, Debug)]
+struct Failures {
+    sync: IntCounterVec,
+    cleanup: IntCounterVec,
+    restore: IntCounterVec,
+    partial_restore: IntCounterVec,
+}
+
+/// Metrics that the reference has not; in every mode.
+#[derive(Clone, Debug)]
+struct Own {
     notices: IntGaugeVec,
     conflicts: IntGauge,
     seen: IntGauge,
@@ -87,9 +99,7 @@ impl Metrics {
         let maker = Maker { registry: Registry::new(), families, mode };
         let rules = maker.of(&[Mode::Nftables, Mode::Iptables]);
         let modern = maker.of(&[Mode::Nftables, Mode::Iptables, Mode::Ipvs]);
-        let nftables = maker.of(&[Mode::Nftables]);
         let iptables = maker.of(&[Mode::Iptables]);
-        let restoring = maker.of(&[Mode::Iptables, Mode::Ipvs]);
         maker.build(&build_labels());
         let metrics = Metrics {
             families: families.to_vec(),
@@ -121,20 +131,7 @@ impl Metrics {
                 "Services of policy Local whose endpoints are elsewhere",
                 &["ip_family", "traffic_policy"],
             ),
-            sync_failures: nftables
-                .counters("sync_proxy_rules_nftables_sync_failures_total", "Syncs that failed"),
-            cleanup_failures: nftables.counters(
-                "sync_proxy_rules_nftables_cleanup_failures_total",
-                "Removals of leftovers that failed",
-            ),
-            restore_failures: restoring.counters(
-                "sync_proxy_rules_iptables_restore_failures_total",
-                "Syncs of everything that iptables-restore refused",
-            ),
-            partial_restore_failures: iptables.counters(
-                "sync_proxy_rules_iptables_partial_restore_failures_total",
-                "Syncs of what changed that iptables-restore refused",
-            ),
+            failures: Failures::new(&maker),
             rules: iptables.gauges(
                 "sync_proxy_rules_iptables_total",
                 "Rules of iptables that are ours",
@@ -153,30 +150,7 @@ impl Metrics {
                 .counters("conntrack_reconciler_deleted_entries_total", "Stale flows forgotten"),
             healthz: maker.codes("proxy_healthz_total", "Answers of /healthz by status"),
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
-            notices: maker.gauges("notices", "What cannot be programmed as asked", &["reason"]),
-            conflicts: maker
-                .gauge("address_conflicts", "Addresses and ports that an older Service has"),
-            seen: maker.gauge("generation_seen", "Number of the newest change that was seen"),
-            programmed: maker
-                .gauge("generation_programmed", "Number of the newest change that is programmed"),
-            waiting: maker.seconds(
-                "generation_lag_seconds",
-                "How long the oldest change that is not programmed has waited",
-            ),
-            kernel: maker.durations_by(
-                "kernel_duration_seconds",
-                "Seconds the kernel took, its locks included",
-                "operation",
-            ),
-            kernel_errors: maker.counters_by(
-                "kernel_errors_total",
-                "What the kernel refused",
-                &["operation", "kind"],
-            ),
-            drift: maker.counter(
-                "drift_repairs_total",
-                "Times that rules of ours were found changed by somebody else, and made anew",
-            ),
+            own: Own::new(&maker),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -231,9 +205,9 @@ impl Metrics {
     /// A sync of this kind failed; counted where the mode's failures are.
     pub fn sync_failed(&self, kind: SyncKind) {
         let counter = match (self.mode, kind) {
-            (Mode::Iptables, SyncKind::Partial) => &self.partial_restore_failures,
-            (Mode::Iptables | Mode::Ipvs, _) => &self.restore_failures,
-            (Mode::Nftables | Mode::Userspace, _) => &self.sync_failures,
+            (Mode::Iptables, SyncKind::Partial) => &self.failures.partial_restore,
+            (Mode::Iptables | Mode::Ipvs, _) => &self.failures.restore,
+            (Mode::Nftables | Mode::Userspace, _) => &self.failures.sync,
         };
         for family in &self.families {
             counter.with_label_values(&[label(*family)]).inc();
@@ -248,27 +222,27 @@ impl Metrics {
 
     /// The kernel was asked to do something, or something was read from it.
     pub fn kernel_asked(&self, operation: &str, took: Duration, error: Option<&str>) {
-        self.kernel.with_label_values(&[operation]).observe(took.as_secs_f64());
+        self.own.kernel.with_label_values(&[operation]).observe(took.as_secs_f64());
         if let Some(kind) = error {
-            self.kernel_errors.with_label_values(&[operation, kind]).inc();
+            self.own.kernel_errors.with_label_values(&[operation, kind]).inc();
         }
     }
 
     /// Rules were found changed by somebody else this many times since the start.
     pub fn drifted(&self, times: u64) {
-        self.drift.inc_by(times.saturating_sub(self.drift.get()));
+        self.own.drift.inc_by(times.saturating_sub(self.own.drift.get()));
     }
 
     /// How far what is programmed is behind what was seen.
     pub(super) fn lag(&self, lag: &Lag) {
-        self.seen.set(lag.seen as i64);
-        self.programmed.set(lag.programmed as i64);
-        self.waiting.set(lag.waited.as_secs_f64());
+        self.own.seen.set(lag.seen as i64);
+        self.own.programmed.set(lag.programmed as i64);
+        self.own.waiting.set(lag.waited.as_secs_f64());
     }
 
     /// Leftovers could not be removed.
     pub fn cleanup_failed(&self, family: Family) {
-        self.cleanup_failures.with_label_values(&[label(family)]).inc();
+        self.failures.cleanup.with_label_values(&[label(family)]).inc();
     }
 
     /// Changes with these triggers have been programmed.
@@ -303,9 +277,9 @@ impl Metrics {
             counts[notice.reason as usize] += 1;
         }
         for (reason, count) in Reason::ALL.into_iter().zip(counts) {
-            self.notices.with_label_values(&[reason.as_str()]).set(count);
+            self.own.notices.with_label_values(&[reason.as_str()]).set(count);
         }
-        self.conflicts.set(counts[Reason::AddressConflict as usize]);
+        self.own.conflicts.set(counts[Reason::AddressConflict as usize]);
     }
 
     /// A health path was answered.
@@ -327,6 +301,61 @@ impl Metrics {
         let mut families = self.registry.gather();
         families.extend(process::gather());
         text::encode(&families, format)
+    }
+}
+
+impl Failures {
+    fn new(maker: &Maker<'_>) -> Failures {
+        let nftables = maker.of(&[Mode::Nftables]);
+        let iptables = maker.of(&[Mode::Iptables]);
+        let restoring = maker.of(&[Mode::Iptables, Mode::Ipvs]);
+        Failures {
+            sync: nftables
+                .counters("sync_proxy_rules_nftables_sync_failures_total", "Syncs that failed"),
+            cleanup: nftables.counters(
+                "sync_proxy_rules_nftables_cleanup_failures_total",
+                "Removals of leftovers that failed",
+            ),
+            restore: restoring.counters(
+                "sync_proxy_rules_iptables_restore_failures_total",
+                "Syncs of everything that iptables-restore refused",
+            ),
+            partial_restore: iptables.counters(
+                "sync_proxy_rules_iptables_partial_restore_failures_total",
+                "Syncs of what changed that iptables-restore refused",
+            ),
+        }
+    }
+}
+
+impl Own {
+    fn new(maker: &Maker<'_>) -> Own {
+        Own {
+            notices: maker.gauges("notices", "What cannot be programmed as asked", &["reason"]),
+            conflicts: maker
+                .gauge("address_conflicts", "Addresses and ports that an older Service has"),
+            seen: maker.gauge("generation_seen", "Number of the newest change that was seen"),
+            programmed: maker
+                .gauge("generation_programmed", "Number of the newest change that is programmed"),
+            waiting: maker.seconds(
+                "generation_lag_seconds",
+                "How long the oldest change that is not programmed has waited",
+            ),
+            kernel: maker.durations_by(
+                "kernel_duration_seconds",
+                "Seconds the kernel took, its locks included",
+                "operation",
+            ),
+            kernel_errors: maker.counters_by(
+                "kernel_errors_total",
+                "What the kernel refused",
+                &["operation", "kind"],
+            ),
+            drift: maker.counter(
+                "drift_repairs_total",
+                "Times that rules of ours were found changed by somebody else, and made anew",
+            ),
+        }
     }
 }
 

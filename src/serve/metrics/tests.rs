@@ -186,3 +186,38 @@ fn line_91_buckets_of_the_programming_latency() {
     assert_eq!((buckets[0], buckets[1], buckets[80]), (0.0, 0.25, 300.0));
     assert!(buckets.is_sorted());
 }
+
+/// Names of metrics that a text uses, without the endings that a histogram's samples have.
+fn names_in(text: &str) -> std::collections::BTreeSet<String> {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    let ours =
+        |w: &&str| ["kubeproxy_", "process_", "kubernetes_"].iter().any(|p| w.starts_with(p));
+    let bare = |w: &str| {
+        let endings = ["_bucket", "_sum", "_count"];
+        endings.iter().find_map(|e| w.strip_suffix(e)).unwrap_or(w).to_owned()
+    };
+    text.split(word).filter(ours).map(bare).collect()
+}
+
+#[test]
+fn dashboard_and_alerts_use_metrics_that_exist() {
+    let mut known = std::collections::BTreeSet::new();
+    for mode in [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace] {
+        let metrics = Metrics::new(mode, &Family::ALL);
+        metrics.probed(Probe::Livez, "200");
+        metrics.probed(Probe::Healthz, "200");
+        metrics.kernel_asked("nft", Duration::from_millis(1), Some("busy"));
+        let text = metrics.text();
+        let types = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next());
+        known.extend(types.map(str::to_owned));
+    }
+    for text in [
+        include_str!("../../../deploy/monitoring/alerts.yaml"),
+        include_str!("../../../deploy/monitoring/dashboard.json"),
+    ] {
+        let used = names_in(text);
+        assert!(used.len() > 5, "{used:?}");
+        let unknown: Vec<&String> = used.difference(&known).collect();
+        assert!(unknown.is_empty(), "no such metric: {unknown:?}");
+    }
+}
