@@ -161,7 +161,7 @@ async fn live(
     let (requests, asked) = mpsc::channel(REQUESTS);
     let sources = sources(&settings, logging.clone(), (&families, &requests));
     let (sender, events) = mpsc::channel(EVENTS);
-    let source = source::start(&settings, sender).await?;
+    let source = source::start(&settings, sender, sources.metrics.clone()).await?;
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
     let resolve_options = resolve(settings.clone(), families.clone());

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::served::listener;
 use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
+use crate::apiserver::{ApiServer, Manners, Shared};
 use crate::page::{Page, fetch};
 use crate::probe::{Probe, judge};
 use crate::process::{Guarded, Rights};
@@ -22,6 +24,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("status-page", |bench| play(bench, status_page)),
     scenario("status-page-in-a-browser", |bench| play(bench, browser)),
     scenario("config-map-swapped", config_map),
+    scenario("api-staleness-is-told", api_staleness),
     scenario("net-admin-only-after-init", net_admin_only),
     scenario("service-manager-is-told", service_manager),
 ];
@@ -112,6 +115,25 @@ fn browser(setting: &mut Setting) -> Verdict {
         return Err(format!("no picture of a page: {} bytes", bytes.len()).into());
     }
     Ok(format!("{} bytes of picture", bytes.len()))
+}
+
+fn api_staleness(bench: &Bench) -> Verdict {
+    let mut setting = bench.examples()?;
+    let shared = Shared::new(Manners::default());
+    shared.store.set_all(setting.manifests.objects())?;
+    let server = ApiServer::start(listener(&setting, 6443)?, shared)?;
+    setting.start_proxy_on(&server.url(), &["--metrics-bind-address=127.0.0.1:10249"])?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let page = ask(&setting, "/metrics")?;
+    for kind in ["Service", "EndpointSlice", "Node", "ServiceCIDR"] {
+        let silent = page.figure(&format!("kubeproxy_api_staleness_seconds{{kind=\"{kind}\"}}"));
+        let lists = page.figure(&format!("kubeproxy_api_lists_total{{kind=\"{kind}\"}}"));
+        let silent: Option<f64> = silent.and_then(|s| s.parse().ok());
+        if silent.is_none_or(|s| s > 30.0) || lists != Some("1") {
+            return told(&setting, Err(format!("{kind}: {silent:?} s, {lists:?} lists").into()));
+        }
+    }
+    Ok(String::new())
 }
 
 /// A folder as the kubelet mounts a ConfigMap: files behind `..data`, which is swapped.

@@ -74,6 +74,11 @@ impl Maker<'_> {
         self.add(Gauge::with_opts(Self::opts(name, help)))
     }
 
+    /// Numbers of seconds by one label that is no family.
+    pub(super) fn seconds_by(&self, name: &str, help: &str, label: &str) -> GaugeVec {
+        self.add(GaugeVec::new(Self::opts(name, help), &[label]))
+    }
+
     /// Counters with these labels, none of them shown until counted.
     pub(super) fn counters_by(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
         self.add(IntCounterVec::new(Self::opts(name, help), labels))

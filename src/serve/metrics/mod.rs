@@ -6,6 +6,7 @@ mod maker;
 #[cfg(test)]
 mod tests;
 mod text;
+mod watches;
 
 pub(super) use text::Format;
 
@@ -19,6 +20,7 @@ use super::{Lag, Probe, process};
 use crate::model::{Event, Family, Mode, Notice, Reason};
 use crate::track::Trigger;
 use maker::{Maker, programming_buckets};
+pub use watches::{WatchFigures, Watching};
 
 /// Every metric of the proxy. Clones share the same figures.
 #[derive(Clone, Debug)]
@@ -43,6 +45,7 @@ pub struct Metrics {
     healthz: IntCounterVec,
     livez: IntCounterVec,
     own: Own,
+    watches: watches::Watches,
 }
 
 /// What failed, each under the name of its mode.
@@ -151,6 +154,7 @@ impl Metrics {
             healthz: maker.codes("proxy_healthz_total", "Answers of /healthz by status"),
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
             own: Own::new(&maker),
+            watches: watches::Watches::new(&maker),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -233,6 +237,11 @@ impl Metrics {
         self.own.drift.inc_by(times.saturating_sub(self.own.drift.get()));
     }
 
+    /// Asks this how the watches of the API server fare, whenever somebody looks.
+    pub fn watch_by(&self, watching: Watching) {
+        self.watches.ask(watching);
+    }
+
     /// How far what is programmed is behind what was seen.
     pub(super) fn lag(&self, lag: &Lag) {
         self.own.seen.set(lag.seen as i64);
@@ -298,6 +307,7 @@ impl Metrics {
 
     /// All figures in a text format.
     pub fn text_in(&self, format: Format) -> String {
+        self.watches.refresh();
         let mut families = self.registry.gather();
         families.extend(process::gather());
         text::encode(&families, format)

@@ -187,6 +187,32 @@ fn line_91_buckets_of_the_programming_latency() {
     assert!(buckets.is_sorted());
 }
 
+#[test]
+fn watches_are_asked_when_somebody_looks() {
+    let metrics = Metrics::new(Mode::Nftables, &[Family::V4]);
+    assert!(!metrics.text().contains("api_staleness_seconds{"));
+    let asked = std::sync::atomic::AtomicU64::new(0);
+    metrics.watch_by(Box::new(move || {
+        let lists = 1 + asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let silent = Some(Duration::from_millis(1500));
+        let service =
+            WatchFigures { kind: crate::model::Kind::Service, silent, lists, failures: 7 };
+        let kind = crate::model::Kind::ServiceCidr;
+        vec![service, WatchFigures { kind, silent: None, lists: 0, failures: 0 }]
+    }));
+    metrics.text();
+    let text = metrics.text();
+    for expected in [
+        "kubeproxy_api_staleness_seconds{kind=\"Service\"} 1.5",
+        "kubeproxy_api_lists_total{kind=\"Service\"} 2",
+        "kubeproxy_api_failures_total{kind=\"Service\"} 7",
+        "kubeproxy_api_lists_total{kind=\"ServiceCIDR\"} 0",
+    ] {
+        assert!(text.contains(&format!("{expected}\n")), "{expected}: {text}");
+    }
+    assert!(!text.contains("api_staleness_seconds{kind=\"ServiceCIDR\"}"));
+}
+
 /// Names of metrics that a text uses, without the endings that a histogram's samples have.
 fn names_in(text: &str) -> std::collections::BTreeSet<String> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
@@ -207,6 +233,10 @@ fn dashboard_and_alerts_use_metrics_that_exist() {
         metrics.probed(Probe::Livez, "200");
         metrics.probed(Probe::Healthz, "200");
         metrics.kernel_asked("nft", Duration::from_millis(1), Some("busy"));
+        metrics.watch_by(Box::new(|| {
+            let silent = Some(Duration::ZERO);
+            vec![WatchFigures { kind: crate::model::Kind::Service, silent, lists: 0, failures: 0 }]
+        }));
         let text = metrics.text();
         let types = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next());
         known.extend(types.map(str::to_owned));
