@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::local::NoLocal;
 use super::source::Report;
+use crate::kernel::Error;
 use crate::model::{Event, Notice};
 use crate::serve::board::Programmed;
 use crate::serve::{Board, Health, HealthChecks, Metrics, Sources, SyncKind};
@@ -116,6 +117,11 @@ impl Observer for Witness {
         self.running = self.running.or(self.waiting);
         self.waiting = None;
         self.health.sync_started();
+    }
+
+    fn house_failed(&mut self, error: &Error) {
+        self.metrics.cleanup_failed();
+        tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
     }
 
     fn ended(&mut self, proxy: &mut Proxy, ended: &Ended) {

@@ -26,6 +26,8 @@ pub trait Observer {
     fn queued(&mut self);
     /// A sync begins.
     fn begun(&mut self);
+    /// House could not be kept.
+    fn house_failed(&mut self, error: &Error);
     /// A sync has ended.
     fn ended(&mut self, proxy: &mut Proxy, sync: &Ended);
 }
@@ -284,7 +286,7 @@ impl<O: Observer> Loop<O> {
         }
         let kept = self.proxy.check_kernel().and_then(|()| self.proxy.tidy());
         if let Err(error) = kept {
-            tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
+            self.observer.house_failed(&error);
             self.proxy.distrust_kernel();
         }
         self.want_if_changed();

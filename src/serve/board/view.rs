@@ -74,18 +74,17 @@ pub(super) fn list(
     families: &[Family],
     (search, number): (&str, usize),
 ) -> List {
-    let total = cluster.services().count();
-    let matching = cluster.services().filter(|service| matches(service, search)).count();
-    let number = number.min(matching.div_ceil(PAGE).max(1));
-    let page = cluster.services().filter(|service| matches(service, search));
-    let rows = page.skip((number - 1) * PAGE).take(PAGE).map(|s| row(cluster, families, s));
+    let matching: Vec<&Service> =
+        cluster.services().filter(|service| matches(service, search)).collect();
+    let number = number.min(matching.len().div_ceil(PAGE).max(1));
+    let page = matching.iter().skip((number - 1) * PAGE).take(PAGE);
     List {
         node: cluster.node_name().to_owned(),
         node_says: node_says(cluster),
-        total,
-        matching,
+        total: cluster.services().count(),
+        matching: matching.len(),
         number,
-        rows: rows.collect(),
+        rows: page.map(|service| row(cluster, families, service)).collect(),
     }
 }
 

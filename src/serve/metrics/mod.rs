@@ -250,8 +250,10 @@ impl Metrics {
     }
 
     /// Leftovers could not be removed.
-    pub fn cleanup_failed(&self, family: Family) {
-        self.failures.cleanup.with_label_values(&[label(family)]).inc();
+    pub fn cleanup_failed(&self) {
+        for family in &self.families {
+            self.failures.cleanup.with_label_values(&[label(*family)]).inc();
+        }
     }
 
     /// Changes with these triggers have been programmed.

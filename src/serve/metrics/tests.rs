@@ -137,7 +137,7 @@ fn figures_are_told() {
     );
     metrics.synced(SyncKind::Partial, Duration::from_millis(3), now);
     metrics.sync_failed(SyncKind::Full);
-    metrics.cleanup_failed(Family::V6);
+    metrics.cleanup_failed();
     let trigger = |at| Trigger { family: Family::V4, at };
     metrics.programmed(&[trigger(100_000_000_000), trigger(200_000_000_000)], now);
     metrics.without_local_endpoints(Family::V4, LocalPolicy::External, 2);
