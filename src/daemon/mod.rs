@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cli::Action;
 use crate::config::{DetectLocal, KernelChoice, Settings};
-use crate::kernel::meter::Meter;
+use crate::kernel::meter::{Dealing, Meter};
 use crate::kernel::real::Real;
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capability, Kernel};
@@ -247,9 +247,14 @@ fn pages(settings: &Settings, logging: Option<Handle>) -> serve::Pages {
 
 /// The kernel with its time taken.
 fn metered(kernel: Box<dyn Kernel + Send>, metrics: serve::Metrics) -> Box<dyn Kernel + Send> {
-    let tell = Box::new(move |operation: &'static str, took, error: Option<_>| {
-        let kind = error.map(crate::kernel::ErrorKind::as_str);
-        metrics.kernel_asked(operation, took, kind);
+    let tell = Box::new(move |dealing: Dealing| {
+        let kind = dealing.outcome.err().map(crate::kernel::ErrorKind::as_str);
+        metrics.kernel_asked(dealing.operation, dealing.took, kind);
+        match (dealing.operation, dealing.family, dealing.outcome) {
+            ("read-flows", Some(family), Ok(_)) => metrics.flows_searched(family, dealing.took),
+            ("forget-flows", Some(family), Ok(flows)) => metrics.flows_forgotten(family, flows),
+            _ => {}
+        }
     });
     Box::new(Meter::new(kernel, tell))
 }

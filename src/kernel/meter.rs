@@ -4,9 +4,23 @@
 use std::time::{Duration, Instant};
 
 use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
+use crate::model::Family;
 
-/// Is told what was asked, how long it took, and the kind of the error if there was one.
-pub type Tell = Box<dyn FnMut(&'static str, Duration, Option<ErrorKind>) + Send>;
+/// One dealing with a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dealing {
+    /// What was asked, in a word or two.
+    pub operation: &'static str,
+    /// The family it was about, where it was about conntrack entries of one.
+    pub family: Option<Family>,
+    /// How long it took.
+    pub took: Duration,
+    /// How many objects were changed, or how it failed.
+    pub outcome: Result<usize, ErrorKind>,
+}
+
+/// Is told of each.
+pub type Tell = Box<dyn FnMut(Dealing) + Send>;
 
 /// A kernel whose time is taken.
 pub struct Meter<K> {
@@ -28,28 +42,37 @@ impl<K: Kernel> Meter<K> {
 
     fn take_time<T>(
         &mut self,
-        operation: &'static str,
+        (operation, family): (&'static str, Option<Family>),
         call: impl FnOnce(&mut K) -> Result<T, Error>,
+        changed: impl FnOnce(&T) -> usize,
     ) -> Result<T, Error> {
         let begun = Instant::now();
-        let outcome = call(&mut self.inner);
-        (self.tell)(operation, begun.elapsed(), outcome.as_ref().err().map(|error| error.kind));
-        outcome
+        let answer = call(&mut self.inner);
+        let outcome = answer.as_ref().map(changed).map_err(|error| error.kind);
+        (self.tell)(Dealing { operation, family, took: begun.elapsed(), outcome });
+        answer
     }
 }
 
 impl<K: Kernel> Kernel for Meter<K> {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
-        let operation = match transaction {
-            Transaction::Nft(_) => "nft",
-            Transaction::ForgetFlows(_) => "forget-flows",
-            Transaction::Sysctl(..) => "sysctl",
+        let what = match transaction {
+            Transaction::Nft(_) => ("nft", None),
+            Transaction::ForgetFlows(flows) => {
+                ("forget-flows", flows.first().map(|flow| flow.family))
+            }
+            Transaction::Sysctl(..) => ("sysctl", None),
         };
-        self.take_time(operation, |kernel| kernel.apply(transaction))
+        let changed = |receipt: &Receipt| receipt.operations;
+        self.take_time(what, |kernel| kernel.apply(transaction), changed)
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
-        self.take_time("read", |kernel| kernel.read(query))
+        let what = match query {
+            Query::Flows(family, _) => ("read-flows", Some(*family)),
+            _ => ("read", None),
+        };
+        self.take_time(what, |kernel| kernel.read(query), |_| 0)
     }
 
     fn capabilities(&self) -> &Capabilities {
@@ -61,19 +84,25 @@ impl<K: Kernel> Kernel for Meter<K> {
 mod tests {
     use super::*;
     use crate::kernel::simulated::Simulated;
+    use crate::model::Protocol;
     use std::sync::{Arc, Mutex};
 
     #[test]
     fn each_call_is_told_once() {
         let told: Arc<Mutex<Vec<_>>> = Arc::default();
         let keep = told.clone();
-        let tell: Tell = Box::new(move |operation, _, error| {
-            keep.lock().expect("nobody panics").push((operation, error));
+        let tell: Tell = Box::new(move |told| {
+            keep.lock().expect("nobody panics").push((told.operation, told.family, told.outcome));
         });
         let mut kernel = Meter::new(Simulated::new(sim::Host::new(1)), tell);
         assert!(kernel.read(&Query::Sysctl("net/absent".into())).is_err());
         assert!(kernel.apply(&Transaction::Sysctl("net/x".into(), "1".into())).is_ok());
-        let expected = [("read", Some(ErrorKind::Absent)), ("sysctl", None)];
+        assert!(kernel.read(&Query::Flows(Family::V6, Protocol::Udp)).is_ok());
+        let expected = [
+            ("read", None, Err(ErrorKind::Absent)),
+            ("sysctl", None, Ok(1)),
+            ("read-flows", Some(Family::V6), Ok(0)),
+        ];
         assert_eq!(*told.lock().expect("nobody panics"), expected);
     }
 }

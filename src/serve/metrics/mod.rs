@@ -275,9 +275,13 @@ impl Metrics {
         gauge.set(services as i64);
     }
 
-    /// Stale conntrack entries of a family have been looked for and forgotten.
-    pub fn flows_forgotten(&self, family: Family, flows: usize, took: Duration) {
+    /// Stale conntrack entries of a family have been looked for.
+    pub fn flows_searched(&self, family: Family, took: Duration) {
         self.conntrack.with_label_values(&[label(family)]).observe(took.as_secs_f64());
+    }
+
+    /// Stale conntrack entries of a family have been forgotten.
+    pub fn flows_forgotten(&self, family: Family, flows: usize) {
         self.conntrack_deleted.with_label_values(&[label(family)]).inc_by(flows as u64);
     }
 

@@ -141,7 +141,8 @@ fn figures_are_told() {
     let trigger = |at| Trigger { family: Family::V4, at };
     metrics.programmed(&[trigger(100_000_000_000), trigger(200_000_000_000)], now);
     metrics.without_local_endpoints(Family::V4, LocalPolicy::External, 2);
-    metrics.flows_forgotten(Family::V4, 7, Duration::from_millis(1));
+    metrics.flows_searched(Family::V4, Duration::from_millis(1));
+    metrics.flows_forgotten(Family::V4, 7);
     metrics.probed(Probe::Livez, "503");
     let notice = Notice {
         kind: "Service",
