@@ -54,7 +54,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The one room that wires all others together.
-const EVERY: &[&str] = &["model", "kernel", "sync", "api", "config", "cli", "logging", "serve"];
+const EVERY: &[&str] =
+    &["model", "track", "topology", "kernel", "sync", "api", "config", "cli", "logging", "serve"];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same
 /// question, always.

@@ -1,7 +1,8 @@
 //! How `--help` and `--version` look. clap lays the help out; the rows are `config::flags`'.
 //! Tests: `cli::tests`.
 
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, ArgAction, Command, ValueHint};
+use clap_complete::Shell;
 
 use crate::config::flags::{self, Flag};
 use crate::config::{KUBERNETES_MINOR, Mode, VersionForm, defaults};
@@ -13,6 +14,7 @@ Examples:
   kube-proxy --manifests=examples --hostname-override=node-1 --kernel=simulated
   kube-proxy --write-config-to=/dev/stdout
   kube-proxy --cleanup
+  kube-proxy completion bash > /etc/bash_completion.d/kube-proxy
 
 Forms:
   --name=value and --name value; a boolean alone is true, and takes =true, =false, =1, =0, =t, =f;
@@ -21,9 +23,36 @@ Forms:
 
 /// The text of `--help`.
 pub(super) fn text() -> String {
+    command().render_help().to_string()
+}
+
+/// A script that completes flags in a shell; an error names the shells there are.
+pub(super) fn completion(shell: &str) -> Result<String, String> {
+    use clap::ValueEnum as _;
+    let shells = || {
+        let names = Shell::value_variants().iter().map(ToString::to_string);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let shell = Shell::from_str(shell, false)
+        .map_err(|_| format!("kube-proxy completion SHELL: one of {}", shells()))?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "kube-proxy", &mut script);
+    Ok(String::from_utf8_lossy(&script).into_owned())
+}
+
+/// The man page, for section 8.
+pub(super) fn man() -> String {
+    let mut page = Vec::new();
+    let man = clap_mangen::Man::new(command()).section("8").source(version(VersionForm::Short));
+    // Fails only if writing does, and a Vec takes anything.
+    let _ = man.render(&mut page);
+    String::from_utf8_lossy(&page).into_owned()
+}
+
+fn command() -> Command {
     let mut command = Command::new("kube-proxy")
         .about("The Kubernetes service proxy: makes this node's kernel send Services' traffic to their endpoints.")
-        .override_usage("kube-proxy [FLAGS]")
+        .override_usage("kube-proxy [FLAGS]\n       kube-proxy completion bash|elvish|fish|powershell|zsh\n       kube-proxy man")
         .disable_help_flag(true)
         .disable_version_flag(true)
         .term_width(100)
@@ -32,7 +61,7 @@ pub(super) fn text() -> String {
         command =
             command.args(group.flags.iter().map(|flag| arg(flag).help_heading(group.heading)));
     }
-    command.render_help().to_string()
+    command
 }
 
 fn arg(flag: &Flag) -> Arg {
@@ -47,7 +76,14 @@ fn arg(flag: &Flag) -> Arg {
         None => arg,
     };
     match flag.value {
-        Some(value) => arg.action(ArgAction::Append).value_name(value),
+        Some(value) => {
+            let hint = match value.split([',', '.']).next() {
+                Some("FILE") => ValueHint::FilePath,
+                Some("DIR") => ValueHint::DirPath,
+                _ => ValueHint::Unknown,
+            };
+            arg.action(ArgAction::Append).value_name(value).value_hint(hint)
+        }
         None => arg.action(ArgAction::SetTrue),
     }
 }

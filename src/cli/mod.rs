@@ -64,8 +64,25 @@ where
     I::Item: Into<OsString>,
 {
     let hostname = nix::unistd::gethostname().unwrap_or_default();
-    let words = args.into_iter().skip(1).map(Into::into);
-    parse_words(words, &hostname.to_string_lossy())
+    let words: Vec<OsString> = args.into_iter().skip(1).map(Into::into).collect();
+    if let Some(printed) = printed(&words) {
+        return printed;
+    }
+    parse_words(words.into_iter(), &hostname.to_string_lossy())
+}
+
+/// What stands beside the reference's bare flags and only prints: `completion SHELL` and `man`.
+fn printed(words: &[OsString]) -> Option<Result<Action, Usage>> {
+    let text = match words.first()?.to_str()? {
+        "man" if words.len() == 1 => Ok(help::man()),
+        "completion" => {
+            let rest: Vec<&str> = words[1..].iter().filter_map(|word| word.to_str()).collect();
+            help::completion(&rest.join(" "))
+        }
+        _ => return None,
+    };
+    let wrong = |sentence| Usage { problems: vec![Problem::said("completion", sentence)] };
+    Some(text.map(Action::Help).map_err(wrong))
 }
 
 /// The same, without the program's name and with the machine's hostname given.

@@ -432,3 +432,24 @@ fn help_names_every_flag_under_a_heading() {
     assert!(help.contains("Known difference"));
     assert!(help.lines().all(|line| line.chars().count() <= 140), "a long line");
 }
+
+#[test]
+fn completions_and_a_man_page_are_printed() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        match super::parse(["kube-proxy", "completion", shell]) {
+            Ok(Action::Help(script)) => assert!(script.contains("nodeport-addresses"), "{shell}"),
+            other => panic!("{shell}: {other:?}"),
+        }
+    }
+    match super::parse(["kube-proxy", "man"]) {
+        Ok(Action::Help(page)) => {
+            assert!(page.contains(".TH kube-proxy 8"), "{page}");
+            assert!(page.contains("nodeport\\-addresses"), "{page}");
+        }
+        other => panic!("{other:?}"),
+    }
+    for words in [&["completion"][..], &["completion", "csh"], &["completion", "bash", "zsh"]] {
+        let line = super::parse([&["kube-proxy"], words].concat()).unwrap_err().to_string();
+        assert!(line.contains("one of bash, elvish, fish"), "{line}");
+    }
+}

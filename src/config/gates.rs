@@ -1,6 +1,6 @@
 //! Feature gates: the names Kubernetes v1.36 knows, and which of them are locked.
 //! Clusters give one list of gates to all components, so gates of others are accepted and have no
-//! effect here; nor has any gate of the proxy's own that is not locked. Source of the names:
+//! effect here, which is said; of the proxy's own, `ComponentFlagz` and `ComponentStatusz` switch pages off. Source of the names:
 //! `test/compatibility_lifecycle/reference/feature_list.md` of Kubernetes, as it was early in the
 //! v1.36 cycle: gates added late in it are missing. Tests: below.
 
@@ -96,6 +96,17 @@ UserNamespacesSupport VolumeLimitScaling WatchCacheInitializationPostStartHook
 WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork
 ";
 
+/// Gates that do something here, or stand for a group.
+const WITH_EFFECT: [&str; 4] = ["AllAlpha", "AllBeta", "ComponentFlagz", "ComponentStatusz"];
+
+/// What to say of a known gate that was set and does nothing here. Those locked on are on here
+/// too, so there is nothing to say.
+pub(super) fn note(name: &str) -> Option<String> {
+    let locked = LOCKED_ON.split_ascii_whitespace().any(|known| known == name);
+    (!locked && !WITH_EFFECT.contains(&name))
+        .then(|| format!("feature gate {name} is known and has no effect on kube-proxy"))
+}
+
 /// Whether a gate may be turned this way; an error is a sentence.
 pub(super) fn check(name: &str, on: bool) -> Result<(), String> {
     let among = |names: &str| names.split_ascii_whitespace().any(|known| known == name);
@@ -121,6 +132,9 @@ mod tests {
         assert!(check("NFTablesProxyMode", false).is_err_and(|e| e.contains("locked to true")));
         assert!(check("Nonsense", true).is_err_and(|e| e.contains("known are AllAlpha")));
         assert!(check("", true).is_err());
+        assert_eq!(note("ComponentFlagz"), None);
+        assert_eq!(note("NFTablesProxyMode"), None);
+        assert!(note("KubeletPSI").is_some_and(|said| said.contains("no effect")));
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod file;
 pub mod flags;
 pub mod forms;
 mod gates;
+pub mod live;
 mod problem;
 mod settings;
 #[cfg(test)]
@@ -74,10 +75,11 @@ pub fn load(args: &[(&Flag, String)], hostname: &str) -> Result<Loaded, Vec<Prob
             if settings.node_port_addresses == crate::model::NodePortAddresses::Primary {
                 wire.node_port_addresses = Some(vec!["primary".to_owned()]);
             }
-            Ok(Loaded {
-                settings: Settings { config_file, warnings, ..settings },
-                text: write(&wire),
-            })
+            warnings.extend(settings.feature_gates.keys().filter_map(|name| gates::note(name)));
+            let flags = args.iter().map(|(flag, value)| (flag.name, value.clone())).collect();
+            let written = write::tree(&wire);
+            let settings = Settings { config_file, warnings, flags, written, ..settings };
+            Ok(Loaded { settings, text: write(&wire) })
         }
         Ok(_) => Err(problems),
         Err(more) => {
@@ -85,6 +87,13 @@ pub fn load(args: &[(&Flag, String)], hostname: &str) -> Result<Loaded, Vec<Prob
             Err(problems)
         }
     }
+}
+
+/// Makes settings anew of the same flags, and of the file as it is now.
+pub fn reload(settings: &Settings, hostname: &str) -> Result<Settings, Vec<Problem>> {
+    let known = |(name, value): &(&str, String)| Some((flags::find(name)?, value.clone()));
+    let args: Vec<(&Flag, String)> = settings.flags.iter().filter_map(known).collect();
+    load(&args, hostname).map(|loaded| loaded.settings)
 }
 
 /// Takes flags in over a `Wire`; what can't be taken is told and left out.

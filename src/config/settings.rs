@@ -70,6 +70,10 @@ pub struct Settings {
     pub logging: Logging,
     /// The configuration file as it was read; a change of it ends the process.
     pub config_file: Option<ConfigFile>,
+    /// Flags as they were given, in order.
+    pub flags: Vec<(&'static str, String)>,
+    /// Everything that was asked, as the configuration file would say it.
+    pub written: serde_json::Map<String, serde_json::Value>,
     /// What was asked and has no effect, or is out of date: one line each, to be logged once.
     pub warnings: Vec<String>,
 }

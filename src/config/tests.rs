@@ -181,8 +181,8 @@ winkernel: {enableDSR: false, forwardHealthCheckVip: false, networkName: "", roo
         master: None,
     };
     let detect_local = DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]);
-    let config_file = s.config_file.clone();
-    assert_eq!(s, Settings { source, detect_local, config_file, ..defaults });
+    let (config_file, flags, written) = (s.config_file.clone(), s.flags.clone(), s.written.clone());
+    assert_eq!(s, Settings { source, detect_local, config_file, flags, written, ..defaults });
 }
 
 #[test]
@@ -496,5 +496,82 @@ proptest! {
     fn durations_print_as_what_they_were(nanoseconds: i64) {
         let duration = forms::GoDuration(nanoseconds);
         prop_assert_eq!(forms::GoDuration::parse(&duration.to_string()), Ok(duration));
+    }
+}
+
+/// Every field of the file, by path.
+#[derive(Default)]
+struct Paths {
+    at: Vec<&'static str>,
+    all: Vec<String>,
+}
+
+impl wire::Visitor for Paths {
+    fn field<T: wire::Value>(&mut self, name: &'static str, _: &mut Option<T>) {
+        self.all.push([&self.at[..], &[name]].concat().join("."));
+    }
+
+    fn section(&mut self, name: &'static str, visit: &mut dyn FnMut(&mut Self)) {
+        self.at.push(name);
+        visit(self);
+        self.at.pop();
+    }
+}
+
+/// A file in which one field has this value, written as YAML.
+fn file_with(path: &str, value: &str) -> String {
+    let nested =
+        path.rsplit('.').fold(value.to_owned(), |inner, name| format!("{{{name}: {inner}}}"));
+    let outer = nested.trim_start_matches('{').strip_suffix('}').unwrap().to_owned();
+    format!("{outer}\n")
+}
+
+#[test]
+fn every_field_refuses_a_value_of_another_kind() {
+    let mut paths = Paths::default();
+    wire::Wire::default().visit(&mut paths);
+    assert!(paths.all.len() > 60, "{}", paths.all.len());
+    for path in &paths.all {
+        let problems = load_text(&file_with(path, "{x: {y: 1}}"), &[]).unwrap_err();
+        assert!(problems.iter().any(|p| p.contains(&format!("{path} "))), "{path}: {problems:?}");
+    }
+}
+
+#[test]
+fn every_field_with_a_limit_refuses_what_is_beyond() {
+    for (path, value) in [
+        ("bindAddress", "1.2.3"),
+        ("clientConnection.burst", "-1"),
+        ("clientConnection.contentType", "text/xml"),
+        ("clusterCIDR", "10.0.0.0/33"),
+        ("clusterCIDR", "'10.0.0.0/8,11.0.0.0/8'"),
+        ("configSyncPeriod", "-1s"),
+        ("conntrack.maxPerCore", "-1"),
+        ("conntrack.min", "-1"),
+        ("conntrack.tcpCloseWaitTimeout", "-1s"),
+        ("conntrack.tcpEstablishedTimeout", "-1s"),
+        ("conntrack.udpStreamTimeout", "-1s"),
+        ("conntrack.udpTimeout", "-1s"),
+        ("detectLocalMode", "Somehow"),
+        ("featureGates", "{Nonsense: true}"),
+        ("healthzBindAddress", "'1.2.3.4:99999'"),
+        ("iptables.masqueradeBit", "32"),
+        ("nftables.masqueradeBit", "-1"),
+        ("nftables.minSyncPeriod", "-1s"),
+        ("nftables.minSyncPeriod", "31s"),
+        ("nftables.syncPeriod", "-1s"),
+        ("logging.flushFrequency", "-1s"),
+        ("logging.format", "xml"),
+        ("metricsBindAddress", "'here:1'"),
+        ("mode", "magic"),
+        ("nodePortAddresses", "[10.0.0.1]"),
+        ("nodePortAddresses", "[primary, 10.0.0.0/8]"),
+        ("oomScoreAdj", "1001"),
+        ("portRange", "'9-1'"),
+        ("showHiddenMetricsForVersion", "'1.30'"),
+        ("udpIdleTimeout", "-1s"),
+    ] {
+        let problems = load_text(&file_with(path, value), &[]).unwrap_err();
+        assert!(problems.iter().any(|p| p.contains(path)), "{path}: {value}: {problems:?}");
     }
 }

@@ -69,6 +69,8 @@ pub(super) fn validate(
         feature_gates: check.feature_gates(wire),
         logging: check.logging(&wire.logging),
         config_file: None,
+        flags: Vec::new(),
+        written: serde_json::Map::new(),
         warnings: Vec::new(),
     };
     if check.problems.is_empty() { Ok(settings) } else { Err(check.problems) }

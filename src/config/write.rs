@@ -7,14 +7,19 @@ use super::wire::{API_VERSION, KIND, Value, Visitor, Wire};
 
 /// The file's text.
 pub fn write(wire: &Wire) -> String {
+    let mut text = String::new();
+    write_map(&tree(wire), 0, &mut text);
+    text
+}
+
+/// The file as a tree.
+pub(super) fn tree(wire: &Wire) -> Map<String, Json> {
     let mut writer = Writer { at: vec![Map::new()] };
     wire.clone().visit(&mut writer);
     let mut root = writer.at.pop().expect("the root is never left");
     root.insert("apiVersion".into(), API_VERSION.into());
     root.insert("kind".into(), KIND.into());
-    let mut text = String::new();
-    write_map(&root, 0, &mut text);
-    text
+    root
 }
 
 /// Collects the fields that are set.

@@ -5,22 +5,28 @@
 //! Tests: `netlab` (every way to start and to end).
 
 mod hearts;
+mod journey;
+mod live;
+mod local;
 mod lookout;
 mod observe;
+mod ready;
 mod source;
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::cli::Action;
-use crate::config::{self, Settings};
+use crate::config::{DetectLocal, Settings};
+use crate::kernel::meter::{Dealing, Meter};
+use crate::logging::Handle;
 use crate::model::{Family, Mode, Node};
-use crate::serve;
-use crate::sync::run::{Gone, Loop, Pace};
+use crate::serve::{self, Shown};
+use crate::sync::run::{Gone, Loop, Pace, Request, Until, Wait};
 use crate::sync::{self, Options, Proxy};
 use hearts::{AnyKernel, every_kernel, families, open_kernel};
 use observe::Witness;
@@ -30,8 +36,13 @@ const EVENTS: usize = 8192;
 /// How long the sync loop may take to end after a signal; a transaction that is under way is
 /// atomic, so that nothing is half done if it is not waited for.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long to wait for this node's object (`pkg/proxy/node.go`).
+/// How long to wait for this node's object.
 const WAIT_FOR_NODE: Duration = Duration::from_secs(30);
+/// How long to wait for the Node's pod CIDRs, where local traffic is told by them: somebody has to
+/// hand them out first (`pkg/proxy/node.go`).
+const WAIT_FOR_POD_CIDRS: Duration = Duration::from_secs(5 * 60);
+/// Requests to the sync loop that may wait.
+const REQUESTS: usize = 64;
 
 /// Why the process ends with an error: one line that says what, where and what to do.
 #[derive(Debug)]
@@ -92,15 +103,17 @@ fn init(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-fn start_logging(settings: &Settings) {
-    if crate::logging::start(&settings.logging).is_ok() {
-        settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    }
+fn start_logging(settings: &Settings) -> Option<Handle> {
+    let handle = crate::logging::start(&settings.logging).ok()?;
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Some(handle)
 }
 
 fn run(settings: Settings) -> Result<(), Failure> {
-    start_logging(&settings);
+    let logging = start_logging(&settings);
     let mut kernel = open_kernel(&settings)?;
+    let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
+    tracing::info!(version, mode, node = &*settings.node_name, "starting");
     kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;
     set_oom_score(settings.oom_score_adj);
@@ -110,7 +123,7 @@ fn run(settings: Settings) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(format_args!("cannot start: {e}")))?;
-    runtime.block_on(live(Arc::new(settings), kernel, families))
+    runtime.block_on(live(Arc::new(settings), logging, (kernel, families)))
 }
 
 fn set_oom_score(score: i32) {
@@ -122,33 +135,27 @@ fn set_oom_score(score: i32) {
 /// Runs the world until something ends it.
 async fn live(
     settings: Arc<Settings>,
-    mut kernel: AnyKernel,
-    families: Vec<Family>,
+    logging: Option<Handle>,
+    (mut kernel, families): (AnyKernel, Vec<Family>),
 ) -> Result<(), Failure> {
     let signalled = signals()?;
     let farewell = FAREWELL + draining(&settings);
-    let health = serve::Health::new(2 * settings.sync_period);
-    let sources = serve::Sources {
-        checks: serve::HealthChecks::new(health.clone()),
-        metrics: serve::Metrics::new(&families),
-        health,
-        proxy_mode: settings.mode.as_str(),
-    };
+    let (requests, asked) = mpsc::channel(REQUESTS);
+    let sources = sources(&settings, logging.clone(), (&families, &requests));
     let (sender, events) = mpsc::channel(EVENTS);
-    let source = source::start(&settings, sender).await?;
+    let source = source::start(&settings, sender, sources.metrics.clone()).await?;
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
-    let options = options(settings.clone(), families);
     let foreign = lookout::start(&mut *kernel);
-    let proxy = Proxy::new(kernel, options(None));
-    let pace = Pace {
-        min_sync_period: settings.min_sync_period,
-        sync_period: settings.sync_period,
-        wait_for_node: source.wait_for_node.then_some(WAIT_FOR_NODE),
-    };
-    let the_loop = Loop::new(proxy, (events, witness), Box::new(options), pace);
+    let resolve_options = resolve(settings.clone(), families.clone());
+    let proxy = Proxy::new(metered(kernel, sources.metrics.clone()), resolve_options(None));
+    let pace = pace(&settings, source.wait_for_node.then(|| wait(&settings)));
+    let the_loop = Loop::new(proxy, (events, witness), Box::new(resolve_options), pace);
     let the_loop = foreign.into_iter().fold(the_loop, Loop::hear);
-    let mut done = spawn(the_loop, stopped)?;
+    let mut done = spawn(the_loop.answering(asked), stopped)?;
+    let health = sources.health.clone();
+    let shown = sources.pages.configuration.clone();
+    let live = live::Live { requests, health: health.clone(), logging, families, pace, shown };
     let outcome = tokio::select! {
         name = signalled => {
             tracing::info!(signal = name, "ending; the rules stay in place");
@@ -157,8 +164,10 @@ async fn live(
         gone = &mut done => Err(ended(&settings, gone.unwrap_or(Gone::Stopped))),
         failure = source.failure => Err(failure),
         error = serve::run(ports(&settings), sources) => Err(Failure::new(error)),
-        failure = config_changed(&settings) => Err(failure),
+        failure = live::follow(live, settings.clone()) => Err(failure),
+        () = ready::tell(health) => Ok(()),
     };
+    ready::stopping();
     let _ = stop.send(true);
     if outcome.is_ok() {
         let again = signals()?;
@@ -170,15 +179,99 @@ async fn live(
     outcome
 }
 
+/// What the servers tell.
+fn sources(
+    settings: &Arc<Settings>,
+    logging: Option<Handle>,
+    (families, requests): (&[Family], &mpsc::Sender<Request>),
+) -> serve::Sources {
+    let health = serve::Health::new(2 * settings.sync_period);
+    let mode = settings.mode.as_str();
+    let requests = requests.clone();
+    let ask: serve::board::Ask = Arc::new(move |question| {
+        let look = Request::Look(Box::new(|proxy| question(proxy.cluster())));
+        requests.try_send(look).is_ok()
+    });
+    let (own, own_families) = (settings.clone(), families.to_vec());
+    let judge: serve::board::Judge = Arc::new(move |asked, objects| {
+        let node = objects.iter().find_map(|event| match event {
+            crate::model::Event::Node(node) => Some(&**node),
+            _ => None,
+        });
+        let (options, _) = own.proxy_options(node);
+        let options = Options { families: own_families.clone(), ..options };
+        journey::judge(options, asked, objects)
+    });
+    let board = serve::Board::new(health.clone(), (mode, families.to_vec()), ask, judge);
+    serve::Sources {
+        checks: serve::HealthChecks::new(health.clone()),
+        metrics: serve::Metrics::new(settings.mode, families),
+        health,
+        proxy_mode: mode,
+        pages: pages(settings, logging),
+        board: Some(board),
+    }
+}
+
+fn pages(settings: &Settings, logging: Option<Handle>) -> serve::Pages {
+    let on = |gate: &str| settings.feature_gates.get(gate).copied().unwrap_or(true);
+    let set_verbosity: serve::SetVerbosity = Arc::new(move |level| {
+        let wrong = || format!("{level:?} is no log level: give a whole number of 0 or more");
+        let level: u32 = level.parse().map_err(|_| wrong())?;
+        let handle = logging.as_ref().ok_or("logging was not set up here")?;
+        handle.set_verbosity(level);
+        Ok(format!("successfully set klog.logging.verbosity to {level}"))
+    });
+    let shown = |yes| if yes { Shown::Yes } else { Shown::No };
+    serve::Pages {
+        configuration: Arc::new(Mutex::new(live::configz(settings))),
+        flags: on("ComponentFlagz").then(|| crate::config::live::flag_values(settings)),
+        status: shown(on("ComponentStatusz")),
+        debug: shown(settings.profiling),
+        started: SystemTime::now(),
+        set_verbosity,
+    }
+}
+
+/// The kernel with its time taken.
+fn metered(kernel: AnyKernel, metrics: serve::Metrics) -> AnyKernel {
+    let tell = Box::new(move |dealing: Dealing| {
+        let kind = dealing.outcome.err().map(crate::kernel::ErrorKind::as_str);
+        metrics.kernel_asked(dealing.operation, dealing.took, kind);
+        match (dealing.operation, dealing.family, dealing.outcome) {
+            ("read-flows", Some(family), Ok(_)) => metrics.flows_searched(family, dealing.took),
+            ("forget-flows", Some(family), Ok(flows)) => metrics.flows_forgotten(family, flows),
+            _ => {}
+        }
+    });
+    Box::new(Meter::new(kernel, tell))
+}
+
+fn pace(settings: &Settings, wait_for_node: Option<Wait>) -> Pace {
+    Pace {
+        min_sync_period: settings.min_sync_period,
+        sync_period: settings.sync_period,
+        wait_for_node,
+    }
+}
+
+/// What is waited for at the start.
+fn wait(settings: &Settings) -> Wait {
+    match settings.detect_local {
+        DetectLocal::NodeCidr => Wait { patience: WAIT_FOR_POD_CIDRS, until: Until::PodCidrs },
+        _ => Wait { patience: WAIT_FOR_NODE, until: Until::Object },
+    }
+}
+
 /// The options of the proxy, given this node's object.
-fn options(
+fn resolve(
     settings: Arc<Settings>,
     families: Vec<Family>,
 ) -> impl Fn(Option<&Node>) -> Options + Send {
-    let warned = std::sync::Mutex::new(None);
+    let warned = Mutex::new(None);
     move |node| {
         let (options, warning) = settings.proxy_options(node);
-        let mut warned = warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warned = warned.lock().unwrap_or_else(PoisonError::into_inner);
         if node.is_some() && *warned != warning {
             warning.iter().for_each(|warning| tracing::warn!("{warning}"));
             *warned = warning;
@@ -245,22 +338,13 @@ fn ended(settings: &Settings, gone: Gone) -> Failure {
             "the API server has no Node \"{}\"; nothing was programmed; check --hostname-override",
             settings.node_name
         )),
+        Gone::NoPodCidrs => Failure::new(format_args!(
+            "the Node \"{}\" has no spec.podCIDRs after {} s, and --detect-local-mode NodeCIDR \
+             goes by them; nothing was programmed; see who should hand them out",
+            settings.node_name,
+            WAIT_FOR_POD_CIDRS.as_secs()
+        )),
         Gone::NoSource => Failure::new("nothing tells about the cluster any more; ending"),
         Gone::Stopped => Failure::new("the sync loop ended by itself; this is a bug"),
-    }
-}
-
-/// A configuration that changed is read by a restart, as with the reference.
-async fn config_changed(settings: &Settings) -> Failure {
-    let Some(file) = &settings.config_file else { return std::future::pending().await };
-    match config::watch::changed(file).await {
-        Ok(()) => Failure::new(format_args!(
-            "--config {} has changed; ending so that it is read anew",
-            file.path.display()
-        )),
-        Err(error) => {
-            tracing::warn!(%error, "the configuration file is not watched");
-            std::future::pending().await
-        }
     }
 }

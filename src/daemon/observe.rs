@@ -4,10 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::local::NoLocal;
 use super::source::Report;
 use crate::kernel::Error;
 use crate::model::{Event, Notice};
-use crate::serve::{Health, HealthChecks, Metrics, Sources, SyncKind};
+use crate::serve::board::Programmed;
+use crate::serve::{Board, Health, HealthChecks, Metrics, Sources, SyncKind};
 use crate::sync::Proxy;
 use crate::sync::run::{Ended, Observer};
 
@@ -16,6 +18,11 @@ pub(super) struct Witness {
     health: Health,
     metrics: Metrics,
     checks: HealthChecks,
+    board: Option<Board>,
+    no_local: NoLocal,
+    /// Since when something waits to be programmed, and what the sync under way began with.
+    waiting: Option<Instant>,
+    running: Option<Instant>,
     report: Report,
     known: BTreeSet<Notice>,
     failures: u32,
@@ -27,6 +34,10 @@ impl Witness {
             health: sources.health.clone(),
             metrics: sources.metrics.clone(),
             checks: sources.checks.clone(),
+            board: sources.board.clone(),
+            no_local: NoLocal::default(),
+            waiting: None,
+            running: None,
             report,
             known: BTreeSet::new(),
             failures: 0,
@@ -47,6 +58,9 @@ impl Witness {
             tracing::info!(reason = notice.reason.as_str(), "no longer: {notice}");
         }
         self.metrics.noticed(&now);
+        if let Some(board) = &self.board {
+            board.noticed(&now);
+        }
         let list: Vec<Notice> = now.iter().cloned().collect();
         (self.report)(&list);
         self.known = now;
@@ -56,8 +70,13 @@ impl Witness {
         let wall = SystemTime::now();
         self.failures = 0;
         self.health.sync_succeeded(wall);
-        let kind = if ended.full { SyncKind::Full } else { SyncKind::Partial };
-        self.metrics.synced(kind, ended.took, wall);
+        self.metrics.synced(kind_of(ended), ended.took, wall);
+        let latency = self.running.take().map_or(ended.took, |since| since.elapsed());
+        if let Some(board) = &self.board {
+            let how = Programmed { at: wall, latency };
+            board.programmed(proxy.cluster(), proxy.last_changes(), how);
+        }
+        self.no_local.update(proxy.cluster(), proxy.last_changes(), &self.metrics);
         let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
         self.metrics.programmed(&triggers, wall);
         if let Ok(report) = &ended.outcome {
@@ -86,12 +105,21 @@ impl Observer for Witness {
     }
 
     fn queued(&mut self) {
-        self.health.queued(Instant::now());
+        let now = Instant::now();
+        self.waiting.get_or_insert(now);
+        self.health.queued(now);
         self.metrics.queued(SystemTime::now());
     }
 
     fn begun(&mut self) {
+        self.running = self.running.or(self.waiting);
+        self.waiting = None;
         self.health.sync_started();
+    }
+
+    fn house_failed(&mut self, error: &Error) {
+        self.metrics.cleanup_failed();
+        tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
     }
 
     fn ended(&mut self, proxy: &mut Proxy, ended: &Ended) {
@@ -105,10 +133,14 @@ impl Observer for Witness {
             Err(error) => {
                 self.failures += 1;
                 self.health.sync_failed();
-                self.metrics.sync_failed();
+                self.metrics.sync_failed(kind_of(ended));
+                if let Some(board) = &self.board {
+                    board.failed(error.to_string());
+                }
                 tracing::error!(%error, tries = self.failures, "sync failed; trying again");
             }
         }
+        self.metrics.drifted(proxy.drifts());
         self.notices(proxy);
     }
 
@@ -119,4 +151,8 @@ impl Observer for Witness {
             Err(error) => tracing::warn!(%error, "stale flows stay for now; trying again"),
         }
     }
+}
+
+fn kind_of(ended: &Ended) -> SyncKind {
+    if ended.full { SyncKind::Full } else { SyncKind::Partial }
 }

@@ -11,6 +11,7 @@ use super::Failure;
 use crate::api::manifests::Manifests;
 use crate::config::{Settings, Source};
 use crate::model::{Event, Notice};
+use crate::serve::Metrics;
 
 /// Tells the API server about Notices, where there is one.
 pub(super) type Report = Box<dyn FnMut(&[Notice]) + Send>;
@@ -29,6 +30,7 @@ pub(super) struct Started {
 pub(super) async fn start(
     settings: &Settings,
     events: mpsc::Sender<Event>,
+    metrics: Metrics,
 ) -> Result<Started, Failure> {
     match &settings.source {
         Source::Manifests(path) => {
@@ -39,7 +41,7 @@ pub(super) async fn start(
             Ok(Started { reporter: Box::new(|_| {}), failure, wait_for_node: false })
         }
         Source::ApiServer { kubeconfig, master } => {
-            api_server(settings, (kubeconfig, master), events).await
+            api_server(settings, (kubeconfig, master), (events, metrics)).await
         }
     }
 }
@@ -48,7 +50,7 @@ pub(super) async fn start(
 async fn api_server(
     settings: &Settings,
     (kubeconfig, master): (&Option<std::path::PathBuf>, &Option<String>),
-    events: mpsc::Sender<Event>,
+    (events, metrics): (mpsc::Sender<Event>, Metrics),
 ) -> Result<Started, Failure> {
     use crate::api::client::{Patience, Server, Watches, connect};
     use crate::api::pace::Pace;
@@ -72,7 +74,8 @@ async fn api_server(
             }
             tracing::warn!(%error, "the API server does not answer yet; trying on");
         }
-        let _watches = Watches::start(&connection, node_name, &events, &Patience::default());
+        let watches = Watches::start(&connection, node_name, &events, &Patience::default());
+        metrics.watch_by(watching(watches.states().to_vec()));
         pending().await
     };
     Ok(Started {
@@ -82,11 +85,28 @@ async fn api_server(
     })
 }
 
+/// How the watches fare, for whoever collects metrics.
+#[cfg(feature = "api-server")]
+fn watching(
+    states: Vec<(crate::model::Kind, std::sync::Arc<crate::api::client::WatchState>)>,
+) -> crate::serve::Watching {
+    Box::new(move || {
+        let figures = states.iter().map(|(kind, state)| crate::serve::WatchFigures {
+            kind: *kind,
+            // A clock that was set back makes it silent for no time.
+            silent: state.last_contact().map(|at| at.elapsed().unwrap_or_default()),
+            lists: state.lists(),
+            failures: state.failures(),
+        });
+        figures.collect()
+    })
+}
+
 #[cfg(not(feature = "api-server"))]
 async fn api_server(
     _settings: &Settings,
     _server: (&Option<std::path::PathBuf>, &Option<String>),
-    _events: mpsc::Sender<Event>,
+    _fed: (mpsc::Sender<Event>, Metrics),
 ) -> Result<Started, Failure> {
     Err(Failure::new("this build has no API server client; use --manifests DIR"))
 }

@@ -23,6 +23,21 @@ pub enum ErrorKind {
     Broken,
 }
 
+impl ErrorKind {
+    /// The kind in one lower-case word, as metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Absent => "absent",
+            ErrorKind::Exists => "exists",
+            ErrorKind::Busy => "busy",
+            ErrorKind::Denied => "denied",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::Invalid => "invalid",
+            ErrorKind::Broken => "broken",
+        }
+    }
+}
+
 /// A failed operation on the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {

@@ -2,7 +2,7 @@
 //! what others do.
 //!
 //! Two hearts: `real` (netlink sockets) and `simulated` (the `sim` crate). Decorators: `record`,
-//! `fault`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
+//! `fault`, `meter`. Callers see values only; no file descriptor, no errno, no clock leaves this room.
 //! Tests: `simulated` here and in `proptests`, `real` in `netlab`.
 
 mod capability;
@@ -13,6 +13,7 @@ pub mod fault;
 mod ipset;
 pub mod ipvs;
 mod link;
+pub mod meter;
 pub mod real;
 pub mod record;
 mod relay;

@@ -15,6 +15,20 @@ pub(super) fn go_time(time: Option<SystemTime>) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}{fraction} +0000 UTC")
 }
 
+const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// A time as `date` prints one in UTC, such as `Sun Nov 22 21:26:40 UTC 2026`.
+pub(super) fn unix_date(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let week_day = DAYS[(seconds / 86_400 % 7) as usize];
+    let month = MONTHS[month as usize - 1];
+    format!("{week_day} {month} {day:>2} {hour:02}:{minute:02}:{second:02} UTC {year}")
+}
+
 /// The part of a second, without zeros at its end.
 fn fraction(since: Duration) -> String {
     match since.subsec_nanos() {
@@ -40,6 +54,15 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_print_as_from_date() {
+        for (seconds, expected) in
+            [(0, "Thu Jan  1 00:00:00 UTC 1970"), (1_795_382_800, "Sun Nov 22 21:26:40 UTC 2026")]
+        {
+            assert_eq!(unix_date(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        }
+    }
 
     #[test]
     fn times_print_as_in_go() {

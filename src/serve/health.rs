@@ -33,9 +33,25 @@ pub struct Answer {
     pub body: String,
 }
 
+/// How far what is programmed is behind what was seen. Generations number the times that something
+/// new was there to program, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// The newest generation that was seen.
+    pub seen: u64,
+    /// The newest generation that is in the kernel.
+    pub programmed: u64,
+    /// How long the oldest change that is not programmed has waited.
+    pub waited: Duration,
+}
+
 #[derive(Debug)]
 struct State {
     timeout: Duration,
+    seen: u64,
+    /// What the sync now running, or the last one, began with.
+    begun: u64,
+    programmed: u64,
     /// When the oldest change came that no sync has begun to program.
     waiting: Option<Instant>,
     /// The same of the changes that the sync now running programs.
@@ -49,6 +65,9 @@ impl Health {
     pub fn new(timeout: Duration) -> Health {
         let state = State {
             timeout,
+            seen: 0,
+            begun: 0,
+            programmed: 0,
             waiting: None,
             running: None,
             last_updated: None,
@@ -65,7 +84,9 @@ impl Health {
     /// A change came that must be programmed. Not to be told before every kind was listed once:
     /// a proxy that waits for the API server at its start is healthy.
     pub fn queued(&self, now: Instant) {
-        self.state().waiting.get_or_insert(now);
+        let mut state = self.state();
+        state.seen += 1;
+        state.waiting.get_or_insert(now);
     }
 
     /// A sync begins, with all changes that were queued.
@@ -73,12 +94,14 @@ impl Health {
         let mut state = self.state();
         state.running = earliest(state.running, state.waiting);
         state.waiting = None;
+        state.begun = state.seen;
     }
 
     /// The sync has programmed what it began with; what was queued meanwhile waits on.
     pub fn sync_succeeded(&self, now: SystemTime) {
         let mut state = self.state();
         state.running = None;
+        state.programmed = state.begun;
         state.last_updated = Some(now);
     }
 
@@ -92,6 +115,29 @@ impl Health {
     /// Takes in whether load balancers may use this node.
     pub fn follow_node(&self, cluster: &Cluster) {
         self.state().node_eligible = cluster.node_eligible();
+    }
+
+    /// Judges by another limit from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
+    }
+
+    /// How far what is programmed is behind.
+    pub fn lag(&self, now: Instant) -> Lag {
+        let state = self.state();
+        let oldest = earliest(state.running, state.waiting);
+        let waited = oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        Lag { seen: state.seen, programmed: state.programmed, waited }
+    }
+
+    /// When a sync last succeeded.
+    pub fn last_updated(&self) -> Option<SystemTime> {
+        self.state().last_updated
+    }
+
+    /// Whether load balancers may use this node.
+    pub fn is_node_eligible(&self) -> bool {
+        self.state().node_eligible
     }
 
     /// Whether no change has waited too long. Says nothing of the node.
@@ -177,6 +223,26 @@ mod tests {
         health.sync_succeeded(UNIX_EPOCH);
         assert!(health.is_healthy(start + Duration::from_secs(89)));
         assert!(!health.is_healthy(start + Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn generations_are_told() {
+        let health = Health::new(Duration::from_secs(60));
+        let start = Instant::now();
+        let after = |seconds| health.lag(start + Duration::from_secs(seconds));
+        assert_eq!(after(5), Lag::default());
+        health.queued(start);
+        health.sync_started();
+        health.queued(start + Duration::from_secs(2));
+        assert_eq!(after(5), Lag { seen: 2, programmed: 0, waited: Duration::from_secs(5) });
+        health.sync_succeeded(UNIX_EPOCH);
+        assert_eq!(after(5), Lag { seen: 2, programmed: 1, waited: Duration::from_secs(3) });
+        health.sync_started();
+        health.sync_failed();
+        assert_eq!(after(9).programmed, 1);
+        health.sync_started();
+        health.sync_succeeded(UNIX_EPOCH);
+        assert_eq!(after(9), Lag { seen: 2, programmed: 2, waited: Duration::ZERO });
     }
 
     #[test]

@@ -4,19 +4,25 @@
 //!
 //! `run` is all of it, one future: on a runtime of its own thread it answers while a sync blocks. Tests: `tests.rs` beside this, over loopback.
 
+mod answer;
+pub mod board;
 mod clock;
 mod health;
 mod metrics;
 mod node_ports;
 mod process;
+mod profile;
+mod zpages;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-pub use health::{Answer, Health, Probe};
-pub use metrics::{LocalPolicy, Metrics, SyncKind};
+pub use board::Board;
+pub use health::{Answer, Health, Lag, Probe};
+pub use metrics::{LocalPolicy, Metrics, SyncKind, WatchFigures, Watching};
 pub use node_ports::HealthChecks;
+pub use zpages::{Pages, SetVerbosity, Shown};
 
 use std::future::pending;
 use std::io;
@@ -24,11 +30,23 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
+
+/// The version as `git_version` of `kubernetes_build_info` says it: the Kubernetes it is like, and
+/// our own behind a plus.
+pub const GIT_VERSION: &str = concat!("v1.36.0+rust.", env!("CARGO_PKG_VERSION"));
+/// The minor version of Kubernetes it is like.
+pub const KUBERNETES_MINOR: &str = "36";
+/// Where it runs, in Go's words.
+const PLATFORM: &str = match std::env::consts::ARCH.as_bytes() {
+    b"x86_64" => "linux/amd64",
+    b"aarch64" => "linux/arm64",
+    _ => "linux/other",
+};
 
 /// How long after a failure to bind it is tried again.
 pub const RETRY: Duration = Duration::from_secs(5);
@@ -65,13 +83,17 @@ pub struct Sources {
     pub checks: HealthChecks,
     /// The mode as `--proxy-mode` spells it.
     pub proxy_mode: &'static str,
+    /// Pages about the process.
+    pub pages: Pages,
+    /// The status page; `None`: there is none.
+    pub board: Option<Board>,
 }
 
 /// Serves everything for ever. Returns only if a port cannot be bound and that is to be an error.
 pub async fn run(ports: Ports, sources: Sources) -> io::Error {
     let on_failure = ports.on_bind_failure;
-    let health_paths = healthz(sources.health, sources.metrics.clone());
-    let metrics_paths = metrics(sources.metrics, sources.proxy_mode);
+    let health_paths = healthz(sources.health.clone(), sources.metrics.clone());
+    let metrics_paths = metrics(&sources);
     tokio::select! {
         error = serve_if("healthz", ports.healthz, on_failure, health_paths) => error,
         error = serve_if("metrics", ports.metrics, on_failure, metrics_paths) => error,
@@ -104,17 +126,28 @@ pub fn healthz(health: Health, metrics: Metrics) -> Router {
     Router::new().route("/healthz", path(Probe::Healthz)).route("/livez", path(Probe::Livez))
 }
 
-/// The paths of the metrics port: `/metrics`, `/proxyMode` and a `/healthz` of its own, which is
-/// `ok` as long as the process is.
-pub fn metrics(metrics: Metrics, proxy_mode: &'static str) -> Router {
-    let text = async move || {
-        let form = "text/plain; version=0.0.4; charset=utf-8";
-        ([(header::CONTENT_TYPE, form)], metrics.text())
+/// The paths of the metrics port: `/metrics`, `/proxyMode`, a `/healthz` of its own, which is `ok`
+/// as long as the process is, pages about the process, profiles where asked for, the status page.
+pub fn metrics(sources: &Sources) -> Router {
+    let (metrics, health) = (sources.metrics.clone(), sources.health.clone());
+    let text = async move |asked: HeaderMap| {
+        let format = metrics::Format::accepted(answer::header_of(&asked, &header::ACCEPT));
+        metrics.lag(&health.lag(Instant::now()));
+        answer::text(&asked, format.content_type(), metrics.text_in(format))
     };
-    Router::new()
+    let mode = sources.proxy_mode;
+    let mut router = Router::new()
         .route("/metrics", any(text))
         .route("/healthz", any(async || plain("ok")))
-        .route("/proxyMode", any(async move || plain(proxy_mode)))
+        .route("/proxyMode", any(async move || plain(mode)))
+        .merge(zpages::router(sources.pages.clone()));
+    if sources.pages.debug == Shown::Yes {
+        router = router.merge(profile::router());
+    }
+    match &sources.board {
+        Some(board) => router.merge(board::router(board.clone())),
+        None => router,
+    }
 }
 
 /// Serves these paths at an address for ever. Returns only if it cannot be bound and that is to
@@ -182,9 +215,7 @@ fn listen(socket: TcpSocket, address: SocketAddr, families: Families) -> io::Res
 }
 
 fn plain(text: &'static str) -> Response {
-    let form = "text/plain; charset=utf-8";
-    let headers = [(header::CONTENT_TYPE, form), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-    (headers, text).into_response()
+    answer::plain(StatusCode::OK, text)
 }
 
 fn json(ok: bool, body: String) -> Response {

@@ -167,8 +167,8 @@ impl Shared {
     fn answer(&self, (name, address): &Place) -> Response {
         let check = self.state().checks.get(name).copied();
         let Some(count) = check.and_then(|c| c.local(Family::of(*address))) else {
-            // Its port is being closed this moment; the reference answers so.
-            return StatusCode::OK.into_response();
+            // Its port is being closed this moment. The reference's empty 200 would draw traffic.
+            return StatusCode::NOT_FOUND.into_response();
         };
         let healthy = self.health.is_healthy(Instant::now());
         let ok = count != 0 && healthy;

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::model::{
-    Conditions, Endpoint, EndpointSlice, Event, Family, NamespacedName, Protocol, Service,
+    Conditions, Endpoint, EndpointSlice, Event, Family, Mode, NamespacedName, Protocol, Service,
     ServicePort, SlicePort, TrafficPolicy,
 };
 use crate::track::Tracker;
@@ -28,6 +28,33 @@ async fn try_get(address: SocketAddr, path: &str) -> io::Result<(String, String)
     stream.read_to_string(&mut answer).await?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     Ok((head.to_lowercase(), body.to_owned()))
+}
+
+/// The status line with the headers, and the body's bytes, of a whole request.
+async fn send(address: SocketAddr, request: &str) -> (String, Vec<u8>) {
+    get(address, "/healthz").await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{request}Host: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+    (String::from_utf8_lossy(&answer[..end]).to_lowercase(), answer[end + 4..].to_vec())
+}
+
+/// The same with `PUT` and a body.
+async fn put(address: SocketAddr, path: &str, body: &str) -> (String, Vec<u8>) {
+    get(address, "/healthz").await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_lowercase(), body.as_bytes().to_vec())
 }
 
 /// The same, waiting for the server to start.
@@ -62,9 +89,21 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
+fn sources(health: Health) -> Sources {
+    Sources {
+        health: health.clone(),
+        metrics: Metrics::new(Mode::Nftables, &Family::ALL),
+        checks: HealthChecks::new(health),
+        proxy_mode: "nftables",
+        pages: Pages::empty(SystemTime::now()),
+        board: None,
+    }
+}
+
 #[tokio::test]
 async fn line_80_the_healthz_port() {
-    let (address, health, metrics) = (free(), Health::new(MINUTE), Metrics::new(&[Family::V4]));
+    let (address, health, metrics) =
+        (free(), Health::new(MINUTE), Metrics::new(Mode::Nftables, &[Family::V4]));
     let paths = healthz(health.clone(), metrics.clone());
     let server = tokio::spawn(serve("healthz", address, OnBindFailure::Fail, paths));
     let (head, body) = get(address, "/healthz").await;
@@ -86,13 +125,113 @@ async fn line_80_the_healthz_port() {
 #[tokio::test]
 async fn line_81_the_metrics_port() {
     let address = free();
-    let paths = super::metrics(Metrics::new(&Family::ALL), "nftables");
+    let paths = super::metrics(&sources(Health::new(MINUTE)));
     let server = tokio::spawn(serve("metrics", address, OnBindFailure::Fail, paths));
     assert_eq!(get(address, "/healthz").await.1, "ok");
     assert_eq!(get(address, "/proxyMode").await.1, "nftables");
     let (head, body) = get(address, "/metrics").await;
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
     assert!(body.contains("kubeproxy_sync_proxy_rules_duration_seconds_bucket{"), "{body}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn metrics_are_compressed_for_those_who_ask() {
+    use std::io::Read as _;
+    let address = free();
+    let paths = super::metrics(&sources(Health::new(MINUTE)));
+    let server = tokio::spawn(serve("metrics", address, OnBindFailure::Fail, paths));
+    let request = "GET /metrics HTTP/1.1\r\nAccept-Encoding: gzip\r\nAccept: application/openmetrics-text\r\n";
+    let (head, body) = send(address, request).await;
+    assert!(head.contains("content-encoding: gzip"), "{head}");
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut text).unwrap();
+    assert!(text.contains("kubeproxy_generation_seen 0.0") && text.ends_with("# EOF\n"), "{text}");
+    let (head, _) = get(address, "/metrics").await;
+    assert!(!head.contains("content-encoding"), "{head}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn line_81_pages_about_the_process() {
+    let address = free();
+    let level = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let kept = level.clone();
+    let pages = Pages {
+        configuration: std::sync::Arc::new("{\"a\":1}".to_owned().into()),
+        flags: Some(vec![("v".into(), "2".into())]),
+        debug: Shown::Yes,
+        set_verbosity: std::sync::Arc::new(move |text| {
+            kept.lock().unwrap().push_str(text);
+            if text == "4" { Ok("set".into()) } else { Err("no level".into()) }
+        }),
+        ..Pages::empty(SystemTime::now())
+    };
+    let sources = Sources { pages, ..sources(Health::new(MINUTE)) };
+    let paths = super::metrics(&sources);
+    let server = tokio::spawn(serve("metrics", address, OnBindFailure::Fail, paths));
+    assert_eq!(get(address, "/configz").await.1, "{\"a\":1}");
+    assert!(get(address, "/flagz").await.1.contains("\nv=2\n"));
+    assert!(get(address, "/statusz").await.1.contains("Up: 0 hr 00 min 00 sec"));
+    let (head, _) = send(address, "GET /statusz HTTP/1.1\r\nAccept: application/json\r\n").await;
+    assert!(head.starts_with("http/1.1 406"), "{head}");
+    let (head, body) = put(address, "/debug/flags/v", "4\n").await;
+    assert!(head.starts_with("http/1.1 200") && body == b"set", "{head}");
+    let (head, body) = put(address, "/debug/flags/v", "x").await;
+    assert!(head.starts_with("http/1.1 400") && body == b"no level", "{head}");
+    assert_eq!(*level.lock().unwrap(), "4x");
+    assert!(get(address, "/debug/flags/v").await.0.starts_with("http/1.1 406"));
+    assert!(get(address, "/debug/pprof/").await.1.contains("heap: not here"));
+    assert!(get(address, "/debug/pprof/heap").await.0.starts_with("http/1.1 501"));
+    for seconds in ["0", "601", "-1", "x", ""] {
+        let path = format!("/debug/pprof/profile?seconds={seconds}");
+        assert!(get(address, &path).await.0.starts_with("http/1.1 400"), "{seconds}");
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn pages_are_off_unless_asked_for() {
+    let address = free();
+    let paths = super::metrics(&sources(Health::new(MINUTE)));
+    let server = tokio::spawn(serve("metrics", address, OnBindFailure::Fail, paths));
+    get(address, "/healthz").await;
+    for path in ["/debug/pprof/", "/debug/pprof/profile", "/debug/flags/v", "/"] {
+        assert!(get(address, path).await.0.starts_with("http/1.1 404"), "{path}");
+    }
+    server.abort();
+}
+
+#[cfg(feature = "profiling")]
+#[tokio::test]
+async fn a_profile_has_what_ran() {
+    use std::io::Read as _;
+    let address = free();
+    let pages = Pages { debug: Shown::Yes, ..Pages::empty(SystemTime::now()) };
+    let sources = Sources { pages, ..sources(Health::new(MINUTE)) };
+    let server =
+        tokio::spawn(serve("metrics", address, OnBindFailure::Fail, super::metrics(&sources)));
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (told, mut sum) = (stop.clone(), 0_u64);
+    let busy = std::thread::spawn(move || {
+        while !told.load(std::sync::atomic::Ordering::Relaxed) {
+            sum = sum.wrapping_mul(31).wrapping_add(std::hint::black_box(7));
+        }
+        sum
+    });
+    let (head, body) = send(address, "GET /debug/pprof/profile?seconds=2 HTTP/1.1\r\n").await;
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    busy.join().unwrap();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let mut profile = Vec::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut profile).unwrap();
+    let text = String::from_utf8_lossy(&profile);
+    assert!(
+        text.contains("nanoseconds") && text.contains("a_profile_has_what_ran"),
+        "{}",
+        profile.len()
+    );
     server.abort();
 }
 
@@ -111,7 +250,7 @@ async fn line_83_a_port_in_use() {
 async fn an_unspecified_address_is_for_both_families() {
     let port = free().port();
     let all = SocketAddr::from(([0, 0, 0, 0], port));
-    let paths = super::metrics(Metrics::new(&Family::ALL), "nftables");
+    let paths = super::metrics(&sources(Health::new(MINUTE)));
     let server = tokio::spawn(serve("metrics", all, OnBindFailure::Fail, paths));
     assert_eq!(get(SocketAddr::from(([127, 0, 0, 1], port)), "/healthz").await.1, "ok");
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
@@ -125,12 +264,7 @@ async fn an_unspecified_address_is_for_both_families() {
 async fn everything_runs_as_one_future() {
     let (healthz, metrics) = (free(), free());
     let health = Health::new(MINUTE);
-    let sources = Sources {
-        health: health.clone(),
-        metrics: Metrics::new(&Family::ALL),
-        checks: HealthChecks::new(health),
-        proxy_mode: "nftables",
-    };
+    let sources = sources(health);
     let ports = Ports { healthz: Some(healthz), metrics: Some(metrics), ..Ports::default() };
     let running = tokio::spawn(run(ports, sources.clone()));
     get(healthz, "/livez").await;

@@ -25,6 +25,7 @@ pub(super) struct FamilySync {
     behind: bool,
     /// Whether somebody else changed what was written, and it was not put right yet.
     drifted: bool,
+    drifts: u64,
     driver: Box<dyn Driver>,
 }
 
@@ -36,6 +37,7 @@ impl FamilySync {
             changed: BTreeSet::new(),
             behind: true,
             drifted: false,
+            drifts: 0,
             driver: driver(mode, family),
         }
     }
@@ -74,6 +76,7 @@ impl FamilySync {
         if let Some(wrong) = self.driver.look(kernel)? {
             tracing::warn!("{} {wrong}; it is put right", self.family);
             self.drifted = true;
+            self.drifts += 1;
             self.distrust();
         }
         Ok(())
@@ -95,7 +98,13 @@ impl FamilySync {
             if touched.object.is_empty() { "all of it" } else { &touched.object },
         );
         self.drifted = true;
+        self.drifts += 1;
         self.distrust();
+    }
+
+    /// How many times somebody else's changes were found.
+    pub(super) fn drifts(&self) -> u64 {
+        self.drifts
     }
 
     pub(super) fn mark_behind(&mut self) {

@@ -195,6 +195,16 @@ impl Proxy {
         self.options.families.iter().copied().flat_map(of).collect()
     }
 
+    /// How many times rules of ours were found changed by somebody else.
+    pub fn drifts(&self) -> u64 {
+        self.families.iter().map(FamilySync::drifts).sum()
+    }
+
+    /// The options as they are now.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Whether the next sync programs everything and not only what changed.
     pub fn is_unsynced(&self) -> bool {
         self.families.iter().any(FamilySync::is_unknown)

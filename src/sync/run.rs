@@ -30,6 +30,8 @@ pub trait Observer {
     fn queued(&mut self);
     /// A sync begins.
     fn begun(&mut self);
+    /// House could not be kept.
+    fn house_failed(&mut self, error: &Error);
     /// A sync has ended.
     fn ended(&mut self, proxy: &mut Proxy, sync: &Ended);
     /// So many stale flows were forgotten after it, or why they could not be.
@@ -54,8 +56,55 @@ pub struct Pace {
     pub min_sync_period: Duration,
     /// How often house is kept, and the longest wait for a retry.
     pub sync_period: Duration,
-    /// How long to wait for this node's own object; `None`: go on without it.
-    pub wait_for_node: Option<Duration>,
+    /// How long to wait for this node's own object, and what of it; `None`: go on without it.
+    pub wait_for_node: Option<Wait>,
+}
+
+/// A wait before the first sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// How long at most; then the loop ends.
+    pub patience: Duration,
+    /// What of the Node has to be known.
+    pub until: Until,
+}
+
+/// What of a Node has to be known (`pkg/proxy/node.go`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Its object.
+    Object,
+    /// Its `spec.podCIDRs`.
+    PodCidrs,
+}
+
+impl Until {
+    fn is_met(self, node: Option<&Node>) -> bool {
+        match self {
+            Until::Object => node.is_some(),
+            Until::PodCidrs => node.is_some_and(|node| !node.pod_cidrs.is_empty()),
+        }
+    }
+}
+
+/// Something that is asked of the loop while it runs; done between two syncs.
+pub enum Request {
+    /// Looks at the proxy.
+    Look(Box<dyn FnOnce(&Proxy) + Send>),
+    /// Goes by another pace from now on.
+    Pace(Pace),
+    /// Makes the options in another way from now on.
+    Resolve(Resolve),
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Request::Look(_) => "Look",
+            Request::Pace(_) => "Pace",
+            Request::Resolve(_) => "Resolve",
+        })
+    }
 }
 
 /// Why the loop ended by itself.
@@ -67,6 +116,8 @@ pub enum Gone {
     NoSource,
     /// There is no object of this node.
     NoNode,
+    /// This node's object has no pod CIDRs, by which local traffic was to be told.
+    NoPodCidrs,
 }
 
 /// Options, given this node's object as far as it is known.
@@ -78,6 +129,7 @@ pub struct Loop<O> {
     events: mpsc::Receiver<Event>,
     /// What others do in the kernel.
     foreign: Option<mpsc::Receiver<Foreign>>,
+    requests: mpsc::Receiver<Request>,
     observer: O,
     options: Resolve,
     pace: Pace,
@@ -106,6 +158,7 @@ impl<O: Observer> Loop<O> {
             proxy,
             events,
             foreign: None,
+            requests: mpsc::channel(1).1,
             observer,
             options,
             schedule: Schedule::new(pace.min_sync_period, pace.sync_period),
@@ -121,10 +174,14 @@ impl<O: Observer> Loop<O> {
         Loop { foreign: Some(foreign), ..self }
     }
 
+    /// Does what is asked over this channel, too.
+    pub fn answering(self, requests: mpsc::Receiver<Request>) -> Loop<O> {
+        Loop { requests, ..self }
+    }
+
     /// Runs until told to stop. What is in the kernel stays there.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Gone {
-        let mut house = tokio::time::interval(self.pace.sync_period.max(Duration::from_secs(1)));
-        house.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut house = rounds(&self.pace);
         let mut batch = Vec::new();
         loop {
             let due = self.schedule.due().map(|due| self.start + due);
@@ -139,10 +196,13 @@ impl<O: Observer> Loop<O> {
                 }
                 () = wait, if due.is_some() => {
                     self.drain();
-                    if !self.sync() { return Gone::NoNode; }
+                    if let Err(gone) = self.sync() { return gone; }
                 }
                 heard = next(&mut self.foreign) => self.suspect(&heard),
                 _ = house.tick() => self.keep_house(),
+                Some(request) = self.requests.recv() => {
+                    if self.carry_out(request) { house = rounds(&self.pace); }
+                }
                 taken = self.events.recv_many(&mut batch, DRAIN) => {
                     if taken == 0 { return Gone::NoSource; }
                     batch.drain(..).for_each(|event| self.feed(event));
@@ -186,18 +246,46 @@ impl<O: Observer> Loop<O> {
         }
     }
 
-    /// Gives whether to go on.
-    fn sync(&mut self) -> bool {
-        if self.proxy.cluster().node().is_none()
-            && let Some(patience) = self.pace.wait_for_node
-            && !self.synced_once
-        {
-            self.schedule.begin();
-            if self.start.elapsed() > patience {
-                return false;
+    /// Does what is asked; says whether the pace is another now.
+    fn carry_out(&mut self, request: Request) -> bool {
+        match request {
+            Request::Look(look) => look(&self.proxy),
+            Request::Pace(pace) => {
+                self.pace = pace;
+                self.schedule.set_periods(pace.min_sync_period, pace.sync_period);
+                return true;
             }
-            self.schedule.want(self.start.elapsed() + Duration::from_millis(500));
-            return true;
+            Request::Resolve(options) => {
+                self.options = options;
+                self.proxy.set_options((self.options)(self.proxy.cluster().node()));
+                self.want_if_changed();
+            }
+        }
+        false
+    }
+
+    /// Whether what was to be waited for is there; an error once it was waited for too long.
+    fn may_begin(&mut self) -> Result<bool, Gone> {
+        let node = self.proxy.cluster().node();
+        let Some(wait) = self.pace.wait_for_node.filter(|wait| !wait.until.is_met(node)) else {
+            return Ok(true);
+        };
+        if self.synced_once {
+            return Ok(true);
+        }
+        let known = node.is_some();
+        self.schedule.begin();
+        if self.start.elapsed() > wait.patience {
+            return Err(if known { Gone::NoPodCidrs } else { Gone::NoNode });
+        }
+        self.schedule.want(self.start.elapsed() + Duration::from_millis(500));
+        Ok(false)
+    }
+
+    /// An error is why the loop ends.
+    fn sync(&mut self) -> Result<(), Gone> {
+        if !self.may_begin()? {
+            return Ok(());
         }
         let options = (self.options)(self.proxy.cluster().node());
         self.proxy.set_options(options);
@@ -225,7 +313,7 @@ impl<O: Observer> Loop<O> {
         if self.house_waits {
             self.keep_house();
         }
-        true
+        Ok(())
     }
 
     /// Only now that this mode serves every Service may what another one left go.
@@ -257,7 +345,7 @@ impl<O: Observer> Loop<O> {
         }
         let kept = self.proxy.check_kernel().and_then(|()| self.proxy.tidy());
         if let Err(error) = kept {
-            tracing::warn!(%error, "housekeeping failed; the next sync reads the kernel anew");
+            self.observer.house_failed(&error);
             self.proxy.distrust_kernel();
         }
         self.want_if_changed();
@@ -273,6 +361,13 @@ async fn next(foreign: &mut Option<mpsc::Receiver<Foreign>>) -> Foreign {
         *foreign = None;
     }
     std::future::pending().await
+}
+
+/// When house is kept.
+fn rounds(pace: &Pace) -> tokio::time::Interval {
+    let mut house = tokio::time::interval(pace.sync_period.max(Duration::from_secs(1)));
+    house.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    house
 }
 
 /// A moment that is never waited for.

@@ -26,6 +26,11 @@ impl Schedule {
         Schedule { min_period, sync_period, wanted_since: None, last_end: None, failures: 0 }
     }
 
+    /// Goes by other periods from now on.
+    pub fn set_periods(&mut self, min_period: Duration, sync_period: Duration) {
+        (self.min_period, self.sync_period) = (min_period, sync_period);
+    }
+
     /// Something has changed, or is to be done at a moment that comes.
     pub fn want(&mut self, at: Duration) {
         self.wanted_since = Some(self.wanted_since.map_or(at, |earlier| earlier.min(at)));

@@ -106,5 +106,13 @@ fn own_ports(setting: &mut Setting) -> Verdict {
     page_is(ask_metrics("/metrics"), |page| {
         page.status != 200 || matches!(page.figure(synced), None | Some("0"))
     })?;
+    // The examples have UDP Services, whose stale flows were looked for.
+    let searched = "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"}";
+    page_is(ask_metrics("/metrics"), |page| matches!(page.figure(searched), None | Some("0")))?;
+    let generation = ["kubeproxy_generation_seen", "kubeproxy_generation_programmed"];
+    page_is(ask_metrics("/metrics"), |page| {
+        let [seen, programmed] = generation.map(|name| page.figure(name).map(str::to_owned));
+        seen.is_none() || seen.as_deref() == Some("0") || seen != programmed
+    })?;
     Ok(String::new())
 }

@@ -8,6 +8,7 @@ mod heal;
 mod health;
 mod modes;
 mod objects;
+mod operator;
 mod process;
 mod served;
 mod starts;
@@ -94,6 +95,7 @@ fn all() -> Vec<Scenario> {
         starts::SCENARIOS,
         heal::SCENARIOS,
         objects::SCENARIOS,
+        operator::SCENARIOS,
         affinity::SCENARIOS,
         health::SCENARIOS,
         modes::SCENARIOS,
