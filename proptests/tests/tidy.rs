@@ -44,6 +44,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/sync", &["model", "track", "topology", "kernel", "backend"]),
     ("src/api", &["model"]),
     ("src/config", &["model", "sync"]),
+    // Pods' names and events are values of the model; a dump has the proxy's own options in it.
+    ("src/trace", &["model", "track", "kernel", "netlink", "sync"]),
+    // What judges rules may not know them: neither backend nor netlink.
+    ("src/promise", &["model", "track", "topology", "kernel"]),
+    ("src/check", &["model", "track", "topology", "kernel", "netlink", "promise", "sync", "trace"]),
+    ("src/commands", COMMANDS),
     ("src/cli", &["model", "config"]),
     ("src/logging", &["config"]),
     ("src/sync/cleanup.rs", &["model", "kernel", "backend", "netlink"]),
@@ -53,7 +59,12 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The one room that wires all others together.
-const EVERY: &[&str] = &["model", "kernel", "sync", "api", "config", "cli", "logging", "serve"];
+const EVERY: &[&str] =
+    &["model", "kernel", "sync", "api", "config", "cli", "commands", "logging", "serve"];
+
+/// The room that wires questions, as `daemon` wires the proxy.
+const COMMANDS: &[&str] =
+    &["model", "track", "kernel", "sync", "api", "config", "cli", "trace", "check", "promise"];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same
 /// question, always.
@@ -63,6 +74,10 @@ const PURE: &[&str] = &[
     "src/topology",
     "src/backend",
     "src/netlink",
+    "src/trace",
+    "src/promise",
+    "src/check",
+    "src/kernel/survey.rs",
     "src/sync/mod.rs",
     "src/sync/driver.rs",
     "src/sync/family.rs",
@@ -109,6 +124,13 @@ const MAY: &[(&str, &str, &str)] = &[
         "a table that is built anew is noticed by clients, and worth a line",
     ),
     ("src/kernel/simulated.rs", "sim::", "it is the seam's side towards the simulator"),
+    ("src/trace", "sim::", "it sends packets through the simulator"),
+    ("src/check", "sim::", "it looks into the simulated state"),
+    (
+        "src/kernel/real/survey/tools.rs",
+        "process::Command",
+        "rules of iptables-legacy and ipsets are printed by their own tools only",
+    ),
     ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),
     ("netlab/src/simulated.rs", "kube_proxy::", "the proxy itself, where no process can be asked"),
     ("src/api", "kube::", "it is the API server's room"),

@@ -14,6 +14,7 @@ mod lenient;
 pub mod manifests;
 mod objects;
 mod parse;
+pub mod pods;
 #[cfg(feature = "api-server")]
 pub mod report;
 #[cfg(feature = "api-server")]

@@ -11,6 +11,7 @@ pub mod fault;
 pub mod real;
 pub mod record;
 pub mod simulated;
+pub mod survey;
 
 pub use capability::{Capabilities, Capability};
 pub use error::{Error, ErrorKind};
@@ -104,7 +105,7 @@ pub enum Query {
 }
 
 /// An address and a port, as conntrack and nftables pair them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Socket {
     /// The address.
     pub address: IpAddr,

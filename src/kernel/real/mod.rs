@@ -7,6 +7,7 @@ mod conntrack;
 mod nftables;
 mod probe;
 mod socket;
+pub mod survey;
 
 use super::{Capabilities, Error, ErrorKind, Facts, Kernel, Query, Receipt, Transaction};
 use socket::Netfilter;

@@ -11,7 +11,8 @@ use nix::sys::socket::{
 
 use crate::kernel::{Error, ErrorKind};
 use crate::netlink::read::{Attributes, Message, Messages, text};
-use crate::netlink::{NLMSG_DONE, NLMSG_ERROR};
+use crate::netlink::write::{Head, Writer};
+use crate::netlink::{DUMP, NLMSG_DONE, NLMSG_ERROR, REQUEST};
 
 /// The send buffer asked for: room for the largest step of a plan several times over.
 const SEND_BUFFER: usize = 256 << 20;
@@ -41,16 +42,21 @@ pub(super) fn errno_error(operation: &str, errno: Errno) -> Error {
 }
 
 impl Netfilter {
+    /// A socket of netfilter.
     pub(super) fn open() -> Result<Netfilter, Error> {
-        const WHAT: &str = "open a netfilter netlink socket";
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(|e| errno_error(WHAT, e))?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|e| errno_error(WHAT, e))?;
+        Netfilter::open_on(SockProtocol::NetlinkNetFilter, "open a netfilter netlink socket")
+    }
+
+    /// A socket of rtnetlink, for questions only.
+    pub(super) fn open_route() -> Result<Netfilter, Error> {
+        Netfilter::open_on(SockProtocol::NetlinkRoute, "open a route netlink socket")
+    }
+
+    fn open_on(protocol: SockProtocol, what: &str) -> Result<Netfilter, Error> {
+        let socket =
+            socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+                .map_err(|e| errno_error(what, e))?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(|e| errno_error(what, e))?;
         // The kernel answers within the system call that asks; this is only against a hang.
         let patience = nix::sys::time::TimeVal::new(30, 0);
         let _ = setsockopt(&socket, sockopt::ReceiveTimeout, &patience);
@@ -72,6 +78,17 @@ impl Netfilter {
     pub(super) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1) | 1 << 30;
         self.sequence
+    }
+
+    /// A request of rtnetlink for a list of both families. A head of one byte, the family, is
+    /// enough for every list (`struct rtgenmsg`).
+    pub(super) fn route_request(&mut self, kind: u16) -> Vec<u8> {
+        let mut w = Writer::new();
+        let flags = REQUEST | DUMP;
+        let sequence = self.next_sequence();
+        let open = w.open_message(Head { kind, flags, sequence, family: 0, resource: 0 });
+        w.close_message(open);
+        w.into_bytes()
     }
 
     fn send(&mut self, what: &str, bytes: &[u8]) -> Result<(), Error> {
