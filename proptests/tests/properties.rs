@@ -146,10 +146,10 @@ fn the_named_differences_explain_every_difference() {
 fn the_proxy_s_own_promises_are_the_oracle_s() {
     holds("the_proxy_s_own_promises_are_the_oracle_s", 256, case(), |case| {
         let cluster = case.objects.cluster();
-        let packets = packets::of(&cluster, &case.setup);
-        for packet in &packets {
+        let packets = packets::all(&case.setup, &cluster);
+        let own = proptests::own_promise::of(&case.setup, &case.objects, &packets);
+        for (packet, own) in packets.iter().zip(own) {
             let wanted = promise(&cluster, &case.setup, packet);
-            let own = proptests::own_promise::of(&case.setup, &case.objects, packet);
             if own != wanted {
                 return Err(format!("{packet}: the oracle says {wanted}, the proxy {own}"));
             }

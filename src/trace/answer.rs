@@ -58,6 +58,8 @@ pub struct Ending {
     pub words: String,
     /// Where its destination was changed to.
     pub endpoint: Option<Socket>,
+    /// For whom it is at its end.
+    pub arrives: Socket,
     /// What its source was changed to, and why; or why not.
     pub masquerade: Masquerade,
     /// The rule that ended it.
@@ -225,6 +227,7 @@ fn ending(
         fate: kind,
         words: words(world, (kind, &outcome.fate), outcome.packet.dst),
         endpoint: outcome.dnat.map(socket),
+        arrives: socket((outcome.packet.dst, outcome.packet.dport())),
         masquerade: masquerade(&journey),
         by: by.map(|(by, _)| by),
         way: way(&journey),

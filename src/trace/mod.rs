@@ -19,7 +19,7 @@ mod names;
 mod replay;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, packet as packet_of};

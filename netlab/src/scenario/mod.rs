@@ -10,6 +10,7 @@ mod objects;
 mod process;
 mod served;
 mod starts;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -97,6 +98,7 @@ fn all() -> Vec<Scenario> {
         health::SCENARIOS,
         served::SCENARIOS,
         api::SCENARIOS,
+        trace::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
 }
