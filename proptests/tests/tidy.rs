@@ -142,6 +142,7 @@ const MAY: &[(&str, &str, &str)] = &[
 const LONG_HEADERS: &[(&str, &str)] = &[
     ("src/lib.rs", "the map of all rooms"),
     ("src/config/mod.rs", "the map of the room"),
+    ("src/trace/mod.rs", "the map of the room"),
     ("sim/src/path.rs", "the netfilter diagram"),
     ("netlab/src/probe.rs", "the grammar of the probe language"),
     ("sim/src/lib.rs", "an example that runs as a test, and the map"),

@@ -286,7 +286,8 @@ const FAULTS: &[Fault] = &[
         heal: |s| nft_text(s, "delete table ip intruder"),
         sort: "missing-masquerade",
         words: &["ip intruder", "chain post", "marks-all", "0x4000"],
-        probe: Some("tcp from outside to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
+        // Answers of all pods come back through this node, so that the client still gets them.
+        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
     },
     Fault {
         name: "a stale conntrack entry",
@@ -327,7 +328,8 @@ const FAULTS: &[Fault] = &[
         heal: |_| Ok(()),
         sort: "drift",
         words: &["table ip kube-proxy", "chain masquerading", "is missing"],
-        probe: Some("tcp from outside to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
+        // Answers of all pods come back through this node, so that the client still gets them.
+        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
     },
 ];
 

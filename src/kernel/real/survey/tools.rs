@@ -2,7 +2,8 @@
 //! run only where the kernel has such rules; one that is lacking or fails is a lack by name.
 //! Tests: `netlab`.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::process::Stdio;
 
 use super::{Survey, lack};
 use crate::kernel::survey::{Flavour, IptablesText};
