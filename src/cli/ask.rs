@@ -147,7 +147,7 @@ const OF_TRACE: &[Own] = &[
 const OF_CHECK: &[Own] = &[(
     "what-if",
     "CHANGE",
-    "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME, set-field=KIND/NAMESPACE/NAME:PATH=VALUE",
+    "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME",
 )];
 const OF_DUMP: &[Own] = &[("to", "FILE", "the file to write [default: the standard output]")];
 
