@@ -10,15 +10,19 @@
 
 pub mod api;
 pub mod backend;
+pub mod check;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod kernel;
 pub mod logging;
 pub mod model;
 pub mod netlink;
+pub mod promise;
 pub mod relay;
 pub mod serve;
 pub mod sync;
 pub mod topology;
+pub mod trace;
 pub mod track;

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         }
     };
     match daemon::act(action) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("kube-proxy: {failure}");
             ExitCode::FAILURE

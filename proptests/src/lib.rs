@@ -17,6 +17,7 @@ pub mod history;
 pub mod host;
 pub mod lab;
 pub mod oracle;
+pub mod own_promise;
 pub mod packets;
 pub mod run;
 pub mod sim_heart;

@@ -195,3 +195,21 @@ fn the_named_differences_explain_every_difference() {
         DIFFERENCES.iter().map(|d| d.name).filter(|n| !applied.borrow().contains_key(n)).collect();
     assert!(unused.is_empty(), "never applied: {unused:?}");
 }
+
+/// The promises by which `kube-proxy check` and `--verify` judge are held against the oracle, which
+/// shares no code with them.
+#[test]
+fn the_proxy_s_own_promises_are_the_oracle_s() {
+    holds("the_proxy_s_own_promises_are_the_oracle_s", 256, case(), |case| {
+        let cluster = case.objects.cluster();
+        let packets = packets::all(&case.setup, &cluster);
+        let own = proptests::own_promise::of(&case.setup, &case.objects, &packets);
+        for (packet, own) in packets.iter().zip(own) {
+            let wanted = promise(&cluster, &case.setup, packet);
+            if own != wanted {
+                return Err(format!("{packet}: the oracle says {wanted}, the proxy {own}"));
+            }
+        }
+        Ok(())
+    });
+}

@@ -45,6 +45,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/sync", &["model", "track", "topology", "kernel", "backend"]),
     ("src/api", &["model"]),
     ("src/config", &["model", "sync"]),
+    // Pods' names and events are values of the model; a dump has the proxy's own options in it.
+    ("src/trace", &["model", "track", "kernel", "netlink", "sync"]),
+    // What judges rules may not know them: neither backend nor netlink.
+    ("src/promise", &["model", "track", "topology", "kernel"]),
+    ("src/check", &["model", "track", "topology", "kernel", "netlink", "promise", "sync", "trace"]),
+    ("src/commands", COMMANDS),
     ("src/cli", &["model", "config"]),
     ("src/logging", &["config"]),
     ("src/sync/cleanup.rs", &["model", "kernel", "backend", "netlink"]),
@@ -54,8 +60,14 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// The one room that wires all others together.
-const EVERY: &[&str] =
-    &["model", "track", "topology", "kernel", "sync", "api", "config", "cli", "logging", "serve"];
+const EVERY: &[&str] = &[
+    "model", "track", "topology", "kernel", "sync", "api", "config", "cli", "commands", "logging",
+    "serve",
+];
+
+/// The room that wires questions, as `daemon` wires the proxy.
+const COMMANDS: &[&str] =
+    &["model", "track", "kernel", "sync", "api", "config", "cli", "trace", "check", "promise"];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same
 /// question, always.
@@ -65,6 +77,10 @@ const PURE: &[&str] = &[
     "src/topology",
     "src/backend",
     "src/netlink",
+    "src/trace",
+    "src/promise",
+    "src/check",
+    "src/kernel/survey.rs",
     "src/sync/mod.rs",
     "src/sync/driver.rs",
     "src/sync/family.rs",
@@ -122,6 +138,13 @@ const MAY: &[(&str, &str, &str)] = &[
         "process::{Command",
         "only iptables' own tools write what every other program on the node understands",
     ),
+    ("src/trace", "sim::", "it sends packets through the simulator"),
+    ("src/check", "sim::", "it looks into the simulated state"),
+    (
+        "src/kernel/real/survey/tools.rs",
+        "process::Command",
+        "rules of iptables-legacy and ipsets are printed by their own tools only",
+    ),
     ("src/daemon", "sim::", "`--kernel simulated` wants a host to begin with"),
     ("netlab/src/simulated.rs", "kube_proxy::", "the proxy itself, where no process can be asked"),
     ("src/api", "kube::", "it is the API server's room"),
@@ -133,6 +156,7 @@ const MAY: &[(&str, &str, &str)] = &[
 const LONG_HEADERS: &[(&str, &str)] = &[
     ("src/lib.rs", "the map of all rooms"),
     ("src/config/mod.rs", "the map of the room"),
+    ("src/trace/mod.rs", "the map of the room"),
     ("sim/src/path.rs", "the netfilter diagram"),
     ("netlab/src/probe.rs", "the grammar of the probe language"),
     ("sim/src/lib.rs", "an example that runs as a test, and the map"),

@@ -6,8 +6,8 @@ use crate::conntrack::{Connection, Tracker};
 use crate::facilities::Facilities;
 use crate::hash::FastMap;
 use crate::hooks::Hooks;
-use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink};
-use crate::net::{Link, Net};
+use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink, Step};
+use crate::net::{Decision, Hop, Link, Net};
 use crate::nft::{self, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
 use crate::path::Path;
@@ -220,6 +220,14 @@ impl Host {
         (Journey { packet: packet.clone(), steps, outcome }, answer)
     }
 
+    /// Where packets to a destination leave; nothing: it is this host's own, or there is no route.
+    pub fn route_to(&self, destination: IpAddr) -> Option<Hop> {
+        match self.net.route(destination) {
+            Decision::Via(hop) => Some(hop),
+            _ => None,
+        }
+    }
+
     /// The source address a local process gets towards a destination when it names none.
     pub fn source_for(&self, destination: IpAddr) -> Option<IpAddr> {
         self.net.source_for(destination)
@@ -228,21 +236,49 @@ impl Host {
     /// Every outcome the packet can have, each with its probability, most likely first. Nothing on the host changes.
     /// Source ports that masquerading draws are no branches.
     pub fn outcomes(&mut self, packet: &Packet) -> Outcomes {
+        let found = self.branches(packet, |host| (host.dry(packet, &mut Silent), ()));
+        let mut outcomes: Outcomes =
+            found.into_iter().map(|(outcome, (probability, ()))| (probability, outcome)).collect();
+        outcomes.sort_by(likeliest);
+        outcomes
+    }
+
+    /// As [`Host::outcomes`], each with the steps of one way that leads there.
+    pub fn journeys(&mut self, packet: &Packet) -> Vec<(Probability, Journey)> {
+        let found = self.branches(packet, |host| {
+            let mut steps = Vec::new();
+            (host.dry(packet, &mut steps), steps)
+        });
+        let mut outcomes: Vec<(Probability, Outcome, Vec<Step>)> =
+            found.into_iter().map(|(outcome, (p, steps))| (p, outcome, steps)).collect();
+        outcomes.sort_by(|one, two| likeliest(&(one.0, one.1.clone()), &(two.0, two.1.clone())));
+        let journey = |(probability, outcome, steps)| {
+            (probability, Journey { packet: packet.clone(), steps, outcome })
+        };
+        outcomes.into_iter().map(journey).collect()
+    }
+
+    /// Walks every branch: each outcome with its probability and what the first way there gave.
+    fn branches<T: Default>(
+        &mut self,
+        packet: &Packet,
+        mut walk: impl FnMut(&mut Host) -> (Outcome, T),
+    ) -> FastMap<Outcome, (Probability, T)> {
         let seeded = std::mem::replace(&mut self.chance, Chance::Scripted(Script::default()));
-        let mut found: FastMap<Outcome, Probability> = FastMap::default();
+        let mut found: FastMap<Outcome, (Probability, T)> = FastMap::default();
         let mut left = 1.0;
         for branch in 0.. {
-            let outcome = self.dry(packet);
+            let (outcome, way) = walk(self);
             let Chance::Scripted(script) = &self.chance else { break };
             let probability = script.probability();
             left -= probability.as_f64();
-            let known = found.entry(outcome).or_insert(Probability::ZERO);
-            *known = known.plus(probability);
+            let known = found.entry(outcome).or_insert((Probability::ZERO, way));
+            known.0 = known.0.plus(probability);
             match script.clone().advance() {
                 Some(_) if branch == MOST_BRANCHES => {
                     let rest =
                         Probability::new((left.max(0.0) * (1u64 << 53) as f64) as u64, 1 << 53);
-                    found.insert(unexplored(packet), rest);
+                    found.insert(unexplored(packet), (rest, T::default()));
                     break;
                 }
                 Some(next) => self.chance = Chance::Scripted(next),
@@ -250,21 +286,15 @@ impl Host {
             }
         }
         self.chance = seeded;
-        let mut outcomes: Outcomes =
-            found.into_iter().map(|(outcome, probability)| (probability, outcome)).collect();
-        outcomes.sort_by(|one, two| {
-            two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1))
-        });
-        outcomes
+        found
     }
 
     /// One branch, taken back at once.
-    fn dry(&mut self, packet: &Packet) -> Outcome {
+    fn dry<S: Sink>(&mut self, packet: &Packet, sink: &mut S) -> Outcome {
         self.tracker.begin_dry();
         self.store.begin_dry();
         self.facilities.begin_dry();
-        let mut silent = Silent;
-        let mut path = self.path(&mut silent);
+        let mut path = self.path(sink);
         path.dry = true;
         let outcome = path.travel(packet);
         self.tracker.end_dry();
@@ -328,11 +358,21 @@ impl Host {
         self.tracker.all(self.now)
     }
 
+    /// Takes on a connection that another kernel had. False: one of its tuples is in use.
+    pub fn adopt_connection(&mut self, told: &Connection) -> bool {
+        self.tracker.adopt(told, self.now)
+    }
+
     /// Forgets the connections a filter names; how many went.
     pub fn forget_connections(&mut self, unwanted: impl Fn(&Connection) -> bool) -> usize {
         let now = self.now;
         self.tracker.remove_where(|conn| unwanted(&conn.view(now)))
     }
+}
+
+/// The more likely outcome first.
+fn likeliest(one: &(Probability, Outcome), two: &(Probability, Outcome)) -> std::cmp::Ordering {
+    two.0.as_f64().total_cmp(&one.0.as_f64()).then_with(|| one.1.cmp(&two.1))
 }
 
 /// Where did it enter, and nothing more is known.

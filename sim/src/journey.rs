@@ -48,6 +48,8 @@ pub enum Step {
         /// The element's comment.
         comment: Option<String>,
     },
+    /// A rule gave the packet this mark.
+    Marked(u32),
     /// A translation was decided.
     Nat(String),
     /// The packet was rewritten.
@@ -202,6 +204,7 @@ impl fmt::Display for Step {
                 write!(out, "      {set} {{ {key} }} → {}", found.as_deref().unwrap_or("miss"))?;
                 comment.as_ref().map_or(Ok(()), |comment| write!(out, " \"{comment}\""))
             }
+            Step::Marked(mark) => write!(out, "      mark {mark:#x}"),
             Step::Nat(what) => write!(out, "      {what}"),
             Step::Rewritten(what) => write!(out, "    rewritten: {what}"),
             Step::Conntrack(what) => write!(out, "  connection: {what}"),
@@ -227,7 +230,7 @@ impl fmt::Display for Journey {
                 }
                 Step::Verdict(verdict) => writeln!(out, "    {verdict}")?,
                 Step::NoMatch => {}
-                Step::Lookup { .. } | Step::Nat(_) | Step::Log(_) if open => {
+                Step::Lookup { .. } | Step::Marked(_) | Step::Nat(_) | Step::Log(_) if open => {
                     below.push_str(&format!("{step}\n"))
                 }
                 Step::Rule { .. } => {

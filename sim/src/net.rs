@@ -233,9 +233,14 @@ impl Net {
         if next.is_ipv6() && next.is_loopback() {
             return Some(next);
         }
-        let usable = |(address, _): &&(IpAddr, u8)| {
+        let fits = |(address, _): &&(IpAddr, u8)| {
             address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address)
         };
+        // A source of wider scope wins over one of the outgoing link that is link-local, from
+        // whichever link it is (ipv6_get_saddr_eval, IPV6_SADDR_RULE_SCOPE comes before _OIF).
+        let all = || self.links.iter().flat_map(|link| link.addresses.iter()).filter(fits);
+        let wide = all().any(|(address, _)| !is_link_local(*address));
+        let usable = |one: &&(IpAddr, u8)| fits(one) && !(wide && is_link_local(one.0));
         let on_link = self.link(link)?.addresses.iter().filter(usable);
         let near = on_link
             .clone()
@@ -311,6 +316,10 @@ fn forget(counts: &mut FastMap<IpAddr, u32>, address: IpAddr) {
             counts.remove(&address);
         }
     }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80)
 }
 
 /// Loopback addresses have host scope: never chosen as a source towards others.

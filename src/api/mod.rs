@@ -18,6 +18,7 @@ mod objects;
 #[cfg(feature = "api-server")]
 pub mod pace;
 mod parse;
+pub mod pods;
 #[cfg(feature = "api-server")]
 pub mod report;
 #[cfg(feature = "api-server")]

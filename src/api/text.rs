@@ -219,7 +219,7 @@ fn event_name(event: &Event) -> Option<NamespacedName> {
 
 /// The documents of a YAML text, each with the number of lines before it. A line that begins with
 /// `---` begins a document wherever it stands (YAML 1.2, rule c-forbidden).
-fn documents(text: &str) -> Vec<(u64, &str)> {
+pub(super) fn documents(text: &str) -> Vec<(u64, &str)> {
     let mut found = Vec::new();
     let (mut start, mut start_line, mut at, mut only_directives) = (0, 0, 0, true);
     for (line_number, line) in text.split_inclusive('\n').enumerate() {
@@ -243,7 +243,7 @@ fn is_separator(line: &str) -> bool {
 
 /// Limits against bombs: room for a document of some 100,000 endpoints, but an alias may not blow
 /// a text up, and nesting no deeper than any object of the API.
-fn yaml_options() -> serde_saphyr::Options {
+pub(super) fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 20_000_000,

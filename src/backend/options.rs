@@ -28,7 +28,7 @@ pub struct Options {
 }
 
 /// What the node's configuration says about ipvs mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct IpvsOptions {
     /// How virtual servers choose, where their Service does not say.
     pub choice: Choice,
@@ -56,7 +56,7 @@ impl Default for IpvsOptions {
 }
 
 /// What becomes of traffic of policy Local without endpoints on this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum LocalWithoutEndpoints {
     /// It is dropped, as in every other mode.
     #[default]

@@ -16,6 +16,11 @@ Examples:
   kube-proxy --cleanup
   kube-proxy completion bash > /etc/bash_completion.d/kube-proxy
 
+Questions about this node (`kube-proxy COMMAND --help` has examples):
+  kube-proxy trace FROM TO     where a packet goes, and why
+  kube-proxy check             whether the kernel does what the API promises
+  kube-proxy dump              everything that decides about packets, in one file
+
 Forms:
   --name=value and --name value; a boolean alone is true, and takes =true, =false, =1, =0, =t, =f;
   underscores in names are as good as dashes; of a repeated flag the last one counts, lists and

@@ -4,6 +4,7 @@
 //! in `config::flags`, what they come to is `config`'s. Nothing here starts anything or writes.
 //! Tests: `tests`.
 
+pub mod ask;
 mod help;
 mod spell;
 #[cfg(test)]
@@ -30,6 +31,8 @@ pub enum Action {
     Version(String),
     /// Print this text, then end.
     Help(String),
+    /// Answer a question about this node or a dump, then end.
+    Ask(Box<ask::Asked>),
 }
 
 /// Why there is no `Action`: every problem, one line each. The exit code is `EXIT_CODE`.
@@ -87,7 +90,12 @@ fn printed(words: &[OsString]) -> Option<Result<Action, Usage>> {
 
 /// The same, without the program's name and with the machine's hostname given.
 fn parse_words(words: impl Iterator<Item = OsString>, hostname: &str) -> Result<Action, Usage> {
-    let spelled = spell::spell(words);
+    let mut words = words.peekable();
+    if let Some(name) = words.peek().and_then(|word| ask::Name::of(word.to_str()?)) {
+        return ask::parse(name, words.skip(1), hostname);
+    }
+    let mut spelled = spell::spell(words);
+    spelled.refuse_words();
     let errand = errand_of(&spelled);
     if errand.help {
         return Ok(Action::Help(help::text()));

@@ -13,8 +13,20 @@ use crate::config::flags::{self, Flag};
 pub(super) struct Spelled {
     /// Flags with their values, in order.
     pub(super) flags: Vec<(&'static Flag, String)>,
-    /// Words that are no flags.
+    /// Words that are no flags, for a command that takes some.
+    pub(super) words: Vec<String>,
+    /// What is wrong.
     pub(super) problems: Vec<Problem>,
+}
+
+impl Spelled {
+    /// Of a command that takes no words, each is a problem.
+    pub(super) fn refuse_words(&mut self) {
+        for word in std::mem::take(&mut self.words) {
+            let sentence = "is not a flag, and kube-proxy takes no other arguments";
+            self.problems.push(Problem::said(format!("{word:?}"), sentence));
+        }
+    }
 }
 
 /// Takes a command line apart.
@@ -53,9 +65,7 @@ impl Spelled {
     }
 
     fn stray(&mut self, word: &str) {
-        let sentence = "is not a flag, and kube-proxy takes no other arguments";
-        let place = format!("{word:?}");
-        self.problems.push(Problem::said(place, sentence));
+        self.words.push(word.to_owned());
     }
 
     /// `name=value`, `name value` or a bare boolean.

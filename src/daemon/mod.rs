@@ -14,6 +14,7 @@ mod ready;
 mod source;
 
 use std::fmt;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::cli::Action;
+use crate::commands;
 use crate::config::{DetectLocal, Settings};
 use crate::kernel::meter::{Dealing, Meter};
 use crate::logging::Handle;
@@ -60,9 +62,25 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Does what the command line asks for; returns when it is done or when a signal came.
-pub fn act(action: Action) -> Result<(), Failure> {
+/// Does what the command line asks for; returns the exit code when it is done or when a signal came.
+pub fn act(action: Action) -> Result<u8, Failure> {
     match action {
+        Action::Ask(asked) => Ok(say(&commands::answer(&asked))),
+        other => work(other).map(|()| 0),
+    }
+}
+
+/// Says what a question came to. Whoever reads it may stop reading (`| head`).
+fn say(said: &commands::Said) -> u8 {
+    let _ = std::io::stderr().write_all(said.error.as_bytes());
+    let _ = std::io::stdout().write_all(said.out.as_bytes());
+    said.code
+}
+
+fn work(action: Action) -> Result<(), Failure> {
+    match action {
+        // Answered above.
+        Action::Ask(_) => Ok(()),
         Action::Help(text) | Action::Version(text) => {
             println!("{}", text.trim_end());
             Ok(())

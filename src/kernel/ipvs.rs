@@ -33,7 +33,9 @@ impl fmt::Display for VirtualServer {
 }
 
 /// The name of a scheduler: `rr`, `mh`, … Any name a module can have, known to us or not.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Scheduler([u8; LONGEST_NAME]);
 
 impl Scheduler {
@@ -112,7 +114,7 @@ pub struct Destination {
 }
 
 /// For how long connections are remembered, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct IpvsTimeouts {
     /// Of established TCP; 0 in an operation: leave it.
     pub tcp: u32,

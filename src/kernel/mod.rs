@@ -18,6 +18,7 @@ pub mod real;
 pub mod record;
 mod relay;
 pub mod simulated;
+pub mod survey;
 
 pub use capability::{Capabilities, Capability, XtablesFlavour};
 pub use error::{Error, ErrorKind};
@@ -224,7 +225,7 @@ impl FlowsTo {
 }
 
 /// An address and a port, as conntrack and nftables pair them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Socket {
     /// The address.
     pub address: IpAddr,

@@ -44,7 +44,7 @@ pub enum RelayAnnounce {
 }
 
 /// What the relay is started with; it holds until the process ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RelaySettings {
     /// Local ports to listen at; `None` is any free one.
     pub ports: Option<RangeInclusive<u16>>,

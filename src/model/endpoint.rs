@@ -4,10 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Family, NamespacedName, Protocol};
 
 /// One EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Namespace and name of the slice itself.
     pub name: NamespacedName,
@@ -24,7 +26,7 @@ pub struct EndpointSlice {
 }
 
 /// One port of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlicePort {
     /// The Service port's name this is for; empty for an unnamed one.
     pub name: Arc<str>,
@@ -35,7 +37,7 @@ pub struct SlicePort {
 }
 
 /// One endpoint of a slice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]`: the only one a proxy may use.
     pub address: IpAddr,
@@ -48,7 +50,7 @@ pub struct Endpoint {
 }
 
 /// An endpoint's conditions, with nil read as the API says: ready, serving, not terminating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conditions {
     /// May receive new traffic.
     pub ready: bool,
@@ -65,7 +67,7 @@ impl Default for Conditions {
 }
 
 /// `endpoints[].hints`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones[].name`.
     pub zones: Vec<Arc<str>>,

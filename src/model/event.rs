@@ -2,11 +2,12 @@
 //! The only way in for cluster state. Tests: in `track`.
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use super::{EndpointSlice, NamespacedName, Node, Notice, Service};
 
 /// The watched kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// `v1` Service.
     Service,
@@ -38,7 +39,7 @@ impl Kind {
 /// A full list is told as `ListStarted`, one event an object, `ListEnded`; objects not told of in
 /// between are gone at `ListEnded`, and until then nothing is taken away. Nothing is programmed
 /// before every kind's first `ListEnded`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A Service exists and looks like this. Also told for Services that are not programmed any
     /// more as `ServiceGone`.
@@ -58,7 +59,8 @@ pub enum Event {
     /// A ServiceCIDR object is gone.
     ServiceCidrGone(NamespacedName),
     /// What is wrong with one object now; an empty list takes earlier ones back. Told beside the
-    /// object's own event, before it.
+    /// object's own event, before it. Never written to a dump.
+    #[serde(skip)]
     Notices(Kind, NamespacedName, Vec<Notice>),
     /// A full list of a kind begins.
     ListStarted(Kind),

@@ -18,6 +18,6 @@ pub use event::{Event, Kind};
 pub use family::{Family, Protocol};
 pub use mode::Mode;
 pub use name::{Interner, NamespacedName, ServicePortName};
-pub use node::{LocalDetector, Node, NodePortAddresses};
+pub use node::{LocalDetector, Node, NodePortAddresses, Pod};
 pub use notice::{Notice, Reason};
 pub use service::{Service, ServicePort, TrafficPolicy};

@@ -1,7 +1,9 @@
 //! The proxy modes, by the names that `--proxy-mode` has for them. Tests: in `config`.
 
+use serde::{Deserialize, Serialize};
+
 /// How packets are programmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
     /// A relay in this process.
     Userspace,

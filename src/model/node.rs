@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use super::Family;
+use super::{Family, NamespacedName};
 
 /// What is read of this node's Node object.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -31,8 +32,17 @@ impl Node {
     }
 }
 
+/// A pod by name, for questions of people; the rules know only addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Pod {
+    /// Namespace and name.
+    pub name: NamespacedName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// How traffic of this node's own pods is told from the rest (`--detect-local-mode`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalDetector {
     /// Not at all: nothing is known to be local.
     #[default]
@@ -58,7 +68,7 @@ impl LocalDetector {
 }
 
 /// Which of the node's addresses take NodePort traffic (`--nodeport-addresses`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodePortAddresses {
     /// The word `primary`: the Node object's first address of each family.
     #[default]

@@ -43,7 +43,7 @@ use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
 
 /// What the node's configuration says about programming.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Options {
     /// This node's name: endpoints with it are local.
     pub node_name: Arc<str>,

@@ -12,6 +12,7 @@ mod operator;
 mod process;
 mod served;
 mod starts;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,6 +102,7 @@ fn all() -> Vec<Scenario> {
         modes::SCENARIOS,
         served::SCENARIOS,
         api::SCENARIOS,
+        trace::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
 }

@@ -2,6 +2,7 @@
 //! Facts from net/netfilter/nf_conntrack_core.c. It must never know rules or routes; NAT lives in `nat`.
 //! Tests: tests/conntrack.rs.
 
+mod adopt;
 pub(crate) mod nat;
 mod state;
 mod timers;

@@ -63,7 +63,11 @@ pub(super) fn load<S: Sink>(
             }
         }
         Expr::Meta { key, dreg } => meta(*key, *dreg, registers, (env, skb)),
-        Expr::MetaSetMark { sreg } => skb.packet.mark = word(registers, *sreg),
+        Expr::MetaSetMark { sreg } => {
+            let mark = word(registers, *sreg);
+            skb.packet.mark = mark;
+            env.sink.note(|| Step::Marked(mark));
+        }
         Expr::MetaSetPriority { sreg } => skb.packet.priority = word(registers, *sreg),
         Expr::Cmp { sreg, order, value } => {
             return compare(read(registers, *sreg, value.len()), *order, value);

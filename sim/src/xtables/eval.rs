@@ -100,7 +100,12 @@ fn try_rule<S: Sink>(
     if !look.env.dry {
         add(&rule.counters, look.skb.packet.length());
     }
+    let mark = look.skb.packet.mark;
     let act = spec.target.act(look.env, look.skb);
+    if look.skb.packet.mark != mark {
+        let mark = look.skb.packet.mark;
+        look.env.sink.note(|| Step::Marked(mark));
+    }
     look.skb.accepted |= matches!(act, Act::Accept) && !spec.target.tracks();
     look.env.sink.note(|| Step::Verdict(spec.target.describe()));
     act

@@ -164,6 +164,21 @@ impl Connection {
         }
     }
 
+    /// Every pod with its addresses, for questions of people; where this client may not list pods,
+    /// an error.
+    pub async fn pods(&self) -> Result<Vec<crate::model::Pod>, Error> {
+        use http_body_util::BodyExt;
+        let response = self.send(self.get("/api/v1/pods?resourceVersion=0")).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(explain::status(&self.url, status, ""));
+        }
+        let collected = response.into_body().collect().await;
+        let bytes = collected.map_err(|error| explain::transport(&self.url, &error))?.to_bytes();
+        let value = serde_json::from_slice(&bytes).unwrap_or_default();
+        Ok(crate::api::pods::of_value(&value))
+    }
+
     /// Sends one request.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.client.send(request).await.map_err(|error| explain::transport(&self.url, &error))

@@ -9,7 +9,9 @@ use crate::kernel::ipvs::{SCHEDULER_FLAG_1, SCHEDULER_FLAG_2};
 pub const ANNOTATION: &str = "kube-proxy.io/ipvs-scheduler";
 
 /// A scheduler with its flags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Choice {
     /// The scheduler.
     pub scheduler: Scheduler,

@@ -14,6 +14,7 @@ mod nftables;
 mod probe;
 mod relay;
 mod socket;
+pub mod survey;
 mod xtables;
 mod xtables_lock;
 

@@ -13,7 +13,7 @@ use super::lookout::{Ear, Missed, generation};
 use crate::kernel::{Error, ErrorKind};
 use crate::netlink::read::{Attributes, Message, Messages, text};
 use crate::netlink::write::{Head, Writer};
-use crate::netlink::{ACK, NLMSG_DONE, NLMSG_ERROR, REQUEST, SUBSYS_NFTABLES};
+use crate::netlink::{ACK, DUMP, NLMSG_DONE, NLMSG_ERROR, REQUEST, SUBSYS_NFTABLES};
 
 /// The send buffer asked for: room for the largest step of a plan several times over.
 const SEND_BUFFER: usize = 256 << 20;
@@ -81,6 +81,17 @@ impl Netlink {
     /// The number by which the kernel tells our transactions from others'.
     pub(super) fn port(&self) -> u32 {
         getsockname::<NetlinkAddr>(self.socket.as_raw_fd()).map_or(0, |own| own.pid())
+    }
+
+    /// A request of rtnetlink for a list of both families. A head of one byte, the family, is
+    /// enough for every list (`struct rtgenmsg`).
+    pub(super) fn route_request(&mut self, kind: u16) -> Vec<u8> {
+        let mut w = Writer::new();
+        let flags = REQUEST | DUMP;
+        let sequence = self.next_sequence();
+        let open = w.open_message(Head { kind, flags, sequence, family: 0, resource: 0 });
+        w.close_message(open);
+        w.into_bytes()
     }
 
     fn send(&mut self, what: &str, bytes: &[u8]) -> Result<(), Error> {

@@ -72,6 +72,12 @@ impl Simulated {
         self.relay.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The host, for good; none while another clone shares it.
+    pub fn into_host(self) -> Option<sim::Host> {
+        let mutex = Arc::into_inner(self.host)?;
+        Some(mutex.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn forget(&self, flows: &[FlowFact]) -> Receipt {
         let operations = self.host().forget_connections(|connection| {
             flow_of(connection).is_some_and(|flow| flows.contains(&flow))

@@ -1,0 +1,440 @@
+//! `kube-proxy trace` foretells what then happens on the real kernel, for every probe of every
+//! script; `kube-proxy check` finds faults that are planted and names each.
+//! Both are asked from outside, as a person would. Tests: it is all test.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Bench, Scenario, Stop, Verdict, scenario, told};
+use crate::lab::Lab;
+use crate::namespace::Namespace;
+use crate::plan;
+use crate::probe::{Expected, Probe, Row, Script, judge, short};
+use crate::proxy::{has_nft, nft};
+use crate::setting::Setting;
+
+/// Scenarios of this file.
+pub(super) const SCENARIOS: &[Scenario] = &[
+    scenario("trace-foretells-every-probe", foretells),
+    scenario("check-finds-planted-faults", finds),
+    scenario("dump-answers-anywhere", dumped),
+];
+
+/// Runs a program in a namespace; its exit code and what it said on both outputs.
+fn run(
+    namespace: &Namespace,
+    program: &Path,
+    arguments: &[String],
+) -> Result<(i32, String, String), String> {
+    let output = namespace
+        .run(|| Command::new(program).args(arguments).output())
+        .map_err(|e| format!("{}: {e}", program.display()))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let code = output.status.code().unwrap_or(-1);
+    Ok((code, text(&output.stdout), text(&output.stderr)))
+}
+
+/// Every probe of every script, foretold and then asked; agreement is counted.
+fn foretells(bench: &Bench) -> Verdict {
+    let all = Script::read_all(&bench.root.join("netlab/scenarios"))?;
+    let mut groups: Vec<(String, Vec<String>, Vec<Script>)> = Vec::new();
+    for script in all {
+        let known = groups.iter_mut().find(|g| g.0 == script.manifests && g.1 == script.flags);
+        match known {
+            Some(group) => group.2.push(script),
+            None => groups.push((script.manifests.clone(), script.flags.clone(), vec![script])),
+        }
+    }
+    let (mut agreed, mut asked, mut wrong) = (0, 0, Vec::new());
+    for (manifests, flags, scripts) in &groups {
+        let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        setting.start_proxy_with(&flags)?;
+        if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
+            setting.wait_for(first)?;
+        }
+        let probes = scripts.iter().flat_map(|script| &script.probes);
+        for probe in probes.filter(|probe| setting.can_ask(probe)) {
+            asked += 1;
+            match compare(&setting, probe) {
+                Ok(()) => agreed += 1,
+                Err(why) => wrong.push(format!(
+                    "{} from {} to {}: {why}",
+                    probe.transport.name(),
+                    probe.who,
+                    probe.to
+                )),
+            }
+        }
+    }
+    match wrong.is_empty() {
+        true => Ok(format!("{agreed} of {asked} foretold")),
+        false => Err(format!("{agreed} of {asked} foretold\n{}", wrong.join("\n")).into()),
+    }
+}
+
+/// Foretells one probe, asks it, and says how the two differ.
+fn compare(setting: &Setting, probe: &Probe) -> Result<(), String> {
+    let foretold = foretell(setting, probe)?;
+    let row = judge(probe, &mut || setting.attempt(probe));
+    foretold.differs(probe, &row).map_or(Ok(()), Err)
+}
+
+/// What trace says will be seen.
+#[derive(Debug)]
+struct Foretold {
+    pods: BTreeSet<String>,
+    peers: BTreeSet<String>,
+    refused: bool,
+    lost: bool,
+}
+
+/// The address from which somebody asks.
+fn source(lab: &Lab, probe: &Probe) -> Option<String> {
+    let pick = |pair: &[&str; 2]| pair[usize::from(probe.to.is_ipv6())].to_owned();
+    match probe.who.as_str() {
+        "outside" => Some(pick(&plan::OUTSIDE_NET.own)),
+        "stranger" => Some(pick(&plan::STRANGER)),
+        "node" => Some("node".to_owned()),
+        plan::NODE_2 => Some(pick(&plan::NODE_2_NET.own)),
+        pod => {
+            let addresses = &lab.pod(pod)?.spec.addresses;
+            let own = addresses.iter().find(|a| a.is_ipv4() == probe.to.is_ipv4())?;
+            let on_host = plan::is_node_address(*own);
+            Some(if on_host { "node".to_owned() } else { own.to_string() })
+        }
+    }
+}
+
+fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
+    let from = source(&setting.lab, probe).ok_or("it has no address of this family")?;
+    let words = [
+        "trace",
+        &from,
+        &probe.to.to_string(),
+        "--proto",
+        probe.transport.name(),
+        "--output",
+        "json",
+    ];
+    let arguments: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
+    if code != 0 {
+        return Err(format!("trace ended with {code}: {error}{out}"));
+    }
+    let answer: Value = serde_json::from_str(&out).map_err(|e| format!("trace: {e}: {out}"))?;
+    let own =
+        answer["packet"].as_str().and_then(|p| p.split(' ').nth(1)).unwrap_or_default().to_owned();
+    let mut foretold =
+        Foretold { pods: BTreeSet::new(), peers: BTreeSet::new(), refused: false, lost: false };
+    for ending in answer["endings"].as_array().into_iter().flatten() {
+        match ending["fate"].as_str() {
+            Some("rejected") => foretold.refused = true,
+            Some("dropped") => foretold.lost = true,
+            _ => {
+                let to = &ending["arrives"];
+                let at = to["address"].as_str().and_then(|a| a.parse().ok()).ok_or("no address")?;
+                let port = to["port"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
+                let pod = setting.manifests.pods().into_values().find(|pod| {
+                    pod.addresses.contains(&at) && pod.ports.contains(&(probe.transport, port))
+                });
+                // A process that does not listen refuses.
+                let Some(pod) = pod else {
+                    foretold.refused = true;
+                    continue;
+                };
+                foretold.pods.insert(pod.name);
+                let masqueraded = ending["masquerade"]["to"]["address"].as_str();
+                foretold.peers.insert(masqueraded.map_or(own.clone(), str::to_owned));
+            }
+        }
+    }
+    Ok(foretold)
+}
+
+impl Foretold {
+    /// How what was seen differs.
+    fn differs(&self, probe: &Probe, row: &Row) -> Option<String> {
+        let pods: Vec<&str> = self.pods.iter().map(String::as_str).collect();
+        let mut reached: Vec<String> = Vec::new();
+        if !pods.is_empty() {
+            reached.push(short(&pods));
+        }
+        reached.extend(self.refused.then(|| "refused".to_owned()));
+        reached.extend(self.lost.then(|| "silence".to_owned()));
+        let foretold = reached.join(", ");
+        // A client that is remembered stays with one of those that are possible.
+        let stays = matches!(probe.expected, Expected::One(..));
+        let same = match stays {
+            true => {
+                self.pods.contains(&row.reached)
+                    || self.pods.iter().any(|p| row.reached == short(&[p]))
+            }
+            false => foretold == row.reached,
+        };
+        if !same {
+            return Some(format!("foretold {foretold}; seen {}", row.reached));
+        }
+        let seen: BTreeSet<String> =
+            row.seen.split(", ").filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        // A pod that reaches itself is seen otherwise than by others; which of them is chance.
+        (!seen.is_subset(&self.peers))
+            .then(|| format!("foretold as {:?}; seen as {seen:?}", self.peers))
+    }
+}
+
+/// A fault: how it is planted, how it is taken away, and what `check` must say of it.
+struct Fault {
+    name: &'static str,
+    plant: fn(&Setting) -> Result<(), Stop>,
+    heal: fn(&Setting) -> Result<(), Stop>,
+    /// The finding's sort, and words that its cause must have.
+    sort: &'static str,
+    words: &'static [&'static str],
+    /// A probe whose fate the fault changes; `trace` must foretell it then, too.
+    probe: Option<&'static str>,
+}
+
+fn tool(setting: &Setting, program: &str, arguments: &str) -> Result<String, Stop> {
+    let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
+    let absent = |_| Stop::Skipped(format!("the {program} tool is not installed"));
+    let (code, out, error) =
+        run(&setting.lab.node, Path::new(program), &arguments).map_err(absent)?;
+    if code == 0 {
+        Ok(out)
+    } else {
+        Err(format!("{program} {}: {error}", arguments.join(" ")).into())
+    }
+}
+
+fn nft_text(setting: &Setting, text: &str) -> Result<(), Stop> {
+    let words: Vec<&str> = text.split(' ').collect();
+    nft(&setting.lab, &words).map(|_| ()).map_err(Stop::from)
+}
+
+const ELEMENT: &str = "element ip kube-proxy endpoints { 10.96.0.10 . tcp . 80 . 1";
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        name: "an element of ours deleted",
+        plant: |s| nft_text(s, &format!("delete {ELEMENT} }}")),
+        heal: |s| nft_text(s, &format!("add {ELEMENT} : 10.244.1.12 . 8080 }}")),
+        sort: "drift",
+        words: &["set endpoints", "10.96.0.10 . tcp . 80 . 1", "10.244.1.12", "is missing"],
+        probe: Some("tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-3 as itself"),
+    },
+    Fault {
+        name: "a foreign drop before ours",
+        plant: |s| {
+            nft_text(s, "add table inet intruder")?;
+            nft_text(
+                s,
+                "add chain inet intruder pre { type filter hook prerouting priority -150 ; }",
+            )?;
+            nft_text(s, "add rule inet intruder pre tcp dport 30080 drop comment \"no-node-ports\"")
+        },
+        heal: |s| nft_text(s, "delete table inet intruder"),
+        sort: "foreign-rule",
+        words: &["nft table inet intruder", "chain pre", "handle", "no-node-ports", "drops"],
+        probe: Some("tcp from outside to 172.18.1.2:30080 is lost"),
+    },
+    Fault {
+        name: "a foreign iptables rule",
+        plant: |s| {
+            tool(
+                s,
+                "iptables-nft",
+                "-I FORWARD -p tcp --dport 8080 -m comment --comment closed -j DROP",
+            )
+            .map(|_| ())
+        },
+        heal: |s| {
+            tool(
+                s,
+                "iptables-nft",
+                "-D FORWARD -p tcp --dport 8080 -m comment --comment closed -j DROP",
+            )
+            .map(|_| ())
+        },
+        sort: "foreign-rule",
+        words: &["iptables table filter", "chain FORWARD", "rule 1", "closed", "drops"],
+        probe: Some("tcp from outside to 10.96.0.10:80 is lost"),
+    },
+    Fault {
+        name: "a foreign rule of iptables-legacy",
+        plant: |s| {
+            tool(s, "iptables-legacy", "-I FORWARD -p tcp --dport 8080 -j REJECT").map(|_| ())
+        },
+        heal: |s| tool(s, "iptables-legacy", "-F FORWARD").map(|_| ()),
+        sort: "foreign-rule",
+        words: &["iptables table filter", "chain FORWARD", "rule 1", "refuses"],
+        probe: Some("tcp from outside to 10.96.0.10:80 is refused"),
+    },
+    Fault {
+        name: "the masquerade bit clobbered",
+        plant: |s| {
+            nft_text(s, "add table ip intruder")?;
+            nft_text(
+                s,
+                "add chain ip intruder post { type filter hook postrouting priority 0 ; }",
+            )?;
+            nft_text(s, "add rule ip intruder post meta mark set 0x1 comment \"marks-all\"")
+        },
+        heal: |s| nft_text(s, "delete table ip intruder"),
+        sort: "missing-masquerade",
+        words: &["ip intruder", "chain post", "marks-all", "0x4000"],
+        // Answers of all pods come back through this node, so that the client still gets them.
+        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
+    },
+    Fault {
+        name: "a stale conntrack entry",
+        plant: |s| {
+            tool(
+                s,
+                "conntrack",
+                "-I -p udp -s 203.0.113.10 -d 10.96.0.53 --sport 5353 --dport 53 -r 10.244.1.99 -q 203.0.113.10 \
+                 --reply-port-src 5353 --reply-port-dst 5353 -t 600 -u SEEN_REPLY",
+            )
+            .map(|_| ())
+        },
+        heal: |s| tool(s, "conntrack", "-D -p udp -s 203.0.113.10 --sport 5353").map(|_| ()),
+        sort: "stale-connection",
+        words: &["203.0.113.10:5353", "10.96.0.53:53"],
+        probe: None,
+    },
+    Fault {
+        name: "forwarding switched off",
+        plant: |s| sysctl(s, "0"),
+        heal: |s| sysctl(s, "1"),
+        sort: "setting",
+        words: &["ip_forward"],
+        probe: Some("tcp from outside to 10.96.0.10:80 is lost"),
+    },
+    Fault {
+        name: "a rule of ours deleted",
+        plant: |s| {
+            let listed = nft(&s.lab, &["-a", "list", "chain", "ip", "kube-proxy", "masquerading"])?;
+            let line = listed
+                .lines()
+                .find(|line| line.contains("masquerade"))
+                .ok_or("no masquerade rule")?;
+            let handle = line.rsplit(' ').next().unwrap_or_default().to_owned();
+            nft_text(s, &format!("delete rule ip kube-proxy masquerading handle {handle}"))
+        },
+        // The last one: it stays.
+        heal: |_| Ok(()),
+        sort: "drift",
+        words: &["table ip kube-proxy", "chain masquerading", "is missing"],
+        // Answers of all pods come back through this node, so that the client still gets them.
+        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
+    },
+];
+
+fn sysctl(setting: &Setting, value: &str) -> Result<(), Stop> {
+    crate::links::sysctl(&setting.lab.node, "net/ipv4/ip_forward", value).map_err(Stop::from)
+}
+
+fn checked(setting: &mut Setting, more: &[&str]) -> Result<(i32, Value), Stop> {
+    let mut arguments = vec!["check".to_owned(), "--output=json".to_owned()];
+    arguments.extend(setting.start(&[]).arguments());
+    arguments.extend(more.iter().map(|word| (*word).to_owned()));
+    let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
+    let report = serde_json::from_str(&out)
+        .map_err(|e| format!("check ended with {code}: {e}: {out}{error}"))?;
+    Ok((code, report))
+}
+
+fn finds(bench: &Bench) -> Verdict {
+    if !has_nft() {
+        return Err(Stop::Skipped("the nft tool is not installed".to_owned()));
+    }
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(
+        "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself",
+    )?)?;
+    let (code, report) = checked(&mut setting, &[])?;
+    if code != 0 {
+        return Err(format!("check is not content with a healthy node: {report:#}").into());
+    }
+    let (mut found, mut left_out) = (0, Vec::new());
+    for fault in FAULTS {
+        match plant_and_find(&mut setting, fault) {
+            Ok(()) => found += 1,
+            Err(Stop::Skipped(why)) => left_out.push(format!("{}: {why}", fault.name)),
+            Err(Stop::Failed(why)) => {
+                return told(&setting, Err(Stop::Failed(format!("{}: {why}", fault.name))));
+            }
+        }
+    }
+    let left_out = if left_out.is_empty() {
+        String::new()
+    } else {
+        format!("; left out: {}", left_out.join(", "))
+    };
+    Ok(format!("{found} of {} faults found{left_out}", FAULTS.len()))
+}
+
+fn plant_and_find(setting: &mut Setting, fault: &Fault) -> Result<(), Stop> {
+    (fault.plant)(setting)?;
+    let (code, report) = checked(setting, &[])?;
+    let foretold = match fault.probe {
+        Some(line) => {
+            let probe = Probe::parse(line)?;
+            let row = judge(&probe, &mut || setting.attempt(&probe));
+            // An endpoint that is missing in a map leaves holes: trace tells of them too.
+            foretell(setting, &probe)?
+                .differs(&probe, &row)
+                .filter(|_| row.wrong.is_none())
+                .or(row.wrong)
+        }
+        None => None,
+    };
+    (fault.heal)(setting)?;
+    let fits = |finding: &&Value| {
+        let cause = finding["cause"].as_str().unwrap_or_default();
+        finding["sort"] == fault.sort && fault.words.iter().all(|word| cause.contains(word))
+    };
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
+    if code != 1 || !findings.iter().any(|finding| fits(&finding)) {
+        return Err(format!("not found: exit code {code}, {report:#}").into());
+    }
+    foretold.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// A dump answers as the node did, in a namespace that has nothing; one that is cut is refused.
+fn dumped(bench: &Bench) -> Verdict {
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(
+        "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself",
+    )?)?;
+    let file = setting.scratch.path().join("node.dump");
+    let named = file.display().to_string();
+    let mut arguments = vec!["dump".to_owned(), format!("--to={named}")];
+    arguments.extend(setting.start(&[]).arguments());
+    let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
+    if code != 0 {
+        return Err(format!("dump ended with {code}: {out}{error}").into());
+    }
+    let elsewhere = Namespace::new("elsewhere")?;
+    let question =
+        ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned).to_vec();
+    let from = [question.clone(), vec![format!("--from={named}")]].concat();
+    let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
+    let live = [question, setting.start(&[]).arguments()].concat();
+    let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
+    if here != there || here.is_empty() {
+        return Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into());
+    }
+    let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+    std::fs::write(&file, &text[..text.len() / 2]).map_err(|e| e.to_string())?;
+    let (code, out, error) = run(&elsewhere, setting.binary(), &from)?;
+    if code != 2 || !out.is_empty() || !error.contains("cut short") {
+        return Err(format!("half a dump: exit code {code}: {out}{error}").into());
+    }
+    Ok(format!("{} KiB", text.len() / 1024))
+}

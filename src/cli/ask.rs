@@ -1,0 +1,395 @@
+//! Commands beside the reference's bare flags: questions about this node or a dump. They take all
+//! flags of the bare command, by which they know how the proxy is set up, and a few of their own.
+//!
+//! Nothing here answers anything. Tests: below.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::{Action, Usage, spell};
+use crate::config::{self, Problem, Settings};
+use crate::model::{Family, Protocol};
+
+/// A question.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// How the proxy is set up.
+    pub settings: Settings,
+    /// Whether flags say where the objects are.
+    pub objects: Objects,
+    /// What is asked.
+    pub command: Command,
+    /// A dump instead of this node.
+    pub from: Option<PathBuf>,
+    /// The form of the answer.
+    pub output: Output,
+}
+
+/// Whether flags say where the objects are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objects {
+    /// They do.
+    Named,
+    /// They do not: only in a pod there is a server to ask.
+    Unnamed,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Where a packet goes.
+    Trace(Trace),
+    /// Whether the kernel does what the API promises.
+    Check {
+        /// Changes to suppose, in order.
+        what_if: Vec<String>,
+    },
+    /// Everything that decides about packets.
+    Dump {
+        /// The file to write; none: the standard output.
+        to: Option<PathBuf>,
+    },
+}
+
+/// A packet's way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// Who sends.
+    pub from: String,
+    /// For whom.
+    pub to: String,
+    /// Its protocol, if given.
+    pub protocol: Option<Protocol>,
+    /// The port of TO, if given.
+    pub port: Option<String>,
+    /// The link it comes in by, if given.
+    pub link: Option<String>,
+    /// The family, if given.
+    pub family: Option<Family>,
+    /// Which rules.
+    pub rules: Rules,
+    /// How much of the way is told.
+    pub detail: Detail,
+}
+
+/// Which rules a packet meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// Those that are there.
+    Live,
+    /// Those that kube-proxy would write.
+    Desired,
+    /// Both, and where they differ.
+    Compared,
+}
+
+/// How much of the way is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What it comes to.
+    Brief,
+    /// Every step.
+    Steps,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+    /// A picture in Mermaid's language.
+    Mermaid,
+}
+
+/// A command's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// `trace`.
+    Trace,
+    /// `check`.
+    Check,
+    /// `dump`.
+    Dump,
+}
+
+impl Name {
+    /// The command of this name.
+    pub fn of(word: &str) -> Option<Name> {
+        match word {
+            "trace" => Some(Name::Trace),
+            "check" => Some(Name::Check),
+            "dump" => Some(Name::Dump),
+            _ => None,
+        }
+    }
+}
+
+/// A command's own flags: name, what its value is called (empty for a boolean), what it does.
+type Own = (&'static str, &'static str, &'static str);
+
+const OF_ALL: &[Own] = &[
+    ("from", "FILE", "a dump instead of this node; needs no privileges"),
+    ("output", "text|json|mermaid", "the form of the answer [default: text]"),
+    ("help", "", "this text"),
+];
+const OF_TRACE: &[Own] = &[
+    ("proto", "tcp|udp|sctp", "the protocol [default: of the Service port, else tcp]"),
+    ("port", "PORT", "the port of TO, a number or a Service port's name"),
+    ("link", "NAME", "the link the packet comes in by [default: by which FROM is routed]"),
+    ("ipv6", "", "IPv6, where both families fit"),
+    ("desired", "", "by the rules that kube-proxy would write, not by those that are there"),
+    ("compare", "", "by both, and where they differ"),
+    ("steps", "", "every chain, rule and look-up on the way"),
+];
+const OF_CHECK: &[Own] = &[(
+    "what-if",
+    "CHANGE",
+    "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME",
+)];
+const OF_DUMP: &[Own] = &[("to", "FILE", "the file to write [default: the standard output]")];
+
+const TRACE_EXAMPLES: &str = "\
+FROM and TO are an address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, node or outside; TO has a port
+behind a colon. A namespace may be left out where the name is the only one of its kind.
+
+Examples:
+  kube-proxy trace 10.244.1.11 10.96.0.10:80
+  kube-proxy trace pod/default/web-1 svc/default/web:http --manifests examples
+  kube-proxy trace outside node:30080 --kubeconfig ~/.kube/config
+  kube-proxy trace node svc/kube-system/kube-dns:dns --output mermaid
+  kube-proxy trace outside 198.51.100.1:80 --from node-1.dump --compare
+
+Exit codes: 0 the answer is certain; 2 something on the way cannot be told, or was not found.
+With --compare: 1 live and desired rules differ.";
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  kube-proxy check --kubeconfig ~/.kube/config --cluster-cidr 10.244.0.0/16
+  kube-proxy check --manifests examples --hostname-override node-1
+  kube-proxy check --from node-1.dump --output json
+  kube-proxy check --from node-1.dump --what-if node-drain=node-2
+
+Exit codes: 0 the kernel does what the API promises; 1 it does not; 2 it cannot be told.";
+const DUMP_EXAMPLES: &str = "\
+Examples:
+  kube-proxy dump --to node-1.dump --kubeconfig ~/.kube/config
+  kube-proxy dump --manifests examples | gzip > node-1.dump.gz
+
+It holds addresses, rules, connections and the names of Services.";
+
+impl Name {
+    fn own(self) -> &'static [Own] {
+        match self {
+            Name::Trace => OF_TRACE,
+            Name::Check => OF_CHECK,
+            Name::Dump => OF_DUMP,
+        }
+    }
+
+    fn help(self) -> String {
+        let (usage, about, examples) = match self {
+            Name::Trace => {
+                ("trace FROM TO", "Says where a packet goes on this node, and why.", TRACE_EXAMPLES)
+            }
+            Name::Check => {
+                ("check", "Says whether the kernel does what the API promises.", CHECK_EXAMPLES)
+            }
+            Name::Dump => (
+                "dump",
+                "Writes everything that decides about packets into one file.",
+                DUMP_EXAMPLES,
+            ),
+        };
+        let rows = self.own().iter().chain(OF_ALL).map(|(name, value, what)| {
+            let flag =
+                if value.is_empty() { format!("--{name}") } else { format!("--{name} <{value}>") };
+            format!("  {flag:<30} {what}\n")
+        });
+        let rows: String = rows.collect();
+        format!(
+            "{about}\n\nUsage: kube-proxy {usage} [FLAGS]\n\n{rows}\n\
+             All flags of kube-proxy itself count too: they say how it is set up (see kube-proxy --help).\n\n{examples}"
+        )
+    }
+}
+
+/// What was given of a command's own flags.
+#[derive(Default)]
+struct Given {
+    values: Vec<(&'static str, String)>,
+    problems: Vec<Problem>,
+}
+
+impl Given {
+    fn last(&self, name: &str) -> Option<&str> {
+        self.values.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.last(name).is_some()
+    }
+
+    /// One of several words.
+    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        let value = self.last(name)?.to_owned();
+        let found = choices.iter().find(|(word, _)| *word == value).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let all: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            self.problems.push(Problem::new(
+                format!("--{name}"),
+                &value,
+                format!("one of {}", all.join(", ")),
+            ));
+        }
+        found
+    }
+}
+
+/// Reads the words behind a command's name.
+pub(super) fn parse(
+    name: Name,
+    words: impl Iterator<Item = OsString>,
+    hostname: &str,
+) -> Result<Action, Usage> {
+    let (mut given, rest) = take_own(name, words);
+    if given.has("help") {
+        return Ok(Action::Help(name.help()));
+    }
+    let mut spelled = spell::spell(rest.into_iter());
+    let output = given
+        .choice(
+            "output",
+            &[("text", Output::Text), ("json", Output::Json), ("mermaid", Output::Mermaid)],
+        )
+        .unwrap_or_default();
+    let command = match name {
+        Name::Trace => trace(&mut given, &mut spelled),
+        Name::Check => Some(Command::Check {
+            what_if: given
+                .values
+                .iter()
+                .filter(|(n, _)| *n == "what-if")
+                .map(|(_, v)| v.clone())
+                .collect(),
+        }),
+        Name::Dump => Some(Command::Dump { to: given.last("to").map(PathBuf::from) }),
+    };
+    spelled.refuse_words();
+    let named = |flag: &str| spelled.flags.iter().any(|(known, _)| known.name == flag);
+    let objects = if ["manifests", "kubeconfig", "master", "config"].iter().any(|flag| named(flag))
+    {
+        Objects::Named
+    } else {
+        Objects::Unnamed
+    };
+    let mut problems = given.problems.clone();
+    problems.extend(spelled.problems);
+    match (config::load(&spelled.flags, hostname), command) {
+        (Ok(loaded), Some(command)) if problems.is_empty() => Ok(Action::Ask(Box::new(Asked {
+            settings: loaded.settings,
+            objects,
+            command,
+            from: given.last("from").map(PathBuf::from),
+            output,
+        }))),
+        (Err(more), _) => {
+            problems.extend(more);
+            Err(Usage { problems })
+        }
+        _ => Err(Usage { problems }),
+    }
+}
+
+/// Parts a command's own flags from the rest.
+fn take_own(name: Name, words: impl Iterator<Item = OsString>) -> (Given, Vec<OsString>) {
+    let mut given = Given::default();
+    let mut rest = Vec::new();
+    let mut words = words.peekable();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy().into_owned();
+        let (flag, value) = match text.strip_prefix("--").map(|long| long.split_once('=')) {
+            Some(Some((flag, value))) => (flag.to_owned(), Some(value.to_owned())),
+            Some(None) => (text[2..].to_owned(), None),
+            None if text == "-h" => ("help".to_owned(), None),
+            None => (String::new(), None),
+        };
+        let known = name.own().iter().chain(OF_ALL).find(|(own, ..)| *own == flag);
+        let Some((own, shape, _)) = known else {
+            rest.push(word);
+            continue;
+        };
+        let next = || words.next().map(|word| word.to_string_lossy().into_owned());
+        let value =
+            if shape.is_empty() { value.or(Some(String::new())) } else { value.or_else(next) };
+        match value {
+            Some(value) => given.values.push((own, value)),
+            None => given
+                .problems
+                .push(Problem::said(format!("--{own}"), format!("needs a value: {shape}"))),
+        }
+    }
+    (given, rest)
+}
+
+fn trace(given: &mut Given, spelled: &mut spell::Spelled) -> Option<Command> {
+    let protocol = given.choice(
+        "proto",
+        &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)],
+    );
+    let words = std::mem::take(&mut spelled.words);
+    let [from, to] = words.as_slice() else {
+        let sentence = "takes two ends, FROM and TO; see kube-proxy trace --help";
+        given.problems.push(Problem::said("trace", sentence));
+        return None;
+    };
+    let rules = match (given.has("desired"), given.has("compare")) {
+        (_, true) => Rules::Compared,
+        (true, false) => Rules::Desired,
+        (false, false) => Rules::Live,
+    };
+    Some(Command::Trace(Trace {
+        from: from.clone(),
+        to: to.clone(),
+        protocol,
+        port: given.last("port").map(str::to_owned),
+        link: given.last("link").map(str::to_owned),
+        family: given.has("ipv6").then_some(Family::V6),
+        rules,
+        detail: if given.has("steps") { Detail::Steps } else { Detail::Brief },
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Result<Asked, Vec<String>> {
+        let words = line.split_whitespace().map(OsString::from);
+        match super::super::parse_words(words, "node-a") {
+            Ok(Action::Ask(asked)) => Ok(*asked),
+            Ok(other) => panic!("{line}: {other:?}"),
+            Err(usage) => Err(usage.problems.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn own_flags_and_those_of_the_proxy_go_together() {
+        let line = "trace pod/a/b --cluster-cidr 10.0.0.0/8 svc/c/d:80 --proto=udp --output json";
+        let asked = asked(line).unwrap();
+        assert_eq!((asked.objects, asked.output), (Objects::Unnamed, Output::Json));
+        let Command::Trace(trace) = asked.command else { panic!("a trace") };
+        assert_eq!((trace.from.as_str(), trace.to.as_str()), ("pod/a/b", "svc/c/d:80"));
+        assert_eq!((trace.protocol, trace.rules), (Some(Protocol::Udp), Rules::Live));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(asked("trace 10.0.0.1").unwrap_err()[0].contains("FROM and TO"));
+        assert!(asked("trace a b --proto icmp").unwrap_err()[0].contains("tcp, udp, sctp"));
+        assert!(asked("check stray").unwrap_err()[0].contains("stray"));
+        assert!(asked("dump --to").unwrap_err()[0].contains("needs a value"));
+    }
+}

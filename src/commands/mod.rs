@@ -1,0 +1,133 @@
+//! Questions about this node or a dump, answered once: reads what is there, asks `trace` or
+//! `check`, and gives words and an exit code. It wires and decides nothing about packets.
+//!
+//! Exit codes: 0 all is well, 1 it is not, 2 it cannot be told. Tests: `netlab`.
+
+mod check;
+mod objects;
+mod progress;
+mod trace;
+
+use std::path::Path;
+
+use crate::cli::ask::{Asked, Command};
+use crate::kernel::real::survey::{Flows, survey};
+use crate::kernel::survey::Survey;
+use crate::model::{Event, Pod};
+use crate::sync::Options;
+use crate::trace::dump::{self, Dump};
+use objects::Known;
+use progress::Progress;
+
+/// What is said, and the exit code.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// For the standard output.
+    pub out: String,
+    /// For the standard error output.
+    pub error: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// All is well.
+const WELL: u8 = 0;
+/// It is not as it should be.
+const WRONG: u8 = 1;
+/// It cannot be told.
+const UNKNOWN: u8 = 2;
+
+/// What is known before the question is asked.
+struct Scene {
+    survey: Survey,
+    events: Vec<Event>,
+    pods: Vec<Pod>,
+    options: Options,
+    /// Whether there are objects: a source was named, or the dump has some.
+    has_objects: bool,
+}
+
+/// Answers a question.
+pub fn answer(asked: &Asked) -> Said {
+    let mut progress = Progress::start();
+    let said = scene(asked, &mut progress).and_then(|scene| match &asked.command {
+        Command::Trace(wish) => trace::trace(asked, wish, scene),
+        Command::Check { what_if } => check::check(asked, what_if, scene, &mut progress),
+        Command::Dump { to } => write_dump(to.as_deref(), scene),
+    });
+    progress.end();
+    said.unwrap_or_else(|why| Said {
+        error: format!("kube-proxy: {why}\n"),
+        code: UNKNOWN,
+        ..Said::default()
+    })
+}
+
+/// Reads all that is known.
+fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
+    let (survey, known, dumped) = match &asked.from {
+        Some(file) => {
+            progress.tell(&format!("reading {}", file.display()));
+            let dump = read_dump(file)?;
+            let known = Known { events: dump.events, pods: dump.pods };
+            (dump.survey, known, dump.options)
+        }
+        None => {
+            let flows = match &asked.command {
+                Command::Trace(_) => Flows::None,
+                Command::Check { .. } | Command::Dump { .. } => Flows::All,
+            };
+            let mut tell = |what: &str| progress.tell(&format!("reading {what}"));
+            let found = survey(flows, &mut tell).map_err(|e| {
+                format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")
+            })?;
+            (found, Known::default(), None)
+        }
+    };
+    let known = objects::read(asked, known, progress)?;
+    let mut tracker = crate::track::Tracker::new(asked.settings.node_name.clone());
+    known.events.iter().cloned().for_each(|event| tracker.feed(event));
+    let options =
+        dumped.unwrap_or_else(|| asked.settings.proxy_options(tracker.cluster().node()).0);
+    let has_objects = !known.events.is_empty();
+    Ok(Scene { survey, events: known.events, pods: known.pods, options, has_objects })
+}
+
+fn read_dump(file: &Path) -> Result<Dump, String> {
+    let name = file.display();
+    let bytes = std::fs::read(file).map_err(|e| format!("--from {name}: {e}"))?;
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        return Err(format!("--from {name}: it is compressed; unpack it first with gunzip"));
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|_| format!("--from {name}: no text; this is no dump"))?;
+    dump::read(&text).map_err(|e| format!("--from {name}: {e}"))
+}
+
+fn write_dump(to: Option<&Path>, scene: Scene) -> Result<Said, String> {
+    let lacks = scene
+        .survey
+        .lacks
+        .iter()
+        .map(|lack| format!("not in the dump: {}: {}\n", lack.what, lack.why));
+    let error: String = lacks.collect();
+    let options = Some(scene.options);
+    let text = dump::write(&Dump {
+        survey: scene.survey,
+        options,
+        events: scene.events,
+        pods: scene.pods,
+    });
+    let code = if error.is_empty() { WELL } else { UNKNOWN };
+    let Some(file) = to else { return Ok(Said { out: text, error, code }) };
+    // Under another name first, so that nobody finds half of it.
+    let part = file.with_extension("part");
+    let written = std::fs::write(&part, &text).and_then(|()| std::fs::rename(&part, file));
+    written.map_err(|e| format!("--to {}: {e}", file.display()))?;
+    let lines = text.lines().count();
+    Ok(Said {
+        out: format!("{}: {lines} lines, {} bytes\n", file.display(), text.len()),
+        error,
+        code,
+    })
+}

@@ -1,0 +1,111 @@
+//! `kube-proxy trace`: names become a packet, the answer becomes words.
+//! Tests: `netlab`.
+
+use std::io::IsTerminal;
+
+use super::{Said, Scene, UNKNOWN, WELL, WRONG};
+use crate::cli::ask::{Asked, Detail, Output, Rules, Trace};
+use crate::trace::{
+    Answer, Colour, Directory, Wish, World, ask, desired, load, mermaid, parse, text,
+};
+use crate::track::Tracker;
+
+pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, String> {
+    let mut tracker = Tracker::new(asked.settings.node_name.clone());
+    scene.events.iter().cloned().for_each(|event| tracker.feed(event));
+    let cluster = scene.has_objects.then(|| tracker.cluster());
+    let directory = Directory { cluster, pods: &scene.pods };
+    if wish.rules != Rules::Live && !scene.has_objects {
+        return Err("--desired and --compare need objects: --manifests DIR, --kubeconfig FILE, or a dump that has them".to_owned());
+    }
+    let wanted =
+        || desired(&scene.survey, &scene.events, &scene.options).map_err(|e| e.to_string());
+    let shown = Shown { asked, wish, directory };
+    match wish.rules {
+        Rules::Live => shown.one(load(scene.survey)),
+        Rules::Desired => shown.one(wanted()?),
+        Rules::Compared => {
+            let wanted = wanted()?;
+            shown.both(load(scene.survey), wanted)
+        }
+    }
+}
+
+struct Shown<'a> {
+    asked: &'a Asked,
+    wish: &'a Trace,
+    directory: Directory<'a>,
+}
+
+impl Shown<'_> {
+    fn ask(&self, world: &mut World) -> Result<Answer, String> {
+        let wrong = |e: crate::trace::NoSuch| e.to_string();
+        let mut to = parse(&self.wish.to).map_err(wrong)?;
+        to.1 = self.wish.port.clone().or(to.1);
+        let wish = Wish {
+            from: parse(&self.wish.from).map_err(wrong)?,
+            to,
+            protocol: self.wish.protocol,
+            family: self.wish.family,
+        };
+        let link = self.wish.link.as_deref();
+        let question = wish.resolve(&self.directory, world, link).map_err(wrong)?;
+        Ok(ask(world, &question))
+    }
+
+    fn one(&self, mut world: World) -> Result<Said, String> {
+        let answer = self.ask(&mut world)?;
+        let out = match self.asked.output {
+            Output::Text => self.words(&answer),
+            Output::Json => json(&answer)?,
+            Output::Mermaid => mermaid(&answer, &self.directory),
+        };
+        let code = if answer.is_certain() { WELL } else { UNKNOWN };
+        Ok(Said { out, code, ..Said::default() })
+    }
+
+    fn both(&self, mut live: World, mut wanted: World) -> Result<Said, String> {
+        let (live, wanted) = (self.ask(&mut live)?, self.ask(&mut wanted)?);
+        let same = live.comes_to() == wanted.comes_to();
+        let verdict = if same {
+            "live and desired rules do the same"
+        } else {
+            "live and desired rules DIFFER"
+        };
+        let out = match self.asked.output {
+            Output::Text => {
+                format!("live:\n{}desired:\n{}{verdict}\n", self.words(&live), self.words(&wanted))
+            }
+            Output::Json => {
+                json(&serde_json::json!({ "same": same, "live": live, "desired": wanted }))?
+            }
+            Output::Mermaid => format!(
+                "{}\n{}",
+                mermaid(&live, &self.directory),
+                mermaid(&wanted, &self.directory)
+            ),
+        };
+        let code = match (live.is_certain() && wanted.is_certain(), same) {
+            (false, _) => UNKNOWN,
+            (true, true) => WELL,
+            (true, false) => WRONG,
+        };
+        Ok(Said { out, code, ..Said::default() })
+    }
+
+    fn words(&self, answer: &Answer) -> String {
+        let colour = if std::io::stdout().is_terminal() { Colour::On } else { Colour::Off };
+        let mut out = text(answer, &self.directory, colour);
+        if self.wish.detail == Detail::Steps
+            && let Some(first) = answer.endings.first()
+        {
+            out.push_str(&format!("\n{}\n", first.journey));
+        }
+        out
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, String> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| e.to_string())?;
+    Ok(text + "\n")
+}

@@ -1,0 +1,32 @@
+//! The world as kube-proxy would make it: what is there without its own tables, programmed by the
+//! proxy itself through the seam. It must never know how the proxy does that. Tests: `tests.rs`.
+
+use super::load::{World, load};
+use crate::kernel::Error;
+use crate::kernel::simulated::Simulated;
+use crate::kernel::survey::Survey;
+use crate::model::Event;
+use crate::netlink::read::{Attributes, text};
+use crate::sync::{Options, Proxy};
+
+/// The names of our tables.
+const OURS: &str = "kube-proxy";
+
+/// Programs a survey's node anew from these events.
+pub fn desired(survey: &Survey, events: &[Event], options: &Options) -> Result<World, Error> {
+    let mut bare = survey.clone();
+    let ours =
+        |attributes: &[u8]| Attributes::new(attributes).get(1).map(text).as_deref() == Some(OURS);
+    bare.nft.retain(|object| !(matches!(object.family, 2 | 10) && ours(&object.attributes)));
+    // Connections were made by the rules that were there.
+    bare.flows.clear();
+    let mut world = load(bare);
+    let host = std::mem::replace(&mut world.host, sim::Host::new(1));
+    let kernel = Simulated::new(host);
+    let mut proxy = Proxy::new(Box::new(kernel.clone()), options.clone());
+    events.iter().cloned().for_each(|event| proxy.feed(event));
+    let synced = proxy.sync();
+    drop(proxy);
+    world.host = kernel.into_host().expect("the proxy held the only other clone");
+    synced.map(|_| world)
+}

@@ -1,0 +1,30 @@
+//! Where does a packet go on this node, and why: a survey of the node becomes a simulated host, a
+//! question becomes a packet, what the host makes of it becomes words.
+//!
+//! ```text
+//! Survey ─load─▶ World ─ask─▶ Answer ─text | json | mermaid─▶ words
+//! ```
+//!
+//! It must never read a kernel, a clock or a file: who does hands it values. What the simulator
+//! has no model of is a `Gap` at its place, and an answer that passes one says so.
+//! Tests: `tests.rs`, and the lab's scenarios `trace` and `check`.
+
+pub mod answer;
+mod desired;
+mod diagram;
+pub mod dump;
+mod iptables;
+mod load;
+mod names;
+mod replay;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests;
+mod words;
+
+pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, packet as packet_of};
+pub use desired::desired;
+pub use diagram::mermaid;
+pub use load::{Gap, Maker, Whereabouts, World, load};
+pub use names::{Directory, End, NoSuch, Wish, parse};
+pub use words::{Colour, text};
