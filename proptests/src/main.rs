@@ -116,11 +116,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// The built mode of a name.
+/// The mode of a name.
 fn mode(name: &str) -> Result<Mode, String> {
-    let named = Mode::BUILT.iter().copied().find(|mode| mode.as_str() == name);
+    let named = Mode::ALL.iter().copied().find(|mode| mode.as_str() == name);
     named.ok_or_else(|| {
-        let built: Vec<&str> = Mode::BUILT.iter().map(|mode| mode.as_str()).collect();
+        let built: Vec<&str> = Mode::ALL.iter().map(|mode| mode.as_str()).collect();
         format!("no such mode; there are: {}", built.join(", "))
     })
 }

@@ -161,7 +161,7 @@ fn as_a_vector_says(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promis
 #[test]
 fn the_named_differences_explain_every_difference() {
     let applied: RefCell<BTreeMap<&str, usize>> = RefCell::default();
-    let modes = proptest::sample::select(vec![Mode::Ipvs, Mode::Nftables]);
+    let modes = proptest::sample::select(vec![Mode::Ipvs, Mode::Nftables, Mode::Userspace]);
     let with_localhost = (case(), proptest::bool::ANY, modes);
     holds(
         "the_named_differences_explain_every_difference",

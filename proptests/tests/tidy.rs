@@ -39,9 +39,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/netlink", &["model", "kernel"]),
     ("src/backend", &["model", "track", "topology", "kernel", "netlink"]),
     ("src/kernel", &["model"]),
-    ("src/kernel/real", &["model", "netlink"]),
+    ("src/kernel/real", &["model", "netlink", "relay"]),
+    ("src/relay", &[]),
     // It speaks IPVS by the bytes that Linux takes.
-    ("src/kernel/simulated", &["model", "netlink"]),
+    ("src/kernel/simulated", &["model", "netlink", "relay"]),
     ("src/sync", &["model", "track", "topology", "kernel", "backend"]),
     ("src/api", &["model"]),
     ("src/config", &["model", "sync"]),

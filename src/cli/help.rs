@@ -101,7 +101,7 @@ pub(super) fn version(form: VersionForm) -> String {
             format!("kube-proxy {version} (Kubernetes v1.{KUBERNETES_MINOR} compatible)")
         }
         VersionForm::Raw => {
-            let modes: Vec<&str> = Mode::BUILT.iter().map(|mode| mode.as_str()).collect();
+            let modes: Vec<&str> = Mode::ALL.iter().map(|mode| mode.as_str()).collect();
             let api_server = if cfg!(feature = "api-server") { "yes" } else { "no" };
             let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
             [

@@ -116,7 +116,7 @@ fn words_that_are_no_flags_are_told() {
 #[test]
 fn all_problems_are_told_at_once() {
     let told = problems(
-        "--bogus --cluster-cidr=10.0.0.0/99 --oom-score-adj=2000 --iptables-sync-period=abc stray --proxy-mode=userspace",
+        "--bogus --cluster-cidr=10.0.0.0/99 --oom-score-adj=2000 --iptables-sync-period=abc stray --proxy-mode=userspaces",
     );
     assert_eq!(
         told,
@@ -358,18 +358,18 @@ fn flags_of_other_modes_warn() {
 }
 
 #[test]
-fn other_modes_are_one_clear_line_and_can_be_cleaned_up() {
+fn other_modes_are_one_clear_line() {
     assert_eq!(
-        problem("--proxy-mode=userspace"),
+        problem("--proxy-mode=userspaces"),
         r#"--proxy-mode "userspaces": must be one of iptables, ipvs, nftables, userspace"#
     );
     assert_eq!(
         problem("--proxy-mode=kernelspace"),
-        r#"--proxy-mode "kernelspace": it is for Windows only; this build has iptables, ipvs, nftables, userspace"#
+        r#"--proxy-mode "kernelspace": it is for Windows only; here is iptables, ipvs, nftables, userspace"#
     );
     assert_eq!(
         problem("--proxy-mode=NFTables"),
-        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace (this build has iptables, ipvs, nftables, userspace)"#
+        r#"--proxy-mode "NFTables": must be one of iptables, ipvs, nftables, userspace"#
     );
     assert_eq!(settings("--proxy-mode ''").mode.as_str(), "iptables");
     assert!(matches!(parse("--cleanup --proxy-mode=ipvs"), Ok(Action::Cleanup(_))));

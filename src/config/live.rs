@@ -108,7 +108,7 @@ mod tests {
         let difference = compare(&old, &new);
         assert_eq!(
             difference.live,
-            ["logging.verbosity", "nftables.syncPeriod", "nodePortAddresses"]
+            ["iptables.syncPeriod", "logging.verbosity", "nodePortAddresses"]
         );
         assert_eq!(difference.restart, ["clusterCIDR", "conntrack.min", "featureGates"]);
     }

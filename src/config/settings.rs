@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::kernel::RelaySettings;
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
 pub use crate::sync::sysctls::Conntrack;
@@ -222,8 +221,8 @@ pub struct ConfigFile {
 
 impl Userspace {
     /// How connections are carried.
-    fn relay(&self) -> RelaySettings {
-        RelaySettings {
+    fn relay(&self) -> sync::RelaySettings {
+        sync::RelaySettings {
             ports: self.port_range.clone(),
             udp_timeout: self.udp_idle_timeout,
             most_connections: self.most_connections,

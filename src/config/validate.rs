@@ -32,7 +32,7 @@ pub(super) fn validate(
     hostname: &str,
 ) -> Result<Settings, Vec<Problem>> {
     let mut check = Check { origin, problems: Vec::new() };
-    let mode = check.mode(text(&wire.mode), errand);
+    let mode = check.mode(text(&wire.mode));
     let (sync_period, min_sync_period) = check.sync_periods(wire, mode);
     let settings = Settings {
         mode,
@@ -105,24 +105,15 @@ impl Check<'_> {
         self.problems.push(problem);
     }
 
-    fn mode(&mut self, name: &str, errand: &Errand) -> Mode {
-        let names =
-            |modes: &[Mode]| modes.iter().map(|m| m.as_str()).collect::<Vec<_>>().join(", ");
-        let built = names(Mode::BUILT);
+    fn mode(&mut self, name: &str) -> Mode {
+        let all = || Mode::ALL.map(Mode::as_str).join(", ");
         match Mode::ALL.into_iter().find(|mode| mode.as_str() == name) {
-            None if name.is_empty() => return defaults::MODE,
-            Some(mode) if Mode::BUILT.contains(&mode) || !errand.programs() => return mode,
-            Some(mode) => {
-                self.said("mode", name, format!("this build does not have it yet; it has {built}"));
-                return mode;
-            }
+            Some(mode) => return mode,
+            None if name.is_empty() => {}
             None if name == "kernelspace" => {
-                self.said("mode", name, format!("it is for Windows only; this build has {built}"));
+                self.said("mode", name, format!("it is for Windows only; here is {}", all()));
             }
-            None => {
-                let all = names(&Mode::ALL);
-                self.said("mode", name, format!("must be one of {all} (this build has {built})"));
-            }
+            None => self.said("mode", name, format!("must be one of {}", all())),
         }
         defaults::MODE
     }

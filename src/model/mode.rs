@@ -18,8 +18,6 @@ pub enum Mode {
 impl Mode {
     /// Every mode of Linux.
     pub const ALL: [Mode; 4] = [Mode::Iptables, Mode::Ipvs, Mode::Nftables, Mode::Userspace];
-    /// The modes this build has.
-    pub const BUILT: &[Mode] = &Mode::ALL;
 
     /// The mode as `--proxy-mode` has it.
     pub fn as_str(self) -> &'static str {

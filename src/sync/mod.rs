@@ -33,11 +33,9 @@ use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
 use crate::backend::program::Frontend;
-pub use crate::kernel::IpvsTimeouts;
 use crate::kernel::drift::Foreign;
-use crate::kernel::{
-    Capability, Error, Facts, Kernel, Query, RelayOperation, RelaySettings, Transaction,
-};
+use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelayOperation, Transaction};
+pub use crate::kernel::{IpvsTimeouts, RelaySettings};
 use crate::model::{Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
