@@ -144,8 +144,8 @@ impl<D: Datagrams> UdpWorker<D> {
         for event in happened {
             let slot = Slot::from_number(event.token >> 2);
             match event.token & 3 {
-                2 => self.from_clients(slot, now),
-                0 => self.from_endpoint(slot, now),
+                2 => self.hear_clients(slot, now),
+                0 => self.hear_endpoint(slot, now),
                 _ => {}
             }
         }
@@ -156,7 +156,7 @@ impl<D: Datagrams> UdpWorker<D> {
         }
     }
 
-    fn from_clients(&mut self, listening: Slot, now: Duration) {
+    fn hear_clients(&mut self, listening: Slot, now: Duration) {
         for _ in 0..ROUNDS {
             let Some(Listening { listener, .. }) = self.listeners.get_mut(listening) else {
                 return;
@@ -226,7 +226,7 @@ impl<D: Datagrams> UdpWorker<D> {
         Some(slot)
     }
 
-    fn from_endpoint(&mut self, slot: Slot, now: Duration) {
+    fn hear_endpoint(&mut self, slot: Slot, now: Duration) {
         for _ in 0..ROUNDS {
             let Some(flow) = self.flows.get_mut(slot) else { return };
             match self.sockets.answers(&flow.upstream, &mut self.batch) {
