@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use proptests::twin::answer::Answers;
 use proptests::twin::case::Case;
@@ -13,9 +12,6 @@ use proptests::twin::linux::Ground;
 use proptests::twin::recorded;
 
 use crate::proxy::workspace;
-
-/// After this silence nothing more is expected.
-const SILENCE: Duration = Duration::from_millis(15);
 
 /// Whether answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +83,10 @@ fn all_cases(names: &[String], keep: Keep) -> Result<(usize, usize), String> {
 /// A case that changes the ground gets one of its own.
 fn one(ground: &mut Ground, case: &Case) -> Result<Answers, String> {
     if case.ground.is_empty() {
-        return ground.run(case, SILENCE);
+        ground.settle();
+        return ground.run(case);
     }
-    Ground::new(case)?.run(case, SILENCE)
+    Ground::new(case)?.run(case)
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {

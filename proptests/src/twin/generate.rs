@@ -47,6 +47,8 @@ const ENDPOINTS: [&[&str]; 2] = [
     &["fd10:1::1", "fd10:1::2", "fd10:2::1", "2001:db8::1"],
 ];
 const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
+/// What stands in the place of ports is known of these only: of ICMP it is a checksum.
+const PORTED: &str = "proto in { tcp , udp , sctp }";
 const PROTOS: &[&str] = &["tcp", "udp", "sctp", "icmp", "icmp6"];
 
 /// One table as it is made.
@@ -67,8 +69,6 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
     // Linux takes connection tracking away some time after the last rule that needs it: always one.
     text.push_str("table inet tracked\nchain inet tracked c filter prerouting -400\n");
     text.push_str("rule inet tracked c ct.state & new != 0 counter\n");
-    // A reject's answer is a packet of the host's own, which the simulator of one host does not send:
-    // no rule may see it.
     let rejects = chance.one_in(3);
     let tables = 1 + chance.below(3);
     for number in 0..tables {
@@ -81,11 +81,14 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
     if chance.one_in(4) {
         let error = chance.pick(&[
             "rule ip t0 nowhere accept",
-            "table ip exclusive-table\nelement ip t0 addresses 10.1.0.1",
+            "table exclusive ip t0\nchain ip t0 z",
             "delete-chain ip t0 c0",
             "delete-set ip t0 addresses",
             "chain ip t9 c0",
-            "element inet t0 verdicts 10.1.0.1 . tcp . 80 : jump nowhere",
+            "rule inet t0 c0 jump nowhere",
+            "chain inet t0 c0\nrule inet t0 c0 jump c0",
+            "set inet t0 portmarks port",
+            "table exclusive inet t0",
         ]);
         let _ = writeln!(text, "commit\n{error}\ncommit");
     }
@@ -166,7 +169,7 @@ fn table(chance: &mut Chance, number: u64, rejects: bool) -> Vec<String> {
     let bases = 1 + chance.below(5);
     for n in 0..bases {
         let hooks = ["prerouting", "input", "forward", "output", "postrouting"];
-        let hook = chance.pick(if rejects { &hooks[..3] } else { &hooks });
+        let hook = chance.pick(&hooks);
         let nat = hook != "forward" && chance.one_in(2);
         let kind = if nat { "nat" } else { "filter" };
         let priority = match (nat, hook) {
@@ -254,13 +257,16 @@ impl Table {
 
     fn rule(&self, chance: &mut Chance, place: &str) -> String {
         let mut rule = String::new();
-        if self.inet && !chance.one_in(4) {
-            rule = format!("nfproto == {} ", ["ipv4", "ipv6"][self.family]);
-        }
         for _ in 0..chance.below(3) {
             rule = rule + &self.matching(chance) + " ";
         }
-        rule + &self.action(chance, place)
+        rule += &self.action(chance, place);
+        // As nft does it: what an address would be in a packet of the other family is a checksum.
+        let addressed = ["addr", "nat4", "nat6", "@"].iter().any(|word| rule.contains(word));
+        if self.inet && (addressed || chance.one_in(2)) {
+            rule = format!("nfproto == {} {rule}", ["ipv4", "ipv6"][self.family]);
+        }
+        rule
     }
 
     fn matching(&self, chance: &mut Chance) -> String {
@@ -272,11 +278,11 @@ impl Table {
             2 => format!("{saddr} {equal} {}", chance.pick(OUTSIDE[self.family])),
             3 => format!("proto {equal} {}", chance.pick(PROTOS)),
             4 => format!(
-                "dport {} {}",
+                "{PORTED} dport {} {}",
                 chance.pick(&["==", "!=", "<", ">=", "<=", ">"]),
                 chance.pick(DPORTS)
             ),
-            5 => format!("dport {} 80-443", chance.pick(&["range", "outside"])),
+            5 => format!("{PORTED} dport {} 80-443", chance.pick(&["range", "outside"])),
             6 => format!("{daddr} {} @addresses", chance.pick(&["in", "notin"])),
             7 => format!("{saddr} {} @ranges", chance.pick(&["in", "notin"])),
             8 => format!("{daddr} . proto . dport {} @frontends", chance.pick(&["in", "notin"])),
@@ -301,15 +307,15 @@ impl Table {
             15 => format!("orig.{daddr} {equal} {}", chance.pick(targets)),
             16 => format!("orig.dport {equal} {}", chance.pick(DPORTS)),
             17 => format!(
-                "dport in {{ {} , {} }}",
+                "{PORTED} dport in {{ {} , {} }}",
                 chance.pick(&["80", "81"]),
                 chance.pick(&["443", "8080-8083"])
             ),
             18 => format!("{saddr} {equal} {daddr_value}", daddr_value = chance.pick(targets)),
-            19 => format!("flags & 0x{:x} != 0", 1 << chance.below(5)),
+            19 => format!("proto == tcp flags & 0x{:x} != 0", 1 << chance.below(5)),
             20 => format!("ct.mark {equal} {}", chance.below(3)),
             21 => format!(
-                "{daddr} . dport in {{ {} . {} }}",
+                "{PORTED} {daddr} . dport in {{ {} . {} }}",
                 chance.pick(targets),
                 chance.pick(DPORTS)
             ),
@@ -332,15 +338,19 @@ impl Table {
                 Some(chain) => format!("{} {chain}", chance.pick(&["jump", "goto"])),
                 None => "counter".to_owned(),
             },
-            5 if self.rejects => format!("reject icmp {}", [3, 4][self.family]),
-            6 if self.rejects => "proto == tcp reject reset".to_owned(),
-            7 if self.inet && self.rejects => format!("reject icmpx {}", chance.below(4)),
+            5 if self.rejects && hook != "postrouting" => {
+                format!("reject icmp {}", [3, 4][self.family])
+            }
+            6 if self.rejects && hook != "postrouting" => "proto == tcp reject reset".to_owned(),
+            7 if self.inet && self.rejects && hook != "postrouting" => {
+                format!("reject icmpx {}", chance.below(4))
+            }
             8 => format!("set mark {} {}", chance.pick(&["or", "and", "xor"]), chance.below(16)),
             9 => format!("set mark {}", chance.below(16)),
             10 => format!("set ct.mark {}", 1 + chance.below(3)),
             11 => "set ct.mark from mark".to_owned(),
             12 => "set mark from ct.mark".to_owned(),
-            13 => "set mark map dport @portmarks".to_owned(),
+            13 => format!("{PORTED} set mark map dport @portmarks"),
             14 => format!("update @seen {saddr} timeout 60"),
             15 => format!("{daddr} in @seen {}", chance.pick(&["drop", "accept", "set mark 2"])),
             16 | 17 if !hook.eq("any") => format!("{daddr} . proto . dport vmap @verdicts"),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sim::packet::{Packet, Transport, flags};
 
 use super::answer::{Answers, ends};
+use super::bell::Bell;
 use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
 use super::netlink::Netlink;
@@ -22,8 +23,8 @@ pub const PORTS: &[u16] = &[53, 80, 81, 82, 443, 8080, 8081, 8082, 8083, 9000];
 /// Source ports of packets, for the node's own: silent as well.
 pub const SOURCE_PORTS: std::ops::Range<u16> = 1024..1152;
 
-/// Whoever listens this long also waits for the kernel to settle between cases.
-const SETTLED: Duration = Duration::from_millis(10);
+/// The time in which the kernel takes away what the last case's tables needed.
+const SETTLED: Duration = Duration::from_millis(80);
 
 /// The first number of tags; what is below belongs to nobody.
 const FIRST_TAG: u32 = 0x2000;
@@ -64,12 +65,14 @@ pub struct Ground {
     /// Of each world, then those of the node.
     ears: Vec<Ear>,
     netlink: Netlink,
+    bell: Bell,
     _silent: Vec<socket2::Socket>,
 }
 
 impl Ground {
     /// Lays it, with what a case adds.
     pub fn new(case: &Case) -> Result<Ground, String> {
+        let bell = Bell::hang()?;
         let node = Namespace::new()?;
         let worlds = LINKS.iter().map(|_| Namespace::new()).collect::<Result<Vec<_>, _>>()?;
         node.sysctls(NODE_SYSCTLS)?;
@@ -106,20 +109,21 @@ impl Ground {
         let ports: Vec<u16> = PORTS.iter().copied().chain(SOURCE_PORTS).collect();
         let silent = node.run(move || silent_sockets(&ports))??;
         let netlink = node.run(Netlink::open)??;
-        Ok(Ground { node, worlds, mouths, ears, netlink, _silent: silent })
+        Ok(Ground { node, worlds, mouths, ears, netlink, bell, _silent: silent })
     }
 
-    /// Runs a case. Of silence this long is believed that nothing more comes.
-    pub fn run(&mut self, case: &Case, silence: Duration) -> Result<Answers, String> {
-        if silence >= SETTLED {
-            // What the last case's tables needed is taken away by a worker of the kernel's.
-            std::thread::sleep(SETTLED * 8);
-        }
+    /// Waits until the kernel's worker has taken away what earlier cases needed.
+    pub fn settle(&self) {
+        std::thread::sleep(SETTLED);
+    }
+
+    /// Runs a case.
+    pub fn run(&mut self, case: &Case) -> Result<Answers, String> {
         let mut round =
             Round { batches: Batches::default(), out: BTreeMap::new(), pending: BTreeMap::new() };
         let mut answers =
             Answers { steps: vec![Vec::new(); case.steps.len()], ..Answers::default() };
-        let done = self.steps(case, silence, (&mut round, &mut answers));
+        let done = self.steps(case, (&mut round, &mut answers));
         let cleaned = self.clean(case);
         done.and(cleaned).map(|()| answers)
     }
@@ -127,14 +131,13 @@ impl Ground {
     fn steps(
         &mut self,
         case: &Case,
-        silence: Duration,
         (round, answers): (&mut Round, &mut Answers),
     ) -> Result<(), String> {
         for (index, step) in case.steps.iter().enumerate() {
             let follows = matches!(step, Step::Reply(..) | Step::Again(..));
             let collects = matches!(step, Step::Send { .. }) || follows && round.pending.is_empty();
             if !collects {
-                self.flush(round, answers, silence)?;
+                self.flush(round, answers)?;
             }
             match step {
                 Step::Batch(commands) => {
@@ -153,7 +156,7 @@ impl Ground {
                 },
             }
         }
-        self.flush(round, answers, silence)?;
+        self.flush(round, answers)?;
         answers.entries = self.netlink.connections()?;
         Ok(())
     }
@@ -173,17 +176,13 @@ impl Ground {
     }
 
     /// Listens, and says what became of all that was sent since.
-    fn flush(
-        &mut self,
-        round: &mut Round,
-        answers: &mut Answers,
-        silence: Duration,
-    ) -> Result<(), String> {
+    fn flush(&mut self, round: &mut Round, answers: &mut Answers) -> Result<(), String> {
         if round.pending.is_empty() {
             return Ok(());
         }
         let mut fates: BTreeMap<usize, (u8, String)> = BTreeMap::new();
-        for (ear, heard) in listen(&self.ears, silence)? {
+        self.bell.wait()?;
+        for (ear, heard) in listen(&self.ears) {
             let Some(flow) = flow_of(&heard) else { continue };
             let Some((index, mail)) = round.pending.get(&flow) else { continue };
             let fate = fate(ear, &heard, &mail.packet);

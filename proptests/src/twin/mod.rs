@@ -4,6 +4,7 @@
 //! Knows nothing of Kubernetes. Tests: `tests/recorded.rs`, `netlab kernel`, `netlab fuzz`.
 
 pub mod answer;
+mod bell;
 pub mod case;
 mod entry;
 pub mod field;

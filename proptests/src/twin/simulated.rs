@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sim::packet::{Packet, protocol};
-use sim::{Connection, Fate, Host, LOOPBACK, RejectWith};
+use sim::packet::{Packet, Transport, flags, protocol};
+use sim::{Connection, Fate, Host, Journey, LOOPBACK, RejectWith};
 
 use super::answer::{Answers, ends};
 use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
+use super::linux::{PORTS, SOURCE_PORTS};
 use super::ruleset::Batches;
 
 /// What a case comes to on the simulator.
@@ -65,7 +66,6 @@ struct World {
     out: BTreeMap<usize, (Packet, Option<String>)>,
     answers: Answers,
     chance: bool,
-    strict: bool,
 }
 
 impl World {
@@ -83,7 +83,6 @@ impl World {
             out: BTreeMap::new(),
             answers: Answers::default(),
             chance: text.contains("numgen.random"),
-            strict: !text.contains(" output ") && !text.contains(" postrouting "),
         };
         for line in
             ADDRESSES.iter().chain(ROUTES).map(|l| (*l).to_owned()).chain(case.ground.clone())
@@ -181,8 +180,14 @@ impl World {
             fates.sort();
             fates.dedup();
         }
-        let outcome = self.host.fate(packet);
-        let fate = self.fate(packet, &outcome);
+        let (journey, answer) = self.host.send_and_answer(packet);
+        let outcome = journey.outcome;
+        let fate = match answer {
+            Some(answer) => answered(&answer),
+            None => Some(self.fate(packet, &outcome))
+                .filter(|fate| !fate.ends_with('?'))
+                .unwrap_or("nothing".to_owned()),
+        };
         if fates.len() > 1 {
             self.answers.chance.insert(format!(" {} ", ends(packet)));
             return fates;
@@ -194,8 +199,21 @@ impl World {
             Fate::Delivered => None,
             _ => return vec![fate],
         };
+        if link.is_none() {
+            self.refuse(&outcome.packet);
+        }
         self.out.insert(index, (outcome.packet, link));
         vec![fate]
+    }
+
+    /// Nobody listens on a port that chance has chosen: TCP itself resets the connection.
+    fn refuse(&mut self, delivered: &Packet) {
+        let port = delivered.dport();
+        if resettable(delivered) && !PORTS.contains(&port) && !SOURCE_PORTS.contains(&port) {
+            let mut reset = delivered.answer().sent_here();
+            set_flags(&mut reset, flags::RST);
+            self.host.fate(&reset);
+        }
     }
 
     fn fate(&self, sent: &Packet, outcome: &sim::Outcome) -> String {
@@ -221,7 +239,18 @@ impl World {
             Fate::Unmodelled(_) => return "*".to_owned(),
             _ => return "nothing".to_owned(),
         };
-        if self.strict && !local { answer } else { answer + "?" }
+        answer + "?"
+    }
+}
+
+/// What is heard of an answer of the node's own.
+fn answered(answer: &Journey) -> String {
+    let heard = matches!(answer.outcome.fate, Fate::Delivered | Fate::Sent(_) | Fate::Forwarded(_));
+    match &answer.packet.transport {
+        _ if matches!(answer.outcome.fate, Fate::Unmodelled(_)) => "*".to_owned(),
+        Transport::Icmp { kind, code, .. } if heard => format!("icmp {kind}/{code}"),
+        Transport::Tcp { .. } if heard => "reset".to_owned(),
+        _ => "nothing".to_owned(),
     }
 }
 
