@@ -84,10 +84,11 @@ impl History {
     }
 
     /// Does it answer a SYN that was ignored? Then both ends are in step, and the table was not
-    /// (TCP_CONNTRACK_IGNORE in nf_conntrack_tcp_packet).
+    /// (TCP_CONNTRACK_IGNORE in nf_conntrack_tcp_packet; it must acknowledge just that SYN).
     pub(crate) fn in_step(self, packet: &Packet, reply: bool) -> bool {
         let Transport::Tcp { flags: bits, .. } = packet.transport else { return false };
-        Segment::of(bits) == Some(Segment::SynAck) && self.last == Some((Segment::Syn, !reply))
+        let answers = Segment::of(bits) == Some(Segment::SynAck) && !packet.out_of_window;
+        answers && self.last == Some((Segment::Syn, !reply))
     }
 
     /// A packet moved the state.
