@@ -9,6 +9,7 @@ use super::case::{Case, Step};
 use super::generate;
 use super::linux::Ground;
 use super::simulated::{self, Run};
+use super::tools::Flavour;
 
 /// What is wanted of a run.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +48,7 @@ const KEPT: usize = 4;
 
 /// Tries cases until it is enough.
 pub fn run(wish: &Wish) -> Result<Report, String> {
-    let mut ground = Ground::new(&Case::default())?;
+    let mut ground = Ground::new(&Case::default(), Flavour::Nft)?;
     let (mut report, began) = (Report::default(), Instant::now());
     let mut seed = wish.seed;
     while report.packets < wish.packets && began.elapsed() < wish.time {
@@ -93,7 +94,7 @@ fn compare(ground: &mut Ground, text: &str) -> Result<Compared, String> {
         Run::Answers(answers) => answers,
         Run::Unmodelled(_) => return Ok(Compared::Unmodelled),
     };
-    let real = ground.run(&case)?;
+    let real = ground.for_case(&case, case.flavours()[0])?;
     let found = differences(&real, &simulated, &Ports::of(&case.text));
     if found.is_empty() {
         let count =

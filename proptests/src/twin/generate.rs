@@ -23,30 +23,30 @@ impl Chance {
         self.next() % most.max(1)
     }
 
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len() as u64) as usize]
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
-const OUTSIDE: [&[&str]; 2] = [
+pub(super) const OUTSIDE: [&[&str]; 2] = [
     &["203.0.113.1", "203.0.113.2", "203.0.113.9", "10.1.0.1", "10.2.0.1"],
     &["2600::1", "2600::2", "fd10:1::1", "fd10:2::1"],
 ];
-const TARGETS: [&[&str]; 2] = [
+pub(super) const TARGETS: [&[&str]; 2] = [
     &["10.96.0.1", "10.96.0.2", "10.1.0.1", "10.1.0.2", "10.2.0.1", "192.0.2.1", "198.18.1.1"],
     &["fd96::1", "fd96::2", "fd10:1::1", "fd10:1::2", "fd10:2::1", "2001:db8::1", "fd5a:1::1"],
 ];
-const OWN: [&[&str]; 2] =
+pub(super) const OWN: [&[&str]; 2] =
     [&["192.0.2.1", "198.18.0.1", "198.18.1.1"], &["2001:db8::1", "fd5a:0::1", "fd5a:1::1"]];
-const ENDPOINTS: [&[&str]; 2] = [
+pub(super) const ENDPOINTS: [&[&str]; 2] = [
     &["10.1.0.1", "10.1.0.2", "10.2.0.1", "192.0.2.1", "203.0.113.9"],
     &["fd10:1::1", "fd10:1::2", "fd10:2::1", "2001:db8::1"],
 ];
-const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
+pub(super) const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
 /// What stands in the place of ports is known of these only: of ICMP it is a checksum.
 const PORTED: &str = "proto in { tcp , udp , sctp }";
 const PROTOS: &[&str] = &["tcp", "udp", "sctp", "icmp", "icmp6"];
@@ -69,8 +69,14 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
     // Linux takes connection tracking away some time after the last rule that needs it: always one.
     text.push_str("table inet tracked\nchain inet tracked c filter prerouting -400\n");
     text.push_str("rule inet tracked c ct.state & new != 0 counter\n");
+    // Of six cases two ask xtables only, one both dialects.
+    let dialects = chance.below(6);
+    if dialects < 3 {
+        let _ = writeln!(text, "flavour {}", chance.pick(&["nft", "legacy"]));
+        text.push_str(&super::generate_xt::texts(&mut chance));
+    }
     let rejects = chance.one_in(3);
-    let tables = 1 + chance.below(3);
+    let tables = if dialects < 2 { 0 } else { 1 + chance.below(3) };
     for number in 0..tables {
         let table = table(&mut chance, number, rejects);
         table.iter().for_each(|line| text.push_str(&format!("{line}\n")));
@@ -78,7 +84,7 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
             text.push_str("commit\n");
         }
     }
-    if chance.one_in(4) {
+    if tables > 0 && chance.one_in(4) {
         let error = chance.pick(&[
             "rule ip t0 nowhere accept",
             "table exclusive ip t0\nchain ip t0 z",
@@ -134,7 +140,7 @@ fn send_all(chance: &mut Chance, packets: usize, text: &mut String) {
     }
 }
 
-fn bracket(address: &str, port: &str) -> String {
+pub(super) fn bracket(address: &str, port: &str) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 

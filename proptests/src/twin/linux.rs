@@ -15,6 +15,8 @@ use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
 use super::netlink::Netlink;
 use super::ruleset::Batches;
 use super::sockets::{Ear, Mouth, listen, silent_sockets};
+use super::spread::{FIRST_FLOW, Tally, nth};
+use super::tools::Flavour;
 use super::wire::{Heard, Numbers, build};
 use crate::lab::Namespace;
 
@@ -66,13 +68,14 @@ pub struct Ground {
     ears: Vec<Ear>,
     netlink: Netlink,
     bell: Bell,
+    flavour: Flavour,
     _silent: Vec<socket2::Socket>,
 }
 
 impl Ground {
-    /// Lays it, with what a case adds.
-    pub fn new(case: &Case) -> Result<Ground, String> {
-        let bell = Bell::hang()?;
+    /// Lays it, with what a case adds, for rules of this flavour.
+    pub fn new(case: &Case, flavour: Flavour) -> Result<Ground, String> {
+        let mut bell = Bell::hang()?;
         let node = Namespace::new()?;
         let worlds = LINKS.iter().map(|_| Namespace::new()).collect::<Result<Vec<_>, _>>()?;
         node.sysctls(NODE_SYSCTLS)?;
@@ -109,7 +112,17 @@ impl Ground {
         let ports: Vec<u16> = PORTS.iter().copied().chain(SOURCE_PORTS).collect();
         let silent = node.run(move || silent_sockets(&ports))??;
         let netlink = node.run(Netlink::open)??;
-        Ok(Ground { node, worlds, mouths, ears, netlink, bell, _silent: silent })
+        super::ready::wait(&mut mouths, &ears, &mut bell)?;
+        Ok(Ground { node, worlds, mouths, ears, netlink, bell, flavour, _silent: silent })
+    }
+
+    /// Runs a case here, or on ground of its own where it would leave something behind: addresses, sysctls,
+    /// tables of iptables.
+    pub fn for_case(&mut self, case: &Case, flavour: Flavour) -> Result<Answers, String> {
+        if case.ground.is_empty() && !case.has_texts() {
+            return self.run(case);
+        }
+        Ground::new(case, flavour)?.run(case)
     }
 
     /// Waits until the kernel's worker has taken away what earlier cases needed.
@@ -148,6 +161,12 @@ impl Ground {
                     let said = if words.is_empty() { "taken".to_owned() } else { refused };
                     answers.steps[index] = vec![said];
                 }
+                Step::Text(tool, text) => {
+                    answers.steps[index] = vec![tool.real(&self.node, self.flavour, text)?];
+                }
+                Step::Spread { count, link, packet } => {
+                    answers.steps[index] = vec![self.spread(*count, (packet, link.as_deref()))?];
+                }
                 Step::Wait(seconds) => std::thread::sleep(Duration::from_secs(*seconds)),
                 Step::Forget => self.netlink.forget()?,
                 _ => match round.packet_of(case, index, step) {
@@ -162,6 +181,40 @@ impl Ground {
     }
 
     fn send(&mut self, round: &mut Round, index: usize, mail: Mail) -> Result<(), String> {
+        self.mail(&mail)?;
+        round.pending.insert(mail.flow, (index, mail));
+        Ok(())
+    }
+
+    /// Counts the fates of so many packets, each from a port of its own.
+    fn spread(
+        &mut self,
+        count: usize,
+        (packet, link): (&Packet, Option<&str>),
+    ) -> Result<String, String> {
+        let mut sent = BTreeMap::new();
+        for n in 0..count {
+            let (flow, link) = (FIRST_FLOW + n, link.map(str::to_owned));
+            let mail = Mail { flow, back: false, packet: nth(packet, n), link };
+            self.mail(&mail)?;
+            sent.insert(flow, (mail.packet, (9, "nothing".to_owned())));
+        }
+        self.bell.wait()?;
+        for (ear, heard) in listen(&self.ears) {
+            let Some((packet, known)) = flow_of(&heard).and_then(|f| sent.get_mut(&f)) else {
+                continue;
+            };
+            let fate = fate(ear, &heard, packet);
+            if fate.0 < known.0 {
+                *known = fate;
+            }
+        }
+        let mut tally = Tally::default();
+        sent.values().for_each(|(_, (_, fate))| tally.add(fate, 1.0));
+        Ok(tally.text())
+    }
+
+    fn mail(&mut self, mail: &Mail) -> Result<(), String> {
         let bytes = build(&mail.packet, mail.numbers());
         let from = match &mail.link {
             None => 0,
@@ -170,9 +223,7 @@ impl Ground {
             }
         };
         let mouth = self.mouths.get_mut(from).ok_or("no such mouth")?;
-        mouth.send(mail.packet.dst, &bytes, if from == 0 { mail.packet.mark } else { 0 })?;
-        round.pending.insert(mail.flow, (index, mail));
-        Ok(())
+        mouth.send(mail.packet.dst, &bytes, if from == 0 { mail.packet.mark } else { 0 })
     }
 
     /// Listens, and says what became of all that was sent since.

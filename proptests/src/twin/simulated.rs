@@ -12,6 +12,8 @@ use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
 use super::linux::{PORTS, SOURCE_PORTS};
 use super::ruleset::Batches;
+use super::spread::{Tally, nth};
+use super::tools::Said;
 
 /// What a case comes to on the simulator.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl World {
             batches: Batches::default(),
             out: BTreeMap::new(),
             answers: Answers::default(),
-            chance: text.contains("numgen.random"),
+            chance: ["numgen.random", "--mode random"].iter().any(|word| text.contains(word)),
         };
         for line in
             ADDRESSES.iter().chain(ROUTES).map(|l| (*l).to_owned()).chain(case.ground.clone())
@@ -119,6 +121,16 @@ impl World {
     fn step(&mut self, case: &Case, index: usize, step: &Step) -> Result<Vec<String>, Stop> {
         match step {
             Step::Batch(commands) => self.batch(commands),
+            Step::Text(tool, text) => match tool.simulated(&mut self.host, text) {
+                Said::Taken => Ok(vec!["taken".to_owned()]),
+                Said::Refused => Ok(vec!["refused".to_owned()]),
+                Said::Unmodelled(what) => Err(Stop::Unmodelled(what)),
+            },
+            Step::Spread { count, link, packet } => {
+                let wrong = || Stop::Broken("no such link".to_owned());
+                let packet = self.on(packet.clone(), link.as_deref()).ok_or_else(wrong)?;
+                Ok(vec![self.spread(*count, &packet)])
+            }
             Step::Wait(seconds) => {
                 self.host.advance(Duration::from_secs(*seconds));
                 Ok(Vec::new())
@@ -165,10 +177,29 @@ impl World {
             }
             _ => return None,
         };
+        self.on(packet, link.as_deref())
+    }
+
+    /// The packet as it arrives on a link, or is sent by the node itself.
+    fn on(&self, packet: Packet, link: Option<&str>) -> Option<Packet> {
         match link {
-            Some(name) => self.links.get(&name).map(|link| packet.arriving(*link)),
+            Some(name) => self.links.get(name).map(|link| packet.arriving(*link)),
             None => Some(packet.sent_here()),
         }
+    }
+
+    /// How often each fate is to be expected.
+    fn spread(&mut self, count: usize, packet: &Packet) -> String {
+        let mut tally = Tally::default();
+        for n in 0..count {
+            let packet = nth(packet, n);
+            for (probability, outcome) in self.host.outcomes(&packet) {
+                tally.add(&self.fate(&packet, &outcome), probability.as_f64());
+            }
+            self.host.fate(&packet);
+            self.answers.chance.insert(format!(" {} ", ends(&packet)));
+        }
+        tally.text()
     }
 
     fn send(&mut self, index: usize, packet: &Packet) -> Vec<String> {
