@@ -48,14 +48,14 @@ pub(super) const ENDPOINTS: [&[&str]; 2] = [
 ];
 pub(super) const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
 /// What stands in the place of ports is known of these only: of ICMP it is a checksum.
-const PORTED: &str = "proto in { tcp , udp , sctp }";
+pub(super) const PORTED: &str = "proto in { tcp , udp , sctp }";
 const PROTOS: &[&str] = &["tcp", "udp", "sctp", "icmp", "icmp6"];
 
 /// One table as it is made.
-struct Table {
+pub(super) struct Table {
     head: String,
     /// 0 for IPv4, 1 for IPv6.
-    family: usize,
+    pub(super) family: usize,
     inet: bool,
     rejects: bool,
     chains: Vec<String>,
@@ -69,6 +69,9 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
     // Linux takes connection tracking away some time after the last rule that needs it: always one.
     text.push_str("table inet tracked\nchain inet tracked c filter prerouting -400\n");
     text.push_str("rule inet tracked c ct.state & new != 0 counter\n");
+    if chance.one_in(10) {
+        return text + &super::generate_rare::by_chance(&mut chance);
+    }
     // Of six cases two ask xtables only, one both dialects.
     let dialects = chance.below(6);
     if dialects < 3 {
@@ -194,15 +197,15 @@ fn table(chance: &mut Chance, number: u64, rejects: bool) -> Vec<String> {
 }
 
 impl Table {
-    fn line(&mut self, text: &str) {
+    pub(super) fn line(&mut self, text: &str) {
         self.lines.push(text.replacen("{}", &self.head, 1));
     }
 
-    fn address(&self) -> &'static str {
+    pub(super) fn address(&self) -> &'static str {
         ["ip4", "ip6"][self.family]
     }
 
-    fn field(&self, name: &str) -> String {
+    pub(super) fn field(&self, name: &str) -> String {
         format!("{name}{}", ["4", "6"][self.family])
     }
 
@@ -214,6 +217,7 @@ impl Table {
         self.line(&format!("set {{}} frontends {address} . proto . port interval"));
         self.line(&format!("set {{}} services {address} . proto . port : {address} . port"));
         self.line(&format!("set {{}} numbered {address} . num : {address}"));
+        self.rare_sets(chance);
         self.line("set {} portmarks port : mark");
         self.line(&format!("set {{}} seen {address} dynamic size 1000 timeout 60"));
         self.line(&format!("set {{}} verdicts {address} . proto . port : verdict"));
@@ -264,7 +268,10 @@ impl Table {
     fn rule(&self, chance: &mut Chance, place: &str) -> String {
         let mut rule = String::new();
         for _ in 0..chance.below(3) {
-            rule = rule + &self.matching(chance) + " ";
+            let rare = chance.one_in(4);
+            let hook = place.split_once(' ').map_or("", |(_, hook)| hook);
+            let one = if rare { self.rare_match(chance, hook) } else { self.matching(chance) };
+            rule = rule + &one + " ";
         }
         rule += &self.action(chance, place);
         // As nft does it: what an address would be in a packet of the other family is a checksum.
@@ -335,6 +342,9 @@ impl Table {
         if kind == "nat" && !chance.one_in(4) {
             return self.nat(chance, hook);
         }
+        if chance.one_in(5) {
+            return self.rare_action(chance);
+        }
         let (saddr, daddr) = (self.field("saddr"), self.field("daddr"));
         match chance.below(20) {
             0 => "accept".to_owned(),
@@ -379,6 +389,9 @@ impl Table {
             String::new()
         };
         let (daddr, ports) = (self.field("daddr"), "proto in { tcp , udp , sctp } ");
+        if chance.one_in(3) {
+            return guard + &self.rare_nat(chance, hook);
+        }
         guard
             + &match (hook, chance.below(8)) {
                 ("prerouting" | "output", 0) => format!("{dnat} {}", chance.pick(endpoints)),

@@ -10,6 +10,7 @@ mod entry;
 pub mod field;
 pub mod fuzz;
 mod generate;
+mod generate_rare;
 mod generate_xt;
 mod ground;
 pub mod linux;
