@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use proptests::cluster::Mode;
 use proptests::lab::RealHeart;
@@ -13,12 +12,10 @@ use proptests::twin::case::Case;
 use proptests::twin::fuzz::{self, Wish};
 use proptests::twin::linux::Ground;
 use proptests::twin::recorded;
+use proptests::twin::tools::Flavour;
 
 use crate::guest::{self, Guest, Order};
 use crate::proxy::workspace;
-
-/// After this silence nothing more is expected.
-const SILENCE: Duration = Duration::from_millis(15);
 
 /// Whether answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +121,7 @@ fn obstacle(why: &str) -> ExitCode {
 }
 
 fn all_cases(names: &[String], keep: Keep, count: &mut Count) -> Result<(), String> {
-    let mut ground = Ground::new(&Case::default())?;
+    let mut ground = Ground::new(&Case::default(), Flavour::Nft)?;
     let native = RealHeart::obstacle(Mode::Ipvs).is_none();
     // In a guest only what is for it: the rest has no nf_tables there.
     let here =
@@ -157,9 +154,7 @@ fn judged(
     (file, case): (&Path, Case),
     count: &mut Count,
 ) -> Result<(String, Answers), String> {
-    let answers = one(ground, &case)?;
-    let mut found = recorded::replay(&case, &answers)?;
-    found.dedup();
+    let (answers, found) = one(ground, &case)?;
     if found.is_empty() {
         count.passed += 1;
     } else {
@@ -171,12 +166,17 @@ fn judged(
     Ok((case.name, answers))
 }
 
-/// A case that changes the ground gets one of its own.
-fn one(ground: &mut Ground, case: &Case) -> Result<Answers, String> {
-    if !case.needs_own_ground() {
-        return ground.run(case, SILENCE);
+/// What each flavour of the tools answers must be what the simulator does; the first one's is kept.
+fn one(ground: &mut Ground, case: &Case) -> Result<(Answers, Vec<String>), String> {
+    let (mut first, mut found) = (None, Vec::new());
+    for flavour in case.flavours() {
+        ground.settle();
+        let answers = ground.for_case(case, *flavour)?;
+        found.extend(recorded::replay(case, &answers)?);
+        first.get_or_insert(answers);
     }
-    Ground::new(case)?.run(case, SILENCE)
+    found.dedup();
+    Ok((first.unwrap_or_default(), found))
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {

@@ -36,6 +36,7 @@ pub mod nft;
 pub mod packet;
 mod path;
 mod skb;
+mod source;
 mod sysctls;
 pub mod world;
 mod xtables;

@@ -3,6 +3,7 @@
 //! It must never know packets' transports, rules or connections. Tests: tests/routing.rs.
 
 use crate::hash::FastMap;
+use crate::source;
 use crate::sysctls::Sysctls;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -221,30 +222,22 @@ impl Net {
             return Some(destination);
         }
         let route = self.matching(destination)?;
-        route
-            .source
-            .or_else(|| self.address_towards(route.link, route.gateway.unwrap_or(destination)))
+        let next = route.gateway.unwrap_or(destination);
+        let own = route.source.filter(|source| source.is_ipv4());
+        own.or_else(|| self.address_towards(Hop { link: route.link, next }, destination))
     }
 
-    /// The address a packet leaving by `link` towards `next` is given: the first address of the link whose network holds
-    /// the next hop, else the link's first, else the first of another link. Addresses of the loopback network never.
-    pub(crate) fn address_towards(&self, link: u32, next: IpAddr) -> Option<IpAddr> {
-        // Towards ::1 IPv6 knows no better source than ::1 (ipv6_dev_get_saddr).
-        if next.is_ipv6() && next.is_loopback() {
-            return Some(next);
+    /// The address a packet to `destination` leaving over `hop` is given. Of IPv4: the first address of the link whose
+    /// network holds the next hop, else the link's first, else the first of another link, of the loopback network never.
+    pub(crate) fn address_towards(&self, hop: Hop, destination: IpAddr) -> Option<IpAddr> {
+        if let IpAddr::V6(destination) = destination {
+            return source::choose(&self.links, hop.link, destination).map(IpAddr::V6);
         }
-        let fits = |(address, _): &&(IpAddr, u8)| {
-            address.is_ipv4() == next.is_ipv4() && !is_host_scope(*address)
-        };
-        // A source of wider scope wins over one of the outgoing link that is link-local, from
-        // whichever link it is (ipv6_get_saddr_eval, IPV6_SADDR_RULE_SCOPE comes before _OIF).
-        let all = || self.links.iter().flat_map(|link| link.addresses.iter()).filter(fits);
-        let wide = all().any(|(address, _)| !is_link_local(*address));
-        let usable = |one: &&(IpAddr, u8)| fits(one) && !(wide && is_link_local(one.0));
-        let on_link = self.link(link)?.addresses.iter().filter(usable);
+        let usable = |(address, _): &&(IpAddr, u8)| address.is_ipv4() && !is_host_scope(*address);
+        let on_link = self.link(hop.link)?.addresses.iter().filter(usable);
         let near = on_link
             .clone()
-            .find(|(address, prefix)| masked(*address, *prefix) == masked(next, *prefix));
+            .find(|(address, prefix)| masked(*address, *prefix) == masked(hop.next, *prefix));
         let first = || on_link.clone().next();
         let elsewhere = || self.links.iter().flat_map(|other| other.addresses.iter()).find(usable);
         near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
@@ -316,10 +309,6 @@ fn forget(counts: &mut FastMap<IpAddr, u32>, address: IpAddr) {
             counts.remove(&address);
         }
     }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80)
 }
 
 /// Loopback addresses have host scope: never chosen as a source towards others.

@@ -19,7 +19,7 @@ use crate::hooks::{Attached, HookFunction, Hooks};
 use crate::journey::{Fate, Journey, Outcome, Sink, Step};
 use crate::net::{Decision, Hop, LOOPBACK, Net};
 use crate::nft::eval::run;
-use crate::nft::{Hook, Store};
+use crate::nft::{Hook, RejectWith, Store};
 use crate::packet::{Entry, Packet};
 use crate::skb::{End, Env, Place, Skb};
 use std::net::IpAddr;
@@ -80,9 +80,21 @@ impl<S: Sink> Path<'_, S> {
             }
             end = self.resend(skb);
         }
-        match end {
+        let fate = match end {
             Ok(fate) | Err(Stop::End(fate)) => fate,
             Err(Stop::Resend) => Fate::Unmodelled("a packet that is sent anew without end"),
+        };
+        if let Fate::Rejected(RejectWith::TcpReset, _) = fate {
+            self.close(skb);
+        }
+        fate
+    }
+
+    /// Who sends a reset for somebody else ends the connection (nf_conntrack_tcp_set_closing).
+    fn close(&mut self, skb: &Skb) {
+        let routed = !matches!(self.net.route(skb.packet.src), Decision::Unreachable);
+        if let Some(ct) = skb.ct.filter(|_| routed && answer::reset(&skb.packet).is_some()) {
+            self.tracker.close(ct.id, self.now, &self.net.sysctls.timers);
         }
     }
 
@@ -344,18 +356,31 @@ impl Path<'_, Vec<Step>> {
         let before = self.tracker.peek(packet, self.now).map(|conn| conn.view(self.now));
         let mut skb = Skb::new(packet);
         let fate = self.walk(&mut skb);
-        let answer = answer::to(&fate, &skb.packet, self.net.is_local(skb.packet.dst));
-        let answered = answer.map(|packet| {
-            let mut back = Skb::new(&packet);
-            back.ct = skb.ct.map(|ct| Ct { reply: !ct.reply, standing: Standing::Related, ..ct });
-            let before = std::mem::take(self.sink);
-            let fate = self.walk(&mut back);
-            let steps = std::mem::replace(self.sink, before);
-            // The connection is released with the packet that is answered.
-            back.ct = None;
-            Journey { packet, steps, outcome: self.outcome(fate, back, None) }
-        });
-        (self.outcome(fate, skb, before), answered)
+        let mut last: Option<Journey> = None;
+        let (mut ended, mut ct) = ((fate.clone(), skb.packet.clone()), skb.ct);
+        // An answer may be rejected too, and that is answered: a reset by an error, an error by nothing.
+        while let Some(packet) = answer::to(&ended.0, &ended.1, self.net.is_local(ended.1.dst)) {
+            let (mut journey, of) = self.answer(packet, ct);
+            if let Some(earlier) = last {
+                journey.steps.splice(0..0, earlier.steps);
+            }
+            ended = (journey.outcome.fate.clone(), journey.outcome.packet.clone());
+            ct = of;
+            last = Some(journey);
+        }
+        (self.outcome(fate, skb, before), last)
+    }
+
+    /// One answer on its way, with the connection of the packet it answers.
+    fn answer(&mut self, packet: Packet, of: Option<Ct>) -> (Journey, Option<Ct>) {
+        let mut skb = Skb::new(&packet);
+        skb.ct = of.map(|ct| Ct { reply: !ct.reply, standing: Standing::Related, ..ct });
+        let before = std::mem::take(self.sink);
+        let fate = self.walk(&mut skb);
+        let steps = std::mem::replace(self.sink, before);
+        // The connection is released with the packet that is answered.
+        let ct = skb.ct.take();
+        (Journey { packet, steps, outcome: self.outcome(fate, skb, None) }, ct)
     }
 }
 

@@ -39,7 +39,8 @@ impl Ports {
     /// The ports a case names; nothing is free where its text has nothing random in it.
     pub fn of(text: &str) -> Ports {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
-        let free = text.contains("random") || text.contains("masquerade") || text.contains("port ");
+        let free = ["random", "masquerade", "port ", "MASQUERADE", "SNAT"];
+        let free = free.iter().any(|word| text.contains(word));
         Ports { known: words.filter_map(|w| w.parse().ok()).collect(), free }
     }
 
@@ -66,6 +67,30 @@ fn refused(seen: &str, can: &str) -> bool {
     }
 }
 
+/// The same, where a port of chance may be any port: also one that the case names.
+fn same(one: &str, other: &str) -> bool {
+    let word = |(a, b): (&str, &str)| {
+        let free = |a: &str, b: &str| {
+            a.strip_suffix('*').is_some_and(|head| {
+                b.strip_prefix(head).is_some_and(|port| !port.is_empty() && !port.contains(':'))
+            })
+        };
+        a == b || free(a, b) || free(b, a)
+    };
+    one.split(' ').count() == other.split(' ').count()
+        && one.split(' ').zip(other.split(' ')).all(word)
+}
+
+/// Of these, what has no partner among the others.
+fn alone<'a>(these: &'a BTreeSet<String>, others: &'a BTreeSet<String>) -> Vec<&'a String> {
+    let mut free: Vec<&String> = others.difference(these).collect();
+    let partnered = |one: &&String| {
+        let partner = free.iter().position(|other| same(one, other));
+        partner.map(|at| free.swap_remove(at)).is_none()
+    };
+    these.difference(others).filter(partnered).collect()
+}
+
 /// Where two lists of answers differ, in words. Of `one` each step has one answer; of `other` all
 /// that can be. What follows from a step where chance decided is not compared.
 pub fn differences(one: &Answers, other: &Answers, ports: &Ports) -> Vec<String> {
@@ -73,8 +98,17 @@ pub fn differences(one: &Answers, other: &Answers, ports: &Ports) -> Vec<String>
     for (step, (seen, can)) in one.steps.iter().zip(&other.steps).enumerate() {
         let blurred: Vec<String> = can.iter().map(|c| ports.blur(c)).collect();
         for seen in seen.iter().map(|s| ports.blur(s)) {
+            if let [expected] = &can[..]
+                && let Some(fits) = super::spread::fits(&seen, expected)
+            {
+                if !fits {
+                    found.push(format!("step {step}: {seen} | {expected}"));
+                }
+                continue;
+            }
             let silent = can.iter().any(|c| c == "*" || c.ends_with('?') && seen == "nothing");
-            let said = blurred.iter().any(|c| c.trim_end_matches('?') == seen || refused(&seen, c));
+            let said =
+                blurred.iter().any(|c| same(c.trim_end_matches('?'), &seen) || refused(&seen, c));
             if !can.is_empty() && !silent && !said {
                 found.push(format!("step {step}: {seen} | {}", blurred.join(" or ")));
             }
@@ -85,7 +119,7 @@ pub fn differences(one: &Answers, other: &Answers, ports: &Ports) -> Vec<String>
         answers.entries.iter().filter(chosen).map(|e| ports.blur(e)).collect()
     };
     let (left, right) = (list(one), list(other));
-    found.extend(left.difference(&right).map(|e| format!("entry: {e} | -")));
-    found.extend(right.difference(&left).map(|e| format!("entry: - | {e}")));
+    found.extend(alone(&left, &right).into_iter().map(|e| format!("entry: {e} | -")));
+    found.extend(alone(&right, &left).into_iter().map(|e| format!("entry: - | {e}")));
     found
 }

@@ -7,6 +7,7 @@ use sim::packet::{Packet, Transport, flags};
 
 use super::answer::Answers;
 use super::rule::Words;
+use super::tools::{Flavour, Tool};
 use super::wire::payload;
 use super::word;
 
@@ -17,6 +18,8 @@ pub struct Case {
     pub name: String,
     /// Lines that change the ground the packets walk on: addresses, routes, sysctls.
     pub ground: Vec<String>,
+    /// The one flavour of iptables it is for; else it is for both.
+    pub flavour: Option<Flavour>,
     /// Its lines without what is expected.
     pub text: String,
     /// What happens.
@@ -36,6 +39,8 @@ pub enum Step {
     Word(String),
     /// The connections of IPVS.
     IpvsConnections,
+    /// A text for a tool: `iptables: LINE`, `ip6tables: LINE`, `ipset: LINE`, one line behind the other.
+    Text(Tool, String),
     /// A packet, sent for the first time.
     Send {
         /// Its name.
@@ -49,6 +54,15 @@ pub enum Step {
     Reply(usize, Option<u8>),
     /// One more packet of the same sender; TCP flags or SCTP chunk.
     Again(usize, Option<u8>),
+    /// The same packet so many times, each from a port of its own: how chance spreads them.
+    Spread {
+        /// How often.
+        count: usize,
+        /// The link they arrive on; none for the node's own.
+        link: Option<String>,
+        /// The first packet.
+        packet: Packet,
+    },
     /// Some seconds go by.
     Wait(u64),
     /// All connections are forgotten.
@@ -59,7 +73,7 @@ impl Case {
     /// Whether it leaves behind what only a new namespace is free of.
     pub fn needs_own_ground(&self) -> bool {
         let stays = |step: &Step| matches!(step, Step::Word(_) | Step::IpvsConnections);
-        !self.ground.is_empty() || self.steps.iter().any(stays)
+        !self.ground.is_empty() || self.has_texts() || self.steps.iter().any(stays)
     }
 
     /// Whether it asks for IPVS.
@@ -68,6 +82,20 @@ impl Case {
             matches!(step, Step::IpvsConnections)
                 || matches!(step, Step::Word(line) if line.starts_with("ipvs") || line.contains("dummy"))
         })
+    }
+
+    /// Does it ask tools of xtables?
+    pub fn has_texts(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Text(..)))
+    }
+
+    /// The flavours of iptables it is for.
+    pub fn flavours(&self) -> &[Flavour] {
+        match self.flavour {
+            Some(Flavour::Legacy) => &[Flavour::Legacy],
+            None if self.has_texts() => &[Flavour::Nft, Flavour::Legacy],
+            _ => &[Flavour::Nft],
+        }
     }
 
     /// Reads all cases of a file; each begins with a line `== name`.
@@ -106,6 +134,7 @@ impl Case {
 struct Reader {
     case: Case,
     batch: Vec<String>,
+    texts: Option<(Tool, String)>,
     names: Vec<(String, usize)>,
 }
 
@@ -115,6 +144,19 @@ impl Reader {
             let batch = std::mem::take(&mut self.batch);
             self.push(Step::Batch(batch));
         }
+        if let Some((tool, text)) = self.texts.take() {
+            self.push(Step::Text(tool, text));
+        }
+    }
+
+    /// One line of a text; lines of the same tool go together.
+    fn text(&mut self, tool: Tool, line: &str) {
+        if !self.batch.is_empty() || self.texts.as_ref().is_some_and(|(of, _)| *of != tool) {
+            self.commit();
+        }
+        let (_, text) = self.texts.get_or_insert((tool, String::new()));
+        text.push_str(line.trim_start());
+        text.push('\n');
     }
 
     fn push(&mut self, step: Step) {
@@ -123,11 +165,16 @@ impl Reader {
     }
 
     fn line(&mut self, line: &str) -> Result<(), String> {
+        if let Some((tool, rest)) = Tool::of(line) {
+            self.text(tool, rest);
+            return Ok(());
+        }
         let mut words = Words::new(line);
         let first = words.next().unwrap_or_default();
         if !matches!(
             first,
             "send"
+                | "spread"
                 | "reply"
                 | "again"
                 | "wait"
@@ -141,13 +188,20 @@ impl Reader {
             match first {
                 "address" | "route" | "sysctl" => self.case.ground.push(line.to_owned()),
                 "entries" => self.case.entries = true,
-                _ => self.batch.push(line.to_owned()),
+                "flavour" => self.case.flavour = Some(Flavour::named(words.need("a flavour")?)?),
+                _ => {
+                    if self.texts.is_some() {
+                        self.commit();
+                    }
+                    self.batch.push(line.to_owned());
+                }
             }
             return Ok(());
         }
         self.commit();
         match first {
             "send" => self.send(&mut words)?,
+            "spread" => self.spread(&mut words)?,
             "reply" | "again" => {
                 let name = words.need("a packet's name")?;
                 let known = self.names.iter().rev().find(|(known, _)| known == name);
@@ -178,41 +232,57 @@ impl Reader {
         Ok(())
     }
 
-    /// `NAME LINK PROTOCOL[:FLAGS] SOURCE > DESTINATION [ttl N] [mark N]`.
+    /// `NAME` and a packet.
     fn send(&mut self, words: &mut Words<'_>) -> Result<(), String> {
         let name = words.need("a name")?.to_owned();
-        let link = words.need("a link")?;
-        let (protocol, flags) = words.need("a protocol")?.split_once(':').unwrap_or(("", ""));
-        let source = end(words.need("a source")?)?;
-        if !words.take(">") {
-            return Err("> expected".to_owned());
-        }
-        let dest = end(words.need("a destination")?)?;
-        let mut packet = match protocol {
-            "tcp" => Packet::tcp(source, dest).with_flags(flag_bits(flags)?),
-            "udp" => Packet::udp(source, dest),
-            "sctp" => {
-                let mut packet = Packet::sctp(source, dest);
-                set_flags(&mut packet, flag_bits(flags)?);
-                packet
-            }
-            "icmp" => Packet::echo(source.ip(), dest.ip(), source.port()),
-            other => return Err(format!("no protocol \"{other}\"")),
-        };
-        while let Some(word) = words.next() {
-            let value = super::field::number(words.need("a number")?)?;
-            match word {
-                "ttl" => packet.ttl = value as u8,
-                "mark" => packet.mark = value,
-                other => return Err(format!("no property \"{other}\" of packets")),
-            }
-        }
-        packet.payload = payload(&packet);
+        let (link, packet) = packet_of(words)?;
         self.names.push((name.clone(), self.case.steps.len()));
-        let link = (link != "node").then(|| link.to_owned());
         self.push(Step::Send { name, link, packet });
         Ok(())
     }
+
+    /// `COUNT` and a packet.
+    fn spread(&mut self, words: &mut Words<'_>) -> Result<(), String> {
+        let count = words.need("a count")?.parse().map_err(|_| "a count expected")?;
+        let (link, packet) = packet_of(words)?;
+        if count > 2000 {
+            return Err("at most 2000 packets".to_owned());
+        }
+        self.push(Step::Spread { count, link, packet });
+        Ok(())
+    }
+}
+
+/// `LINK PROTOCOL[:FLAGS] SOURCE > DESTINATION [ttl N] [mark N]`: the link, none for the node itself.
+fn packet_of(words: &mut Words<'_>) -> Result<(Option<String>, Packet), String> {
+    let link = words.need("a link")?;
+    let (protocol, flags) = words.need("a protocol")?.split_once(':').unwrap_or(("", ""));
+    let source = end(words.need("a source")?)?;
+    if !words.take(">") {
+        return Err("> expected".to_owned());
+    }
+    let dest = end(words.need("a destination")?)?;
+    let mut packet = match protocol {
+        "tcp" => Packet::tcp(source, dest).with_flags(flag_bits(flags)?),
+        "udp" => Packet::udp(source, dest),
+        "sctp" => {
+            let mut packet = Packet::sctp(source, dest);
+            set_flags(&mut packet, flag_bits(flags)?);
+            packet
+        }
+        "icmp" => Packet::echo(source.ip(), dest.ip(), source.port()),
+        other => return Err(format!("no protocol \"{other}\"")),
+    };
+    while let Some(word) = words.next() {
+        let value = super::field::number(words.need("a number")?)?;
+        match word {
+            "ttl" => packet.ttl = value as u8,
+            "mark" => packet.mark = value,
+            other => return Err(format!("no property \"{other}\" of packets")),
+        }
+    }
+    packet.payload = payload(&packet);
+    Ok(((link != "node").then(|| link.to_owned()), packet))
 }
 
 /// An address with a port, or without one.

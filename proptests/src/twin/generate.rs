@@ -23,37 +23,39 @@ impl Chance {
         self.next() % most.max(1)
     }
 
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len() as u64) as usize]
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
 
-const OUTSIDE: [&[&str]; 2] = [
+pub(super) const OUTSIDE: [&[&str]; 2] = [
     &["203.0.113.1", "203.0.113.2", "203.0.113.9", "10.1.0.1", "10.2.0.1"],
     &["2600::1", "2600::2", "fd10:1::1", "fd10:2::1"],
 ];
-const TARGETS: [&[&str]; 2] = [
+pub(super) const TARGETS: [&[&str]; 2] = [
     &["10.96.0.1", "10.96.0.2", "10.1.0.1", "10.1.0.2", "10.2.0.1", "192.0.2.1", "198.18.1.1"],
     &["fd96::1", "fd96::2", "fd10:1::1", "fd10:1::2", "fd10:2::1", "2001:db8::1", "fd5a:1::1"],
 ];
-const OWN: [&[&str]; 2] =
+pub(super) const OWN: [&[&str]; 2] =
     [&["192.0.2.1", "198.18.0.1", "198.18.1.1"], &["2001:db8::1", "fd5a:0::1", "fd5a:1::1"]];
-const ENDPOINTS: [&[&str]; 2] = [
+pub(super) const ENDPOINTS: [&[&str]; 2] = [
     &["10.1.0.1", "10.1.0.2", "10.2.0.1", "192.0.2.1", "203.0.113.9"],
     &["fd10:1::1", "fd10:1::2", "fd10:2::1", "2001:db8::1"],
 ];
-const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
+pub(super) const DPORTS: &[&str] = &["53", "80", "81", "443", "8080", "8081", "9000"];
+/// What stands in the place of ports is known of these only: of ICMP it is a checksum.
+pub(super) const PORTED: &str = "proto in { tcp , udp , sctp }";
 const PROTOS: &[&str] = &["tcp", "udp", "sctp", "icmp", "icmp6"];
 
 /// One table as it is made.
-struct Table {
+pub(super) struct Table {
     head: String,
     /// 0 for IPv4, 1 for IPv6.
-    family: usize,
+    pub(super) family: usize,
     inet: bool,
     rejects: bool,
     chains: Vec<String>,
@@ -67,10 +69,17 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
     // Linux takes connection tracking away some time after the last rule that needs it: always one.
     text.push_str("table inet tracked\nchain inet tracked c filter prerouting -400\n");
     text.push_str("rule inet tracked c ct.state & new != 0 counter\n");
-    // A reject's answer is a packet of the host's own, which the simulator of one host does not send:
-    // no rule may see it.
+    if chance.one_in(10) {
+        return text + &super::generate_rare::by_chance(&mut chance);
+    }
+    // Of six cases two ask xtables only, one both dialects.
+    let dialects = chance.below(6);
+    if dialects < 3 {
+        let _ = writeln!(text, "flavour {}", chance.pick(&["nft", "legacy"]));
+        text.push_str(&super::generate_xt::texts(&mut chance));
+    }
     let rejects = chance.one_in(3);
-    let tables = 1 + chance.below(3);
+    let tables = if dialects < 2 { 0 } else { 1 + chance.below(3) };
     for number in 0..tables {
         let table = table(&mut chance, number, rejects);
         table.iter().for_each(|line| text.push_str(&format!("{line}\n")));
@@ -78,14 +87,17 @@ pub(super) fn case(seed: u64, packets: usize) -> String {
             text.push_str("commit\n");
         }
     }
-    if chance.one_in(4) {
+    if tables > 0 && chance.one_in(4) {
         let error = chance.pick(&[
             "rule ip t0 nowhere accept",
-            "table ip exclusive-table\nelement ip t0 addresses 10.1.0.1",
+            "table exclusive ip t0\nchain ip t0 z",
             "delete-chain ip t0 c0",
             "delete-set ip t0 addresses",
             "chain ip t9 c0",
-            "element inet t0 verdicts 10.1.0.1 . tcp . 80 : jump nowhere",
+            "rule inet t0 c0 jump nowhere",
+            "chain inet t0 c0\nrule inet t0 c0 jump c0",
+            "set inet t0 portmarks port",
+            "table exclusive inet t0",
         ]);
         let _ = writeln!(text, "commit\n{error}\ncommit");
     }
@@ -131,7 +143,7 @@ fn send_all(chance: &mut Chance, packets: usize, text: &mut String) {
     }
 }
 
-fn bracket(address: &str, port: &str) -> String {
+pub(super) fn bracket(address: &str, port: &str) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
@@ -166,7 +178,7 @@ fn table(chance: &mut Chance, number: u64, rejects: bool) -> Vec<String> {
     let bases = 1 + chance.below(5);
     for n in 0..bases {
         let hooks = ["prerouting", "input", "forward", "output", "postrouting"];
-        let hook = chance.pick(if rejects { &hooks[..3] } else { &hooks });
+        let hook = chance.pick(&hooks);
         let nat = hook != "forward" && chance.one_in(2);
         let kind = if nat { "nat" } else { "filter" };
         let priority = match (nat, hook) {
@@ -185,15 +197,15 @@ fn table(chance: &mut Chance, number: u64, rejects: bool) -> Vec<String> {
 }
 
 impl Table {
-    fn line(&mut self, text: &str) {
+    pub(super) fn line(&mut self, text: &str) {
         self.lines.push(text.replacen("{}", &self.head, 1));
     }
 
-    fn address(&self) -> &'static str {
+    pub(super) fn address(&self) -> &'static str {
         ["ip4", "ip6"][self.family]
     }
 
-    fn field(&self, name: &str) -> String {
+    pub(super) fn field(&self, name: &str) -> String {
         format!("{name}{}", ["4", "6"][self.family])
     }
 
@@ -205,6 +217,7 @@ impl Table {
         self.line(&format!("set {{}} frontends {address} . proto . port interval"));
         self.line(&format!("set {{}} services {address} . proto . port : {address} . port"));
         self.line(&format!("set {{}} numbered {address} . num : {address}"));
+        self.rare_sets(chance);
         self.line("set {} portmarks port : mark");
         self.line(&format!("set {{}} seen {address} dynamic size 1000 timeout 60"));
         self.line(&format!("set {{}} verdicts {address} . proto . port : verdict"));
@@ -254,13 +267,19 @@ impl Table {
 
     fn rule(&self, chance: &mut Chance, place: &str) -> String {
         let mut rule = String::new();
-        if self.inet && !chance.one_in(4) {
-            rule = format!("nfproto == {} ", ["ipv4", "ipv6"][self.family]);
-        }
         for _ in 0..chance.below(3) {
-            rule = rule + &self.matching(chance) + " ";
+            let rare = chance.one_in(4);
+            let hook = place.split_once(' ').map_or("", |(_, hook)| hook);
+            let one = if rare { self.rare_match(chance, hook) } else { self.matching(chance) };
+            rule = rule + &one + " ";
         }
-        rule + &self.action(chance, place)
+        rule += &self.action(chance, place);
+        // As nft does it: what an address would be in a packet of the other family is a checksum.
+        let addressed = ["addr", "nat4", "nat6", "@"].iter().any(|word| rule.contains(word));
+        if self.inet && (addressed || chance.one_in(2)) {
+            rule = format!("nfproto == {} {rule}", ["ipv4", "ipv6"][self.family]);
+        }
+        rule
     }
 
     fn matching(&self, chance: &mut Chance) -> String {
@@ -272,11 +291,11 @@ impl Table {
             2 => format!("{saddr} {equal} {}", chance.pick(OUTSIDE[self.family])),
             3 => format!("proto {equal} {}", chance.pick(PROTOS)),
             4 => format!(
-                "dport {} {}",
+                "{PORTED} dport {} {}",
                 chance.pick(&["==", "!=", "<", ">=", "<=", ">"]),
                 chance.pick(DPORTS)
             ),
-            5 => format!("dport {} 80-443", chance.pick(&["range", "outside"])),
+            5 => format!("{PORTED} dport {} 80-443", chance.pick(&["range", "outside"])),
             6 => format!("{daddr} {} @addresses", chance.pick(&["in", "notin"])),
             7 => format!("{saddr} {} @ranges", chance.pick(&["in", "notin"])),
             8 => format!("{daddr} . proto . dport {} @frontends", chance.pick(&["in", "notin"])),
@@ -301,15 +320,15 @@ impl Table {
             15 => format!("orig.{daddr} {equal} {}", chance.pick(targets)),
             16 => format!("orig.dport {equal} {}", chance.pick(DPORTS)),
             17 => format!(
-                "dport in {{ {} , {} }}",
+                "{PORTED} dport in {{ {} , {} }}",
                 chance.pick(&["80", "81"]),
                 chance.pick(&["443", "8080-8083"])
             ),
             18 => format!("{saddr} {equal} {daddr_value}", daddr_value = chance.pick(targets)),
-            19 => format!("flags & 0x{:x} != 0", 1 << chance.below(5)),
+            19 => format!("proto == tcp flags & 0x{:x} != 0", 1 << chance.below(5)),
             20 => format!("ct.mark {equal} {}", chance.below(3)),
             21 => format!(
-                "{daddr} . dport in {{ {} . {} }}",
+                "{PORTED} {daddr} . dport in {{ {} . {} }}",
                 chance.pick(targets),
                 chance.pick(DPORTS)
             ),
@@ -323,6 +342,9 @@ impl Table {
         if kind == "nat" && !chance.one_in(4) {
             return self.nat(chance, hook);
         }
+        if chance.one_in(5) {
+            return self.rare_action(chance);
+        }
         let (saddr, daddr) = (self.field("saddr"), self.field("daddr"));
         match chance.below(20) {
             0 => "accept".to_owned(),
@@ -332,15 +354,19 @@ impl Table {
                 Some(chain) => format!("{} {chain}", chance.pick(&["jump", "goto"])),
                 None => "counter".to_owned(),
             },
-            5 if self.rejects => format!("reject icmp {}", [3, 4][self.family]),
-            6 if self.rejects => "proto == tcp reject reset".to_owned(),
-            7 if self.inet && self.rejects => format!("reject icmpx {}", chance.below(4)),
+            5 if self.rejects && hook != "postrouting" => {
+                format!("reject icmp {}", [3, 4][self.family])
+            }
+            6 if self.rejects && hook != "postrouting" => "proto == tcp reject reset".to_owned(),
+            7 if self.inet && self.rejects && hook != "postrouting" => {
+                format!("reject icmpx {}", chance.below(4))
+            }
             8 => format!("set mark {} {}", chance.pick(&["or", "and", "xor"]), chance.below(16)),
             9 => format!("set mark {}", chance.below(16)),
             10 => format!("set ct.mark {}", 1 + chance.below(3)),
             11 => "set ct.mark from mark".to_owned(),
             12 => "set mark from ct.mark".to_owned(),
-            13 => "set mark map dport @portmarks".to_owned(),
+            13 => format!("{PORTED} set mark map dport @portmarks"),
             14 => format!("update @seen {saddr} timeout 60"),
             15 => format!("{daddr} in @seen {}", chance.pick(&["drop", "accept", "set mark 2"])),
             16 | 17 if !hook.eq("any") => format!("{daddr} . proto . dport vmap @verdicts"),
@@ -363,6 +389,9 @@ impl Table {
             String::new()
         };
         let (daddr, ports) = (self.field("daddr"), "proto in { tcp , udp , sctp } ");
+        if chance.one_in(3) {
+            return guard + &self.rare_nat(chance, hook);
+        }
         guard
             + &match (hook, chance.below(8)) {
                 ("prerouting" | "output", 0) => format!("{dnat} {}", chance.pick(endpoints)),

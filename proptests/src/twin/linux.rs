@@ -11,11 +11,14 @@ use kube_proxy::kernel::real::Real;
 use sim::packet::{Packet, Transport, flags};
 
 use super::answer::{Answers, ends};
+use super::bell::Bell;
 use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
 use super::netlink::Netlink;
 use super::ruleset::Batches;
 use super::sockets::{Ear, Mouth, listen, silent_sockets};
+use super::spread::{FIRST_FLOW, Tally, nth};
+use super::tools::Flavour;
 use super::wire::{Heard, Numbers, build};
 use crate::lab::Namespace;
 
@@ -24,8 +27,8 @@ pub const PORTS: &[u16] = &[53, 80, 81, 82, 443, 8080, 8081, 8082, 8083, 9000];
 /// Source ports of packets, for the node's own: silent as well.
 pub const SOURCE_PORTS: std::ops::Range<u16> = 1024..1152;
 
-/// Whoever listens this long also waits for the kernel to settle between cases.
-const SETTLED: Duration = Duration::from_millis(10);
+/// The time in which the kernel takes away what the last case's tables needed.
+const SETTLED: Duration = Duration::from_millis(80);
 
 /// The first number of tags; what is below belongs to nobody.
 const FIRST_TAG: u32 = 0x2000;
@@ -68,12 +71,15 @@ pub struct Ground {
     netlink: Netlink,
     /// Opened by the first case that has words for it.
     kernel: Arc<Mutex<Option<Real>>>,
+    bell: Bell,
+    flavour: Flavour,
     _silent: Vec<socket2::Socket>,
 }
 
 impl Ground {
-    /// Lays it, with what a case adds.
-    pub fn new(case: &Case) -> Result<Ground, String> {
+    /// Lays it, with what a case adds, for rules of this flavour.
+    pub fn new(case: &Case, flavour: Flavour) -> Result<Ground, String> {
+        let mut bell = Bell::hang()?;
         let node = Namespace::new()?;
         let worlds = LINKS.iter().map(|_| Namespace::new()).collect::<Result<Vec<_>, _>>()?;
         node.sysctls(NODE_SYSCTLS)?;
@@ -110,21 +116,32 @@ impl Ground {
         let ports: Vec<u16> = PORTS.iter().copied().chain(SOURCE_PORTS).collect();
         let silent = node.run(move || silent_sockets(&ports))??;
         let netlink = node.run(Netlink::open)??;
+        super::ready::wait(&mut mouths, &ears, &mut bell)?;
         let kernel = Arc::default();
-        Ok(Ground { node, worlds, mouths, ears, netlink, kernel, _silent: silent })
+        Ok(Ground { node, worlds, mouths, ears, netlink, kernel, bell, flavour, _silent: silent })
     }
 
-    /// Runs a case. Of silence this long is believed that nothing more comes.
-    pub fn run(&mut self, case: &Case, silence: Duration) -> Result<Answers, String> {
-        if silence >= SETTLED {
-            // What the last case's tables needed is taken away by a worker of the kernel's.
-            std::thread::sleep(SETTLED * 8);
+    /// Runs a case here, or on ground of its own where it would leave something behind: addresses, sysctls,
+    /// tables of iptables.
+    pub fn for_case(&mut self, case: &Case, flavour: Flavour) -> Result<Answers, String> {
+        if !case.needs_own_ground() {
+            return self.run(case);
         }
+        Ground::new(case, flavour)?.run(case)
+    }
+
+    /// Waits until the kernel's worker has taken away what earlier cases needed.
+    pub fn settle(&self) {
+        std::thread::sleep(SETTLED);
+    }
+
+    /// Runs a case.
+    pub fn run(&mut self, case: &Case) -> Result<Answers, String> {
         let mut round =
             Round { batches: Batches::default(), out: BTreeMap::new(), pending: BTreeMap::new() };
         let mut answers =
             Answers { steps: vec![Vec::new(); case.steps.len()], ..Answers::default() };
-        let done = self.steps(case, silence, (&mut round, &mut answers));
+        let done = self.steps(case, (&mut round, &mut answers));
         let cleaned = self.clean(case);
         done.and(cleaned).map(|()| answers)
     }
@@ -132,14 +149,13 @@ impl Ground {
     fn steps(
         &mut self,
         case: &Case,
-        silence: Duration,
         (round, answers): (&mut Round, &mut Answers),
     ) -> Result<(), String> {
         for (index, step) in case.steps.iter().enumerate() {
             let follows = matches!(step, Step::Reply(..) | Step::Again(..));
             let collects = matches!(step, Step::Send { .. }) || follows && round.pending.is_empty();
             if !collects {
-                self.flush(round, answers, silence)?;
+                self.flush(round, answers)?;
             }
             match step {
                 Step::Batch(commands) => {
@@ -152,6 +168,12 @@ impl Ground {
                 }
                 Step::Word(line) => answers.steps[index] = vec![self.word(line)?],
                 Step::IpvsConnections => answers.steps[index] = vec![self.ipvs_connections()?],
+                Step::Text(tool, text) => {
+                    answers.steps[index] = vec![tool.real(&self.node, self.flavour, text)?];
+                }
+                Step::Spread { count, link, packet } => {
+                    answers.steps[index] = vec![self.spread(*count, (packet, link.as_deref()))?];
+                }
                 Step::Wait(seconds) => std::thread::sleep(Duration::from_secs(*seconds)),
                 Step::Forget => self.netlink.forget()?,
                 _ => match round.packet_of(case, index, step) {
@@ -160,7 +182,7 @@ impl Ground {
                 },
             }
         }
-        self.flush(round, answers, silence)?;
+        self.flush(round, answers)?;
         answers.entries = self.netlink.connections()?;
         Ok(())
     }
@@ -204,6 +226,40 @@ impl Ground {
     }
 
     fn send(&mut self, round: &mut Round, index: usize, mail: Mail) -> Result<(), String> {
+        self.mail(&mail)?;
+        round.pending.insert(mail.flow, (index, mail));
+        Ok(())
+    }
+
+    /// Counts the fates of so many packets, each from a port of its own.
+    fn spread(
+        &mut self,
+        count: usize,
+        (packet, link): (&Packet, Option<&str>),
+    ) -> Result<String, String> {
+        let mut sent = BTreeMap::new();
+        for n in 0..count {
+            let (flow, link) = (FIRST_FLOW + n, link.map(str::to_owned));
+            let mail = Mail { flow, back: false, packet: nth(packet, n), link };
+            self.mail(&mail)?;
+            sent.insert(flow, (mail.packet, (9, "nothing".to_owned())));
+        }
+        self.bell.wait()?;
+        for (ear, heard) in listen(&self.ears) {
+            let Some((packet, known)) = flow_of(&heard).and_then(|f| sent.get_mut(&f)) else {
+                continue;
+            };
+            let fate = fate(ear, &heard, packet);
+            if fate.0 < known.0 {
+                *known = fate;
+            }
+        }
+        let mut tally = Tally::default();
+        sent.values().for_each(|(_, (_, fate))| tally.add(fate, 1.0));
+        Ok(tally.text())
+    }
+
+    fn mail(&mut self, mail: &Mail) -> Result<(), String> {
         let bytes = build(&mail.packet, mail.numbers());
         let from = match &mail.link {
             None => 0,
@@ -212,23 +268,17 @@ impl Ground {
             }
         };
         let mouth = self.mouths.get_mut(from).ok_or("no such mouth")?;
-        mouth.send(mail.packet.dst, &bytes, if from == 0 { mail.packet.mark } else { 0 })?;
-        round.pending.insert(mail.flow, (index, mail));
-        Ok(())
+        mouth.send(mail.packet.dst, &bytes, if from == 0 { mail.packet.mark } else { 0 })
     }
 
     /// Listens, and says what became of all that was sent since.
-    fn flush(
-        &mut self,
-        round: &mut Round,
-        answers: &mut Answers,
-        silence: Duration,
-    ) -> Result<(), String> {
+    fn flush(&mut self, round: &mut Round, answers: &mut Answers) -> Result<(), String> {
         if round.pending.is_empty() {
             return Ok(());
         }
         let mut fates: BTreeMap<usize, (u8, String)> = BTreeMap::new();
-        for (ear, heard) in listen(&self.ears, silence)? {
+        self.bell.wait()?;
+        for (ear, heard) in listen(&self.ears) {
             let Some(flow) = flow_of(&heard) else { continue };
             let Some((index, mail)) = round.pending.get(&flow) else { continue };
             let fate = fate(ear, &heard, &mail.packet);

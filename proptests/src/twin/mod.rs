@@ -5,18 +5,24 @@
 //! Knows nothing of Kubernetes. Tests: `tests/recorded.rs`, `netlab kernel`, `netlab fuzz`.
 
 pub mod answer;
+mod bell;
 pub mod case;
 mod entry;
 pub mod field;
 pub mod fuzz;
 mod generate;
+mod generate_rare;
+mod generate_xt;
 mod ground;
 pub mod linux;
 mod netlink;
+mod ready;
 pub mod recorded;
 mod rule;
 pub mod ruleset;
 pub mod simulated;
 mod sockets;
+mod spread;
+pub mod tools;
 pub mod wire;
 mod word;

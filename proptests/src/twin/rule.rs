@@ -93,14 +93,46 @@ impl Encoder<'_> {
     fn fields(&mut self, words: &mut Words<'_>, from: usize) -> Result<Vec<Kind>, String> {
         let (mut kinds, mut word) = (Vec::new(), from);
         loop {
-            let (name, body, kind) = load(words.need("a field")?, word)?;
-            self.expression(name, &body);
+            let name = words.need("a field")?;
+            let kind = match name.strip_prefix("jhash/") {
+                Some(numbers) => self.hash(numbers, words, word)?,
+                None => {
+                    let (name, body, kind) = load(name, word)?;
+                    self.expression(name, &body);
+                    kind
+                }
+            };
             word += kind.length().div_ceil(4);
             kinds.push(kind);
             if !words.take(".") {
                 return Ok(kinds);
             }
         }
+    }
+
+    /// `jhash/PARTS/SEED ( FIELDS )`.
+    fn hash(&mut self, numbers: &str, words: &mut Words<'_>, to: usize) -> Result<Kind, String> {
+        let (parts, seed) = numbers.split_once('/').ok_or("jhash/PARTS/SEED expected")?;
+        let (parts, seed) = (number(parts)?, number(seed)?);
+        if !words.take("(") {
+            return Err("( expected".to_owned());
+        }
+        let kinds = self.fields(words, 8)?;
+        if !words.take(")") {
+            return Err(") expected".to_owned());
+        }
+        let length = match &kinds[..] {
+            [one] => one.length(),
+            several => several.iter().map(|k| k.length().next_multiple_of(4)).sum(),
+        };
+        self.build("hash", |w| {
+            w.be32(1, register(8));
+            w.be32(2, register(to));
+            w.be32(3, length as u32);
+            w.be32(4, parts);
+            w.be32(5, seed);
+        });
+        Ok(Kind::Host)
     }
 
     fn matching(&mut self, words: &mut Words<'_>) -> Result<(), String> {

@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kube_proxy::kernel::simulated::Simulated;
-use sim::packet::{Packet, protocol};
-use sim::{Connection, Fate, Host, LOOPBACK, RejectWith};
+use sim::packet::{Packet, Transport, flags, protocol};
+use sim::{Connection, Fate, Host, Journey, LOOPBACK, RejectWith};
 
 use super::answer::{Answers, ends};
 use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
+use super::linux::{PORTS, SOURCE_PORTS};
 use super::ruleset::Batches;
+use super::spread::{Tally, nth};
+use super::tools::Said;
 
 /// What a case comes to on the simulator.
 #[derive(Debug)]
@@ -66,7 +69,6 @@ struct World {
     out: BTreeMap<usize, (Packet, Option<String>)>,
     answers: Answers,
     chance: bool,
-    strict: bool,
 }
 
 impl World {
@@ -83,8 +85,7 @@ impl World {
             batches: Batches::default(),
             out: BTreeMap::new(),
             answers: Answers::default(),
-            chance: text.contains("numgen.random"),
-            strict: !text.contains(" output ") && !text.contains(" postrouting "),
+            chance: ["numgen.random", "--mode random"].iter().any(|word| text.contains(word)),
         };
         for line in
             ADDRESSES.iter().chain(ROUTES).map(|l| (*l).to_owned()).chain(case.ground.clone())
@@ -123,6 +124,16 @@ impl World {
             Step::Batch(commands) => self.batch(commands),
             Step::Word(line) => self.word(line),
             Step::IpvsConnections => Ok(vec![self.ipvs_connections()]),
+            Step::Text(tool, text) => match tool.simulated(&mut self.host, text) {
+                Said::Taken => Ok(vec!["taken".to_owned()]),
+                Said::Refused => Ok(vec!["refused".to_owned()]),
+                Said::Unmodelled(what) => Err(Stop::Unmodelled(what)),
+            },
+            Step::Spread { count, link, packet } => {
+                let wrong = || Stop::Broken("no such link".to_owned());
+                let packet = self.on(packet.clone(), link.as_deref()).ok_or_else(wrong)?;
+                Ok(vec![self.spread(*count, &packet)])
+            }
             Step::Wait(seconds) => {
                 self.host.advance(Duration::from_secs(*seconds));
                 Ok(Vec::new())
@@ -193,10 +204,29 @@ impl World {
             }
             _ => return None,
         };
+        self.on(packet, link.as_deref())
+    }
+
+    /// The packet as it arrives on a link, or is sent by the node itself.
+    fn on(&self, packet: Packet, link: Option<&str>) -> Option<Packet> {
         match link {
-            Some(name) => self.links.get(&name).map(|link| packet.arriving(*link)),
+            Some(name) => self.links.get(name).map(|link| packet.arriving(*link)),
             None => Some(packet.sent_here()),
         }
+    }
+
+    /// How often each fate is to be expected.
+    fn spread(&mut self, count: usize, packet: &Packet) -> String {
+        let mut tally = Tally::default();
+        for n in 0..count {
+            let packet = nth(packet, n);
+            for (probability, outcome) in self.host.outcomes(&packet) {
+                tally.add(&self.fate(&packet, &outcome), probability.as_f64());
+            }
+            self.host.fate(&packet);
+            self.answers.chance.insert(format!(" {} ", ends(&packet)));
+        }
+        tally.text()
     }
 
     fn send(&mut self, index: usize, packet: &Packet) -> Vec<String> {
@@ -208,8 +238,14 @@ impl World {
             fates.sort();
             fates.dedup();
         }
-        let outcome = self.host.fate(packet);
-        let fate = self.fate(packet, &outcome);
+        let (journey, answer) = self.host.send_and_answer(packet);
+        let outcome = journey.outcome;
+        let fate = match answer {
+            Some(answer) => answered(&answer),
+            None => Some(self.fate(packet, &outcome))
+                .filter(|fate| !fate.ends_with('?'))
+                .unwrap_or("nothing".to_owned()),
+        };
         if fates.len() > 1 {
             self.answers.chance.insert(format!(" {} ", ends(packet)));
             return fates;
@@ -221,8 +257,21 @@ impl World {
             Fate::Delivered => None,
             _ => return vec![fate],
         };
+        if link.is_none() {
+            self.refuse(&outcome.packet);
+        }
         self.out.insert(index, (outcome.packet, link));
         vec![fate]
+    }
+
+    /// Nobody listens on a port that chance has chosen: TCP itself resets the connection.
+    fn refuse(&mut self, delivered: &Packet) {
+        let port = delivered.dport();
+        if resettable(delivered) && !PORTS.contains(&port) && !SOURCE_PORTS.contains(&port) {
+            let mut reset = delivered.answer().sent_here();
+            set_flags(&mut reset, flags::RST);
+            self.host.fate(&reset);
+        }
     }
 
     fn fate(&self, sent: &Packet, outcome: &sim::Outcome) -> String {
@@ -248,7 +297,18 @@ impl World {
             Fate::Unmodelled(_) => return "*".to_owned(),
             _ => return "nothing".to_owned(),
         };
-        if self.strict && !local { answer } else { answer + "?" }
+        answer + "?"
+    }
+}
+
+/// What is heard of an answer of the node's own.
+fn answered(answer: &Journey) -> String {
+    let heard = matches!(answer.outcome.fate, Fate::Delivered | Fate::Sent(_) | Fate::Forwarded(_));
+    match &answer.packet.transport {
+        _ if matches!(answer.outcome.fate, Fate::Unmodelled(_)) => "*".to_owned(),
+        Transport::Icmp { kind, code, .. } if heard => format!("icmp {kind}/{code}"),
+        Transport::Tcp { .. } if heard => "reset".to_owned(),
+        _ => "nothing".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -104,6 +104,20 @@ impl Ear {
         }
     }
 
+    /// The next packet, if one comes in time.
+    pub(super) fn wait(&self, most: Duration) -> Result<Option<Heard>, String> {
+        let mut bytes = [0; 2048];
+        if let Some(heard) = self.hear(&mut bytes) {
+            return Ok(heard);
+        }
+        let mut fds = [PollFd::new(self.fd().as_fd(), PollFlags::POLLIN)];
+        let most = PollTimeout::try_from(most.as_millis()).unwrap_or(PollTimeout::NONE);
+        match poll(&mut fds, most) {
+            Ok(_) | Err(Errno::EINTR) => Ok(self.hear(&mut bytes).flatten()),
+            Err(e) => Err(format!("poll: {e}")),
+        }
+    }
+
     /// One packet: nothing when there is none, an empty option inside if it cannot be read.
     fn hear(&self, bytes: &mut [u8]) -> Option<Option<Heard>> {
         match self {
@@ -138,33 +152,16 @@ impl Ear {
     }
 }
 
-/// Everything heard until nothing new was for `silence`, with the number of the ear.
-pub(super) fn listen(ears: &[Ear], silence: Duration) -> Result<Vec<(usize, Heard)>, String> {
+/// Everything that was heard, with the number of the ear.
+pub(super) fn listen(ears: &[Ear]) -> Vec<(usize, Heard)> {
     let mut found = Vec::new();
     let mut bytes = [0; 2048];
-    let last = Instant::now() + silence * 20;
-    loop {
-        let mut fresh = false;
-        for (number, ear) in ears.iter().enumerate() {
-            while let Some(heard) = ear.hear(&mut bytes) {
-                if let Some(heard) = heard {
-                    fresh = true;
-                    found.push((number, heard));
-                }
-            }
-        }
-        if Instant::now() > last {
-            return Ok(found);
-        }
-        let mut fds: Vec<PollFd> =
-            ears.iter().map(|e| PollFd::new(e.fd().as_fd(), PollFlags::POLLIN)).collect();
-        let most = PollTimeout::try_from(silence.as_millis().max(1)).unwrap_or(PollTimeout::ZERO);
-        match poll(&mut fds, most) {
-            Ok(0) if !fresh => return Ok(found),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(format!("poll: {e}")),
+    for (number, ear) in ears.iter().enumerate() {
+        while let Some(heard) = ear.hear(&mut bytes) {
+            found.extend(heard.map(|heard| (number, heard)));
         }
     }
+    found
 }
 
 /// Sockets on these ports that take everything and answer nothing: a filter drops it behind the

@@ -3,11 +3,13 @@
 //! Tests: tests/conntrack.rs.
 
 mod adopt;
+mod connection;
 pub(crate) mod nat;
 mod state;
 mod timers;
 mod tuple;
 
+pub use connection::{Connection, status};
 use state::History;
 pub use state::State;
 pub(crate) use state::{SECOND, Verdict};
@@ -19,69 +21,6 @@ use crate::packet::{Packet, Transport, flags, protocol};
 use crate::sysctls::Sysctls;
 use std::fmt;
 use std::time::Duration;
-
-/// Status bits of a connection (linux/netfilter/nf_conntrack_common.h).
-pub mod status {
-    /// A packet of the reply direction was seen.
-    pub const SEEN_REPLY: u32 = 1 << 1;
-    /// Never dropped early.
-    pub const ASSURED: u32 = 1 << 2;
-    /// The first packet has left the host.
-    pub const CONFIRMED: u32 = 1 << 3;
-    /// The source is translated.
-    pub const SRC_NAT: u32 = 1 << 4;
-    /// The destination is translated.
-    pub const DST_NAT: u32 = 1 << 5;
-    /// The source's translation is decided.
-    pub const SRC_NAT_DONE: u32 = 1 << 7;
-    /// The destination's translation is decided.
-    pub const DST_NAT_DONE: u32 = 1 << 8;
-    /// Removed from the table.
-    pub const DYING: u32 = 1 << 9;
-}
-
-/// A connection, as read from outside.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Connection {
-    /// The direction of the first packet.
-    pub original: Tuple,
-    /// The direction of the answers.
-    pub reply: Tuple,
-    /// Bits of [`status`].
-    pub status: u32,
-    /// The connection's mark.
-    pub mark: u32,
-    /// Protocol state.
-    pub state: State,
-    /// How long it lives if no packet comes.
-    pub timeout: Duration,
-}
-
-impl fmt::Display for Connection {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "{} {} {}s {} {}",
-            self.original.protocol,
-            self.state.name(),
-            self.timeout.as_secs(),
-            self.original,
-            self.reply
-        )?;
-        let named = [
-            (status::ASSURED, " [ASSURED]"),
-            (status::SRC_NAT, " snat"),
-            (status::DST_NAT, " dnat"),
-        ];
-        if self.status & status::SEEN_REPLY == 0 {
-            out.write_str(" [UNREPLIED]")?;
-        }
-        named
-            .iter()
-            .filter(|(bit, _)| self.status & bit != 0)
-            .try_for_each(|(_, text)| out.write_str(text))
-    }
-}
 
 /// A connection in the table.
 #[derive(Clone, Debug)]
@@ -225,11 +164,18 @@ impl Tracker {
             return self.open(packet, tuple, now, sysctls);
         };
         let Some(conn) = self.get(id) else { return Admission::Invalid };
-        let outside = packet.out_of_window && packet.protocol() == protocol::TCP;
         let history = conn.history;
+        let outside = packet.out_of_window && packet.protocol() == protocol::TCP
+            || history.premature(packet, reply);
         let verdict = match history.fits(packet, reply) {
             true => conn.state.after(packet, reply, &sysctls.timers),
             false => Verdict::Invalid,
+        };
+        let verdict = match verdict {
+            Verdict::Ignore if history.in_step(packet, reply) => {
+                Verdict::Move(State::SynRecv, sysctls.timers.tcp(State::SynRecv))
+            }
+            other => other,
         };
         match verdict {
             Verdict::Invalid => return Admission::Invalid,
@@ -247,6 +193,9 @@ impl Tracker {
             }
         }
         let Some(conn) = self.get_mut(id) else { return Admission::Invalid };
+        if matches!(verdict, Verdict::Move(..)) {
+            conn.history.moved(reply);
+        }
         conn.history.note(packet, reply, conn.state);
         let seen = conn.has(status::SEEN_REPLY);
         let standing = if reply || seen { Standing::Established } else { Standing::New };
@@ -295,14 +244,24 @@ impl Tracker {
         self.next_expiry = self.next_expiry.min(now + timeout);
     }
 
+    /// A connection in the table counts as closed, since a reset was sent in its name.
+    pub(crate) fn close(&mut self, id: u32, now: u64, timers: &Timers) {
+        let timeout = timers.tcp(State::Close);
+        let Some(conn) = self.get_mut(id).filter(|conn| conn.has(status::CONFIRMED)) else {
+            return;
+        };
+        if std::mem::replace(&mut conn.state, State::Close) != State::Close {
+            conn.expires = now + timeout;
+            self.next_expiry = self.next_expiry.min(now + timeout);
+        }
+    }
+
     fn open(&mut self, packet: &Packet, tuple: Tuple, now: u64, sysctls: &Sysctls) -> Admission {
         let opening = State::opening(packet, sysctls.nf_conntrack_tcp_loose, &sysctls.timers);
         let Some((state, timeout)) = opening else { return Admission::Invalid };
         if sysctls.nf_conntrack_max != 0 && self.len() >= sysctls.nf_conntrack_max {
             return Admission::Full;
         }
-        let mut history = History::default();
-        history.note(packet, false, state);
         let conn = Conn {
             original: tuple,
             reply: tuple.inverse(),
@@ -313,7 +272,7 @@ impl Tracker {
             opened: now,
             masquerade_link: None,
             bound: 0,
-            history,
+            history: History::begun(packet, state),
         };
         let id = self.free.pop().unwrap_or(self.slots.len() as u32);
         self.remember(id);

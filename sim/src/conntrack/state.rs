@@ -52,8 +52,12 @@ pub enum State {
 pub(crate) struct History {
     /// TCP: an end closed in good order (IP_CT_TCP_FLAG_CLOSE_INIT).
     closing: bool,
-    /// TCP: the last packet was a reset; was it of the reply direction?
-    last_reset: Option<bool>,
+    /// TCP: the kind of the last packet that was taken, and whether it was of the reply direction.
+    last: Option<(Segment, bool)>,
+    /// TCP: it was opened by a SYN, so that what either end may acknowledge is known.
+    opened: bool,
+    /// TCP: a packet of the other end moved the state, so that what it sent is known.
+    answered: bool,
     /// SCTP: the tag the opener must use was seen; before that only few chunks of it fit.
     tagged: bool,
 }
@@ -61,7 +65,7 @@ pub(crate) struct History {
 impl History {
     /// May a SYN open the connection anew? Only after a good end, or after a reset by the same end.
     pub(crate) fn reopens(self, reply: bool) -> bool {
-        self.closing || self.last_reset == Some(reply)
+        self.closing || self.last == Some((Segment::Rst, reply))
     }
 
     /// Does an SCTP packet's tag fit? (Senders are taken to be honest: they use the tag as soon as there is one.)
@@ -72,12 +76,39 @@ impl History {
         }
     }
 
+    /// TCP: does it acknowledge what the other end never sent? (tcp_in_window; elsewhere the state alone says so.)
+    pub(crate) fn premature(self, packet: &Packet, reply: bool) -> bool {
+        let Transport::Tcp { flags: bits, .. } = packet.transport else { return false };
+        let answered = reply || self.answered || !self.opened;
+        !answered && bits & (flags::ACK | flags::RST) == flags::ACK
+    }
+
+    /// Does it answer a SYN that was ignored? Then both ends are in step, and the table was not
+    /// (TCP_CONNTRACK_IGNORE in nf_conntrack_tcp_packet; it must acknowledge just that SYN).
+    pub(crate) fn in_step(self, packet: &Packet, reply: bool) -> bool {
+        let Transport::Tcp { flags: bits, .. } = packet.transport else { return false };
+        let answers = Segment::of(bits) == Some(Segment::SynAck) && !packet.out_of_window;
+        answers && self.last == Some((Segment::Syn, !reply))
+    }
+
+    /// A packet moved the state.
+    pub(crate) fn moved(&mut self, reply: bool) {
+        self.answered |= reply;
+    }
+
+    /// What the first packet of a connection tells.
+    pub(crate) fn begun(packet: &Packet, state: State) -> History {
+        let mut history = History { opened: state == SynSent, ..History::default() };
+        history.note(packet, false, state);
+        history
+    }
+
     /// The packet was taken, and the connection is in this state now.
     pub(crate) fn note(&mut self, packet: &Packet, reply: bool, now: State) {
         match packet.transport {
             Transport::Tcp { flags: bits, .. } => {
                 self.closing |= now == FinWait;
-                self.last_reset = (bits & flags::RST != 0).then_some(reply);
+                self.last = Segment::of(bits).map(|segment| (segment, reply));
             }
             Transport::Sctp { chunk: 1 | 2, .. } => self.tagged |= reply,
             Transport::Sctp { chunk: 4 | 5, .. } => self.tagged |= !reply,

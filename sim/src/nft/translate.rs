@@ -68,8 +68,7 @@ pub(super) fn bind<S: Sink>(
 /// The address masquerade and redirect take from the links.
 pub(crate) fn chosen<S>(kind: NatKind, env: &Env<'_, S>, skb: &Skb) -> Option<IpAddr> {
     if kind == NatKind::Masquerade {
-        let hop = skb.out?;
-        return env.net.address_towards(hop.link, hop.next);
+        return env.net.address_towards(skb.out?, skb.packet.dst);
     }
     let ipv6 = skb.packet.dst.is_ipv6();
     if env.hook == Hook::Output {

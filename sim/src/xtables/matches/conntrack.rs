@@ -218,8 +218,12 @@ impl Conntrack {
         else {
             return self.states.is_some();
         };
-        let left =
-            u32::try_from(conn.expires.saturating_sub(look.env.now) / SECOND).unwrap_or(u32::MAX);
+        // Until it is confirmed its timeout counts from the machine's start, and is over (nf_ct_expires).
+        let left = match conn.has(status::CONFIRMED) {
+            true => conn.expires.saturating_sub(look.env.now) / SECOND,
+            false => 0,
+        };
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
         self.reply.is_none_or(|reply| reply == ct.reply)
             && self.protocol.is_none_or(|(not, number)| (conn.original.protocol == number) != not)
             && self.fits_ends(conn)

@@ -1,0 +1,4 @@
+//! `fuzz::config` on bytes that libFuzzer chooses.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::config(bytes));

@@ -1,0 +1,4 @@
+//! `fuzz::ipset` on bytes that libFuzzer chooses.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::ipset(bytes));

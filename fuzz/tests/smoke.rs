@@ -1,0 +1,71 @@
+//! Each target on its seeds and on what chance makes of them: bytes changed, left out, doubled, put together from two.
+//! The same seed makes the same inputs; a panic names it. `SMOKE=N` tries N inputs of each seed instead of 60.
+
+use std::path::Path;
+
+/// Chance (splitmix64).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) % most.max(1) as u64) as usize
+    }
+}
+
+/// Numbers at the edge of something.
+const EDGES: [u8; 8] = [0, 1, 4, 0x7f, 0x80, 0xff, b'\n', b' '];
+
+fn changed(seed: &[u8], other: &[u8], chance: &mut Chance) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..1 + chance.below(4) {
+        let at = chance.below(bytes.len() + 1);
+        let to = (at + 1 + chance.below(32)).min(bytes.len());
+        match chance.below(7) {
+            0 if at < bytes.len() => bytes[at] = EDGES[chance.below(EDGES.len())],
+            1 if at < bytes.len() => bytes[at] ^= 1 << chance.below(8),
+            2 => drop(bytes.drain(at..to)),
+            3 => {
+                let part = bytes[at..to].to_vec();
+                bytes.splice(at..at, part);
+            }
+            4 => bytes.truncate(at),
+            5 => {
+                let from = chance.below(other.len());
+                let part = &other[from..(from + 1 + chance.below(64)).min(other.len())];
+                bytes.splice(at..at, part.iter().copied());
+            }
+            _ => bytes.insert(at, EDGES[chance.below(EDGES.len())]),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn seeds_and_what_chance_makes_of_them_do_no_harm() {
+    let each: usize = std::env::var("SMOKE").map_or(60, |n| n.parse().expect("SMOKE=NUMBER"));
+    for (name, target) in fuzz::TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+        let mut files: Vec<_> = std::fs::read_dir(&folder)
+            .expect("each target has seeds")
+            .map(|entry| entry.expect("a readable folder").path())
+            .collect();
+        files.sort();
+        assert!(files.len() >= 3, "{name} has {} seeds", files.len());
+        let seeds: Vec<Vec<u8>> =
+            files.iter().map(|file| std::fs::read(file).expect("a readable seed")).collect();
+        let mut chance = Chance(7);
+        for (file, seed) in files.iter().zip(&seeds) {
+            target(seed);
+            for number in 0..each {
+                let input = changed(seed, &seeds[chance.below(seeds.len())], &mut chance);
+                let told = std::panic::catch_unwind(|| target(&input));
+                assert!(told.is_ok(), "{name}, input {number} of {}: {input:?}", file.display());
+            }
+        }
+        println!("{name}: {} seeds, {} inputs", seeds.len(), seeds.len() * (each + 1));
+    }
+}
