@@ -14,11 +14,11 @@ const NETS: [&[&str]; 2] = [
     &["10.1.0.0/16", "203.0.113.0/30", "10.96.0.0/12", "192.0.2.1/32", "0.0.0.0/0"],
     &["fd10:1::/32", "2600::/126", "fd96::/16", "2001:db8::1/128", "::/0"],
 ];
-/// What no tool takes, whole, after the others.
+/// What no tool takes, whole, after the others. (`-I`: of what no packet reaches the legacy tool takes more.)
 const WRONG: &[&str] = &[
     "*filter\n-A FORWARD -j NOWHERE\nCOMMIT",
-    "*filter\n:C0 - [0:0]\n-A C0 -j C0\n-A FORWARD -j C0\nCOMMIT",
-    "*nat\n:X0 - [0:0]\n-A X0 -j MASQUERADE\n-A PREROUTING -j X0\nCOMMIT",
+    "*filter\n:C0 - [0:0]\n-A C0 -j C0\n-I FORWARD -j C0\nCOMMIT",
+    "*nat\n:X0 - [0:0]\n-A X0 -j MASQUERADE\n-I PREROUTING -j X0\nCOMMIT",
     "*filter\n-A FORWARD -m tcp --dport 80 -j ACCEPT\nCOMMIT",
     "*filter\n-A FORWARD -m set --match-set none dst -j DROP\nCOMMIT",
     "*mangle\n-A FORWARD -j REJECT\nCOMMIT",
@@ -41,7 +41,7 @@ struct Place<'a> {
 /// The lines of one or more texts.
 pub(super) fn texts(chance: &mut Chance) -> String {
     let mut out = sets(chance);
-    for family in 0..2 {
+    for (family, tool) in TOOLS.iter().enumerate() {
         if family == 1 && !chance.one_in(2) {
             continue;
         }
@@ -49,7 +49,7 @@ pub(super) fn texts(chance: &mut Chance) -> String {
             let often = if matches!(*table, "nat" | "filter") { 3 } else { 1 };
             if chance.below(4) < often {
                 let text = table_text(chance, (table, hooks), family);
-                prefixed(&mut out, TOOLS[family], &text);
+                prefixed(&mut out, tool, &text);
             }
         }
     }

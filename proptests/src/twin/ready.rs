@@ -11,7 +11,7 @@ use super::ground::LINKS;
 use super::sockets::{Ear, Mouth, listen};
 use super::wire::{Numbers, build};
 
-const LOST: Duration = Duration::from_secs(10);
+const LOST: Duration = Duration::from_secs(60);
 /// Below the tags of cases.
 const TAG: u32 = 7;
 

@@ -1,9 +1,10 @@
 //! What the real kernel answered to the cases of a file, with its version: written by
 //! `netlab kernel --record`, read by `tests/recorded.rs`. Tests: there.
 
-use super::answer::{Answers, Ports, differences};
-use super::case::Case;
+use super::answer::{Answers, Ports, differences, ends};
+use super::case::{Case, Step};
 use super::simulated::{self, Run};
+use super::spread::nth;
 
 /// Answers as text: each case's name, then a line for each step that said something, then entries.
 pub fn print(answers: &[(String, Answers)]) -> String {
@@ -21,9 +22,23 @@ pub fn print(answers: &[(String, Answers)]) -> String {
 /// The same answers, with `*` for ports of chance.
 pub fn blurred(case: &Case, answers: Answers) -> Answers {
     let ports = Ports::of(&case.text);
+    let mut answers = answers;
+    // How the packets of a spread went is counted; each by itself is chance.
+    let spread = spread_ends(case);
+    answers.entries.retain(|entry| !spread.iter().any(|ends| entry.contains(ends)));
     let blur = |list: Vec<String>| list.iter().map(|said| ports.blur(said)).collect();
     let steps = answers.steps.into_iter().map(blur).collect();
     Answers { steps, entries: blur(answers.entries), chance: answers.chance }
+}
+
+fn spread_ends(case: &Case) -> Vec<String> {
+    let of = |step: &Step| match step {
+        Step::Spread { count, packet, .. } => {
+            (0..*count).map(|n| format!(" {} ", ends(&nth(packet, n)))).collect()
+        }
+        _ => Vec::new(),
+    };
+    case.steps.iter().flat_map(of).collect()
 }
 
 /// Reads them back.

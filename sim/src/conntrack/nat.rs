@@ -106,7 +106,8 @@ impl Tracker {
         let mut tuple = current;
         if let Some((first, last)) = range.addresses {
             let end = if manip == Manip::Source { &mut tuple.src } else { &mut tuple.dst };
-            *end = pick(first, last, &current, range.flags & range_flags::PERSISTENT != 0);
+            let persistent = range.flags & range_flags::PERSISTENT != 0;
+            *end = pick((first, last), &current, (manip, persistent));
         }
         if !random {
             let free = || !self.taken(&tuple.inverse(), id, now);
@@ -227,7 +228,11 @@ fn in_ports(tuple: &Tuple, manip: Manip, ports: (u16, u16)) -> bool {
 
 /// An address of the range: the only one, or one that follows from the connection's ends (find_best_ips_proto).
 /// With `persistent` it follows from the source alone.
-fn pick(first: IpAddr, last: IpAddr, tuple: &Tuple, persistent: bool) -> IpAddr {
+fn pick(
+    (first, last): (IpAddr, IpAddr),
+    tuple: &Tuple,
+    (manip, persistent): (Manip, bool),
+) -> IpAddr {
     let words = |address: IpAddr| -> [u8; 16] {
         match address {
             IpAddr::V4(v4) => {
@@ -258,7 +263,9 @@ fn pick(first: IpAddr, last: IpAddr, tuple: &Tuple, persistent: bool) -> IpAddr 
         chosen[at * 4..at * 4 + 4].copy_from_slice(&here.to_be_bytes());
         full |= here != to;
         if !persistent {
-            hash ^= u32::from_ne_bytes(word(&words(tuple.dst), at));
+            // Linux chooses in place: of a destination, this word is the chosen one already.
+            let dest = if manip == Manip::Destination { chosen } else { words(tuple.dst) };
+            hash ^= u32::from_ne_bytes(word(&dest, at));
         }
     }
     match first {
