@@ -3,7 +3,9 @@
 //! Tests: with `echo`.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -68,10 +70,31 @@ fn outcome_of(line: &str, own: SocketAddr) -> Outcome {
 fn socket(kind: Type, source: Option<IpAddr>, to: SocketAddr) -> io::Result<Socket> {
     let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
     let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
-    if let Some(source) = source {
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+    let any =
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = source.unwrap_or(any);
+    // Some ports are taken; as many in a row are not.
+    let mut bound = Ok(());
+    for _ in 0..TRIES {
+        bound = socket.bind(&SocketAddr::new(source, next_port()).into());
+        if !matches!(&bound, Err(e) if e.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
     }
-    Ok(socket)
+    bound.map(|()| socket)
+}
+
+/// Ports that clients use, and how many are tried for one of them.
+const PORTS: Range<u32> = 32_768..61_000;
+const TRIES: usize = 100;
+
+/// The kernel would give a client a port that another one has just let go of, by chance. Its peer or
+/// connection tracking may still know that one's connection, and what comes of it is no fault of
+/// rules. So all clients of the lab use all ports in turn.
+fn next_port() -> u16 {
+    static USED: AtomicU32 = AtomicU32::new(0);
+    let offset = USED.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    (PORTS.start + offset) as u16
 }
 
 /// A connection that is kept, one question and answer at a time.

@@ -112,6 +112,11 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
 fn init(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
     let mut kernel = open_kernel(settings)?;
+    if settings.mode == Mode::Iptables {
+        let options = resolve(Arc::new(settings.clone()), Vec::new())(None);
+        sync::allow_localhost_node_ports(&mut *kernel, &options)
+            .map_err(|e| Failure::new(format_args!("--init-only: {e}")))?;
+    }
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     let lines: Vec<String> = unset.iter().map(ToString::to_string).collect();
     if lines.is_empty() {
@@ -129,6 +134,15 @@ fn start_logging(settings: &Settings) -> Option<Handle> {
 
 fn run(settings: Settings) -> Result<(), Failure> {
     let logging = start_logging(&settings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format_args!("cannot start: {e}")))?;
+    // Before anything that takes time, as iptables' tools do: who is told to end ends well.
+    let signalled = {
+        let _within = runtime.enter();
+        signals()?
+    };
     let mut kernel = open_kernel(&settings)?;
     let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
@@ -137,11 +151,7 @@ fn run(settings: Settings) -> Result<(), Failure> {
     set_oom_score(settings.oom_score_adj);
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     unset.iter().for_each(|unset| tracing::warn!("{unset}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::new(format_args!("cannot start: {e}")))?;
-    runtime.block_on(live(Arc::new(settings), logging, (kernel, families)))
+    runtime.block_on(live(Arc::new(settings), logging, (kernel, families), signalled))
 }
 
 fn set_oom_score(score: i32) {
@@ -155,8 +165,8 @@ async fn live(
     settings: Arc<Settings>,
     logging: Option<Handle>,
     (mut kernel, families): (AnyKernel, Vec<Family>),
+    signalled: impl Future<Output = &'static str>,
 ) -> Result<(), Failure> {
-    let signalled = signals()?;
     let farewell = FAREWELL + draining(&settings);
     let (requests, asked) = mpsc::channel(REQUESTS);
     let sources = sources(&settings, logging.clone(), (&families, &requests));

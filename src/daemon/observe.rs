@@ -80,6 +80,10 @@ impl Witness {
         let triggers: Vec<_> = proxy.tracker().take_all_trigger_times();
         self.metrics.programmed(&triggers, wall);
         if let Ok(report) = &ended.outcome {
+            self.metrics.lock_waited(report.waited);
+            for (of, (all, written)) in &report.rules {
+                self.metrics.rules(*of, *all, *written);
+            }
             tracing::info!(
                 services = report.services,
                 transactions = report.transactions,

@@ -8,7 +8,7 @@ use super::Report;
 use crate::backend::Options;
 use crate::backend::program::Frontend;
 use crate::backend::ruleset::Ruleset;
-use crate::kernel::drift::Touched;
+use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{Error, Kernel};
 use crate::model::{Family, Mode, Notice};
 
@@ -41,6 +41,12 @@ pub(super) trait Driver: std::fmt::Debug + Send {
     /// Whether a change that somebody else made is in what this mode wrote, so that it has to be
     /// put right. Facilities that tell nobody are only looked at now and then, by `look`.
     fn minds(&self, change: &Touched) -> bool;
+
+    /// Whether what somebody else did may be in what this mode wrote, which only a close `look` can
+    /// tell: the next one must be one.
+    fn suspects(&mut self, _foreign: &Foreign) -> bool {
+        false
+    }
 
     /// Brings the kernel to what is wanted. After an error the caller distrusts it.
     fn bring(

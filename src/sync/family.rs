@@ -26,6 +26,8 @@ pub(super) struct FamilySync {
     /// Whether somebody else changed what was written, and it was not put right yet.
     drifted: bool,
     drifts: u64,
+    /// Who may have changed what was written; to be looked at.
+    suspect: Option<String>,
     driver: Box<dyn Driver>,
 }
 
@@ -38,6 +40,7 @@ impl FamilySync {
             behind: true,
             drifted: false,
             drifts: 0,
+            suspect: None,
             driver: driver(mode, family),
         }
     }
@@ -70,11 +73,13 @@ impl FamilySync {
 
     /// Sees whether what was written is still there.
     pub(super) fn look(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        let suspect = self.suspect.take();
         if self.driver.is_unknown() {
             return Ok(());
         }
         if let Some(wrong) = self.driver.look(kernel)? {
-            tracing::warn!("{} {wrong}; it is put right", self.family);
+            let by = suspect.map(|who| format!(" after a change by {who}")).unwrap_or_default();
+            tracing::warn!("{} {wrong}{by}; it is put right", self.family);
             self.drifted = true;
             self.drifts += 1;
             self.distrust();
@@ -84,13 +89,16 @@ impl FamilySync {
 
     /// Takes in what somebody else did; what of it is in our rules is put right by the next sync.
     pub(super) fn suspect(&mut self, foreign: &Foreign) {
+        let who = foreign.process.as_ref().map_or("somebody".to_owned(), Process::to_string);
+        if self.driver.suspects(foreign) && !self.driver.is_unknown() {
+            self.suspect.get_or_insert_with(|| who.clone());
+        }
         let minds = |touched: &Touched| self.driver.minds(touched);
         let Some(touched) = foreign.touched.iter().find(|touched| minds(touched)) else { return };
         // Whatever comes before that sync is put right by it as well.
         if self.driver.is_unknown() {
             return;
         }
-        let who = foreign.process.as_ref().map_or("somebody".to_owned(), Process::to_string);
         tracing::warn!(
             "{who} changed the {} table {} ({}); it is put right",
             self.family,
@@ -100,6 +108,11 @@ impl FamilySync {
         self.drifted = true;
         self.drifts += 1;
         self.distrust();
+    }
+
+    /// Whether a change by somebody else is to be looked at.
+    pub(super) fn is_suspicious(&self) -> bool {
+        self.suspect.is_some()
     }
 
     /// How many times somebody else's changes were found.

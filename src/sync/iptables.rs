@@ -1,8 +1,12 @@
 //! iptables mode's driver: one family's chains, what is known to be in the kernel, and the way to
 //! what is wanted. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
 
+use std::collections::BTreeMap;
+
 use super::Report;
 use super::driver::{Driver, Wanted};
+use crate::backend::Options;
+use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::{Blocks, Text};
 use crate::backend::iptables::plan::Applied;
@@ -10,7 +14,7 @@ use crate::backend::iptables::rule::SourcePort;
 use crate::backend::iptables::shape::{
     Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
 };
-use crate::kernel::drift::Touched;
+use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{
     Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
 };
@@ -56,8 +60,17 @@ impl Driver for Iptables {
     }
 
     fn minds(&self, _change: &Touched) -> bool {
-        // The tool writes for us in a process of its own, whose changes look like somebody else's.
+        // Chains are shared with others, kubelet first of all: `suspects` has them looked at.
         false
+    }
+
+    fn suspects(&mut self, foreign: &Foreign) -> bool {
+        let concerns = |touched: &Touched| touched.family == self.family && may_hold_ours(touched);
+        let suspects = foreign.more || foreign.touched.iter().any(concerns);
+        if suspects {
+            self.looks_left_out = 0;
+        }
+        suspects
     }
 
     fn bring(
@@ -75,8 +88,10 @@ impl Driver for Iptables {
         }
         let mut pen = Text::new(self.family, blocks(kernel));
         let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
+        let written = count(pen.rules());
         apply(kernel, pen, report)?;
         applied.take(change);
+        tell(report, (self.family, applied), written);
         Ok(())
     }
 
@@ -106,10 +121,36 @@ impl Iptables {
         let mut pen = Text::new(self.family, blocks(kernel));
         let applied = Applied::adopt(wanted.ruleset, shape, &Dump::read(&text), &mut pen);
         drop(text);
+        let written = count(pen.rules());
         apply(kernel, pen, report)?;
+        tell(report, (self.family, &applied), written);
         self.applied = Some(applied);
         Ok(())
     }
+}
+
+/// By table.
+type Counts = BTreeMap<&'static str, usize>;
+
+fn count(rules: impl Iterator<Item = (Table, usize)>) -> Counts {
+    rules.map(|(table, rules)| (table.name(), rules)).collect()
+}
+
+/// How many rules are ours, and how many were written.
+fn tell(report: &mut Report, (family, applied): (Family, &Applied), written: Counts) {
+    let all = count(applied.rules()).into_iter();
+    let both = all.map(|(table, all)| ((family, table), (all, written[table])));
+    report.rules.extend(both);
+}
+
+/// Whether a change may have been to a chain that has rules of ours, or is ours.
+fn may_hold_ours(touched: &Touched) -> bool {
+    const KUBELETS: [&str; 3] = ["KUBE-FIREWALL", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+    const HOOKED: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+    let object = touched.object.as_str();
+    let ours = object.starts_with("KUBE-") && !KUBELETS.contains(&object);
+    let tables = ["filter", "nat", "mangle"].contains(&touched.table.as_str());
+    tables && (object.is_empty() || ours || HOOKED.contains(&object))
 }
 
 /// How this iptables takes long texts best.
@@ -146,6 +187,12 @@ fn counting(kernel: &mut dyn Kernel) -> Result<Counting, Error> {
     }
 }
 
+/// Writes the sysctl, if these options ask for it.
+pub(super) fn allow_localhost(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
+    let wanted = Shape::new(options, Family::V4, Ability::default()).localhost;
+    if wanted { route_localnet(kernel) } else { Ok(()) }
+}
+
 fn route_localnet(kernel: &mut dyn Kernel) -> Result<(), Error> {
     if sysctl(kernel, ROUTE_LOCALNET)?.as_deref() != Some("1") {
         kernel.apply(&Transaction::Sysctl(ROUTE_LOCALNET.to_owned(), "1".to_owned()))?;
@@ -180,5 +227,6 @@ pub(super) fn apply(kernel: &mut dyn Kernel, pen: Text, report: &mut Report) -> 
     report.transactions += 1;
     let receipt = kernel.apply(&Transaction::Xtables(XtablesText { family, text, operations }))?;
     report.operations += receipt.operations;
+    report.waited += receipt.waited;
     Ok(())
 }

@@ -23,9 +23,10 @@ mod nftables;
 mod tests;
 mod userspace;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -96,6 +97,10 @@ pub struct Report {
     pub bytes: usize,
     /// Conntrack entries and remembered clients that were forgotten.
     pub forgotten: usize,
+    /// How long other programs that change rules were waited for.
+    pub waited: Duration,
+    /// Rules of iptables' tables that are ours, and how many of them this sync wrote.
+    pub rules: BTreeMap<(Family, &'static str), (usize, usize)>,
     /// Families whose rules somebody else had changed and that were put right.
     pub repaired: usize,
     /// Why stale conntrack entries could not be forgotten; the next sync tries again.
@@ -219,8 +224,26 @@ impl Proxy {
     /// Takes in what somebody else did in the kernel. What of it is in our rules is put right by
     /// the next sync; where not all of it is known, it is looked whether our tables are there.
     pub fn suspect(&mut self, foreign: &Foreign) -> Result<(), Error> {
-        self.families.iter_mut().for_each(|family| family.suspect(foreign));
-        if foreign.more { self.check_kernel() } else { Ok(()) }
+        for family in &mut self.families {
+            family.suspect(foreign);
+            if foreign.more && !family.is_suspicious() {
+                family.look(&mut *self.kernel)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody else did something that has to be looked at: [`Proxy::look_closer`].
+    pub fn is_suspicious(&self) -> bool {
+        self.families.iter().any(FamilySync::is_suspicious)
+    }
+
+    /// Looks at what somebody else may have changed; what is wrong is put right by the next sync.
+    pub fn look_closer(&mut self) -> Result<(), Error> {
+        for family in self.families.iter_mut().filter(|family| family.is_suspicious()) {
+            family.look(&mut *self.kernel)?;
+        }
+        Ok(())
     }
 
     /// Changes the options; the next sync brings the rules up to them.
@@ -393,6 +416,13 @@ impl Proxy {
         }
         Ok(forgotten)
     }
+}
+
+/// Sets what node ports on localhost need of the node, if they are wanted: it takes more rights than
+/// rules do.
+pub fn allow_localhost_node_ports(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
+    let cluster = Tracker::new(options.node_name.clone());
+    iptables::allow_localhost(kernel, &mode_options(options, cluster.cluster()))
 }
 
 /// A heart that answers another question than it was asked is broken; say so instead of panicking.

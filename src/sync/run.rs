@@ -49,6 +49,12 @@ pub struct Ended {
     pub full: bool,
 }
 
+/// How long what others do is gathered before it is looked at.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Of this many parts of the time one may go into looking at what others did.
+const LOOKS: u32 = 10;
+
 /// How the loop is to behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -138,6 +144,9 @@ pub struct Loop<O> {
     synced_once: bool,
     /// House was to be kept while a sync was wanted.
     house_waits: bool,
+    /// When what others did is looked at, and before when it must not be.
+    look: Option<Instant>,
+    no_look_before: Instant,
 }
 
 impl<O> std::fmt::Debug for Loop<O> {
@@ -166,6 +175,8 @@ impl<O: Observer> Loop<O> {
             start: Instant::now(),
             synced_once: false,
             house_waits: false,
+            look: None,
+            no_look_before: Instant::now(),
         }
     }
 
@@ -198,6 +209,7 @@ impl<O: Observer> Loop<O> {
                     self.drain();
                     if let Err(gone) = self.sync() { return gone; }
                 }
+                () = at(self.look) => self.look_closer(),
                 heard = next(&mut self.foreign) => self.suspect(&heard),
                 _ = house.tick() => self.keep_house(),
                 Some(request) = self.requests.recv() => {
@@ -221,6 +233,22 @@ impl<O: Observer> Loop<O> {
             tracing::warn!(%error, "the kernel cannot be looked at; the next sync reads it anew");
             self.proxy.distrust_kernel();
         }
+        if self.proxy.is_suspicious() {
+            let soon = (Instant::now() + GATHER).max(self.no_look_before);
+            self.look.get_or_insert(soon);
+        }
+        self.want_if_changed();
+    }
+
+    /// A look may take long where there is much, and others may do much that harms nobody.
+    fn look_closer(&mut self) {
+        self.look = None;
+        let begun = Instant::now();
+        if let Err(error) = self.proxy.look_closer() {
+            tracing::warn!(%error, "the kernel cannot be looked at; the next sync reads it anew");
+            self.proxy.distrust_kernel();
+        }
+        self.no_look_before = Instant::now() + begun.elapsed() * (LOOKS - 1);
         self.want_if_changed();
     }
 
@@ -361,6 +389,14 @@ async fn next(foreign: &mut Option<mpsc::Receiver<Foreign>>) -> Foreign {
         *foreign = None;
     }
     std::future::pending().await
+}
+
+/// That moment; never where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// When house is kept.

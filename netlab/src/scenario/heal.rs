@@ -11,7 +11,7 @@ use crate::client::Outcome;
 use crate::load::Load;
 use crate::manifests::Transport;
 use crate::probe::Probe;
-use crate::proxy::{has_nft, nft};
+use crate::proxy::{Mode, has_nft, mode, nft};
 use crate::setting::Setting;
 
 /// Scenarios of this file.
@@ -91,7 +91,7 @@ fn drift_flush(bench: &Bench) -> Verdict {
     for _ in 0..5 {
         std::thread::sleep(Duration::from_millis(2500));
         flushed.push(Instant::now());
-        nft(&setting.lab, &["flush", "ruleset"])?;
+        flush(&setting)?;
     }
     std::thread::sleep(HEALED_WITHIN + Duration::from_millis(500));
     let attempts = load.stop();
@@ -119,12 +119,29 @@ fn drift_flush(bench: &Bench) -> Verdict {
     }
     let broken = crate::load::failures(&attempts).len();
     let said = setting.proxy.as_ref().map(|p| p.process.said()).unwrap_or_default();
-    let verdict = if !said.contains("nft (process ") {
+    let verdict = if !said.contains(flusher()) {
         Err(Stop::Failed("who did it is not named".to_owned()))
     } else {
         Ok(format!("5 flushes: worst {worst:.0?}; {broken} attempts failed meanwhile"))
     };
     told(&setting, verdict)
+}
+
+/// Takes every rule of this mode away, as its user would by mistake.
+fn flush(setting: &Setting) -> Result<(), Stop> {
+    match mode().tool() {
+        Some(tool) => super::modes::iptables(setting, tool, "-t nat -F").map(|_| ()),
+        None => nft(&setting.lab, &["flush", "ruleset"]).map(|_| ()).map_err(Stop::from),
+    }
+}
+
+/// How the log names who flushed; of the legacy flavour the kernel does not tell.
+fn flusher() -> &'static str {
+    match mode() {
+        Mode::Nftables => "nft (process ",
+        Mode::IptablesNft => "iptables-nft (process ",
+        Mode::IptablesLegacy => "after a change by somebody",
+    }
 }
 
 /// Elements taken away or changed by hand come back, in both families, without a change of the

@@ -1,6 +1,7 @@
 //! Going from one proxy mode to another, and away from all of them: connections go on meanwhile, and
 //! what others have in the same tables stays.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::setting::Setting;
 
 /// Scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[
+    scenario("no-mode-changes-under-traffic", control),
     scenario("modes-change-under-traffic", change),
     scenario("cleanup-of-every-mode", cleanup),
     scenario("drift-in-each-table-heals", drift),
@@ -31,7 +33,7 @@ fn tool() -> &'static str {
 }
 
 /// Runs iptables or one of its fellows in the node.
-fn iptables(setting: &Setting, program: &str, arguments: &str) -> Result<String, Stop> {
+pub(super) fn iptables(setting: &Setting, program: &str, arguments: &str) -> Result<String, Stop> {
     let words: Vec<&str> = arguments.split_whitespace().collect();
     let done = setting.lab.node.run(|| Command::new(program).args(words).output());
     match done {
@@ -61,9 +63,64 @@ fn saved(setting: &Setting, six: &str) -> Result<Vec<String>, Stop> {
         .collect())
 }
 
+/// All that is in the node's tables, but for what iptables makes when it looks: empty tables with
+/// their base chains. Two of these are equal if nothing was written in between.
+pub(super) fn written(setting: &Setting) -> Result<BTreeSet<String>, String> {
+    let said = |stop: Stop| match stop {
+        Stop::Failed(why) | Stop::Skipped(why) => why,
+    };
+    let mut all = BTreeSet::new();
+    if crate::proxy::mode().tool().is_some() {
+        all.extend(saved(setting, "").map_err(said)?);
+        all.extend(saved(setting, "ip6").map_err(said)?);
+    }
+    if has_nft() {
+        let ruleset = nft(&setting.lab, &["list", "ruleset"])?;
+        all.extend(
+            ruleset.lines().map(str::trim).filter(|line| !is_frame(line)).map(str::to_owned),
+        );
+    }
+    Ok(all)
+}
+
+/// Whether a line of `nft list ruleset` is part of an empty table of iptables.
+fn is_frame(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        [] | ["}"] | ["#", ..] | ["type", _, "hook", ..] => true,
+        ["table", "ip" | "ip6", name, "{"] => ["filter", "nat", "mangle"].contains(&name),
+        ["chain", name, "{"] => name.bytes().all(|byte| byte.is_ascii_uppercase()),
+        _ => false,
+    }
+}
+
 /// `ip6` before the tool's name without its own `ip`.
 fn tool_of(six: &str) -> &'static str {
     if six.is_empty() { tool() } else { &tool()["ip".len()..] }
+}
+
+/// The load of `modes-change-under-traffic` while nothing happens: what fails here is the lab's fault.
+fn control(bench: &Bench) -> Verdict {
+    let mut setting = bench.examples()?;
+    setting.start_proxy()?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let loads = loads(&setting)?;
+    while loads.iter().map(|load| load.so_far().len()).sum::<usize>() < CONNECTIONS {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let attempts: Vec<_> = loads.into_iter().flat_map(Load::stop).collect();
+    told(&setting, unharmed(&attempts, &[]))
+}
+
+/// New connections without pause, from a pod to a cluster IP and from outside to a node port.
+fn loads(setting: &Setting) -> Result<[Load; 4], String> {
+    let web = "10.96.0.10:80".parse().expect("well-formed");
+    let port = "172.18.1.2:30080".parse().expect("well-formed");
+    let pod = setting.lab.place("dns-1").ok_or("no dns-1")?;
+    let outside = &setting.lab.outside;
+    let asks = [(pod, web), (outside, port), (pod, web), (outside, port)];
+    let pause = Duration::from_millis(1);
+    Ok(asks.map(|(from, to)| Load::start(from, Transport::Tcp, to, pause)))
 }
 
 fn change(bench: &Bench) -> Verdict {
@@ -76,9 +133,7 @@ fn change(bench: &Bench) -> Verdict {
     let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let outside = setting.lab.outside.clone();
     let talks = [Talks::start(&pod, web, 6)?, Talks::start(&outside, port, 6)?];
-    let pause = Duration::from_millis(1);
-    let asks = [(&pod, web), (&outside, port), (&pod, web), (&outside, port)];
-    let loads = asks.map(|(from, to)| Load::start(from, Transport::Tcp, to, pause));
+    let loads = loads(&setting)?;
     let mut changes = 0;
     let changed = loop {
         let made: usize = loads.iter().map(|load| load.so_far().len()).sum();

@@ -146,6 +146,7 @@ fn no_right(bench: &Bench) -> Verdict {
     let mut setting = bench.examples()?;
     let mut start = setting.start(&[]);
     start.rights = Rights::NoNetAdmin;
+    let before = super::modes::written(&setting)?;
     let mut proxy = KubeProxy::start(&setting.lab, &start)?;
     let (status, _) = proxy.process.wait(crate::setting::DEADLINE)?;
     let said = proxy.process.said();
@@ -155,12 +156,9 @@ fn no_right(bench: &Bench) -> Verdict {
     if said.trim().lines().count() != 1 {
         return Err(format!("not one line: {said:?}").into());
     }
-    if has_nft() {
-        let ruleset = nft(&setting.lab, &["list", "ruleset"])?;
-        // The lab itself writes a hint for iptables, and the tool makes the tables it looks into.
-        if ruleset.contains("KUBE-SERVICES") || ruleset.contains("table ip kube-proxy") {
-            return Err(format!("it wrote something: {ruleset}").into());
-        }
+    let after = super::modes::written(&setting)?;
+    if after != before {
+        return Err(format!("it wrote something: before {before:#?}, after {after:#?}").into());
     }
     Ok(said.trim().to_owned())
 }

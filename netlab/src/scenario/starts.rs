@@ -7,7 +7,7 @@ use super::served::{kubeconfig, listener};
 use super::{Bench, Scenario, Verdict, beside, scenario};
 use crate::apiserver::store::Resource;
 use crate::apiserver::{ApiServer, Manners, Shared, tls};
-use crate::proxy::{Input, KubeProxy, Start, has_nft, nft};
+use crate::proxy::{Input, KubeProxy, Start};
 use crate::setting::Setting;
 
 /// Scenarios of this file.
@@ -26,6 +26,7 @@ fn refuses(
     (patience, words): (Duration, &[&str]),
 ) -> Result<String, String> {
     let start = Start { input, ..setting.start(&[]) };
+    let before = super::modes::written(setting)?;
     let mut proxy = KubeProxy::start(&setting.lab, &start)?;
     let (status, _) = proxy.process.wait(patience)?;
     let said = proxy.process.said();
@@ -41,12 +42,9 @@ fn refuses(
     if said.lines().last() != Some(line) || said.contains("trying again") {
         return Err(format!("it is not said once, at the end: {said}"));
     }
-    if has_nft() {
-        let ruleset = nft(&setting.lab, &["list", "ruleset"])?;
-        // The lab itself writes a hint for iptables, and the tool makes the tables it looks into.
-        if ruleset.contains("KUBE-SERVICES") || ruleset.contains("table ip kube-proxy") {
-            return Err(format!("it wrote something: {ruleset}"));
-        }
+    let after = super::modes::written(setting)?;
+    if after != before {
+        return Err(format!("it wrote something: before {before:#?}, after {after:#?}"));
     }
     Ok((*line).to_owned())
 }

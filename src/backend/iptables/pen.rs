@@ -43,6 +43,7 @@ pub struct Text {
     blocks: Blocks,
     sheets: [Vec<Sheet>; 3],
     operations: usize,
+    rules: [usize; 3],
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl Text {
     /// An empty one.
     pub fn new(family: Family, blocks: Blocks) -> Text {
         let sheets = Table::ALL.map(|_| vec![Sheet::default()]);
-        Text { family, blocks, sheets, operations: 0 }
+        Text { family, blocks, sheets, operations: 0, rules: [0; 3] }
     }
 
     /// Whose tables it changes.
@@ -67,6 +68,11 @@ impl Text {
     /// How many chains and rules it makes or takes away.
     pub fn operations(&self) -> usize {
         self.operations
+    }
+
+    /// How many rules it writes in each table.
+    pub fn rules(&self) -> impl Iterator<Item = (Table, usize)> {
+        Table::ALL.into_iter().zip(self.rules)
     }
 
     /// The text; empty if there is nothing to change.
@@ -103,6 +109,7 @@ impl Text {
         rule.write(family, rules);
         rules.push('\n');
         self.operations += 1;
+        self.rules[table as usize] += usize::from(verb != "-D");
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Applied {
     owners: BTreeMap<Arc<ServicePortName>, BTreeSet<Frontend>>,
     endpoints: usize,
     health: BTreeSet<(String, u16)>,
+    /// Rules of each table that are there for frontends.
+    rules: [usize; 3],
 }
 
 /// A change that was written with a pen, to be believed once the kernel has it.
@@ -47,6 +49,7 @@ pub struct Change {
     frontends: BTreeMap<Frontend, Option<Arc<Program>>>,
     endpoints: usize,
     health: BTreeSet<(String, u16)>,
+    rules: [usize; 3],
 }
 
 impl Applied {
@@ -58,13 +61,14 @@ impl Applied {
             owners: BTreeMap::new(),
             endpoints: 0,
             health: health_checks(ruleset),
+            rules: [0; 3],
         };
         for frontend in ruleset.frontends() {
             wanted.put(*frontend, ruleset.program(frontend));
         }
         wanted.endpoints = wanted.owners.keys().map(|o| own::endpoints(&wanted.had_by(o))).sum();
         wanted.shape.large = wanted.endpoints > LARGE;
-        Adoption { wanted: &wanted, dump, pen }.write();
+        wanted.rules = Adoption { wanted: &wanted, dump, pen, rules: [0; 3] }.write();
         wanted
     }
 
@@ -82,8 +86,9 @@ impl Applied {
             let all = self.had.keys().chain(ruleset.frontends()).copied().collect();
             frontends = all_of(ruleset, all);
         }
-        let change = Change { shape, frontends, endpoints, health: health_checks(ruleset) };
-        Difference { old: self, new: &change, pen }.write();
+        let health = health_checks(ruleset);
+        let mut change = Change { shape, frontends, endpoints, health, rules: self.rules };
+        change.rules = Difference { old: self, new: &change, pen, rules: self.rules }.write();
         change
     }
 
@@ -95,12 +100,24 @@ impl Applied {
         self.shape = change.shape;
         self.endpoints = change.endpoints;
         self.health = change.health;
+        self.rules = change.rules;
+    }
+
+    /// How many rules of each table are ours.
+    pub fn rules(&self) -> impl Iterator<Item = (Table, usize)> {
+        let mut rules = self.rules;
+        let fixed = self.shape.fixed();
+        fixed.iter().for_each(|(table, _, some)| rules[*table as usize] += some.len());
+        Shape::jumps().into_iter().for_each(|jump| rules[jump.table as usize] += 1);
+        rules[Table::Nat as usize] += self.shape.tail().len();
+        rules[Table::Filter as usize] += usize::from(self.shape.guard().is_some());
+        Table::ALL.into_iter().zip(rules)
     }
 
     /// Where a dump is not as it was written, if anywhere.
     pub fn drift(&self, dump: &Dump<'_>) -> Option<String> {
         let mut finger = Finger::default();
-        Adoption { wanted: self, dump, pen: &mut finger }.write();
+        Adoption { wanted: self, dump, pen: &mut finger, rules: [0; 3] }.write();
         let (first, count) = finger.finish()?;
         Some(format!("chain {first} is not as it was written ({count} chains and rules differ)"))
     }
@@ -229,10 +246,12 @@ struct Adoption<'a> {
     wanted: &'a Applied,
     dump: &'a Dump<'a>,
     pen: &'a mut dyn Pen,
+    rules: [usize; 3],
 }
 
 impl Adoption<'_> {
-    fn write(&mut self) {
+    /// Gives how many rules of each table frontends have.
+    fn write(mut self) -> [usize; 3] {
         for (table, chain, rules) in self.wanted.shape.fixed() {
             self.exactly((table, chain), &rules);
         }
@@ -242,20 +261,21 @@ impl Adoption<'_> {
         self.stale(&known);
         for jump in Shape::jumps() {
             let text = jump.rule.text(self.wanted.shape.family);
-            let there = self.rules((jump.table, jump.from)).is_some_and(|r| r.contains(&&*text));
+            let there = self.there((jump.table, jump.from)).is_some_and(|r| r.contains(&&*text));
             if !there {
                 self.pen.insert(jump.table, jump.from, &jump.rule);
             }
         }
+        self.rules
     }
 
-    fn rules(&self, (table, chain): (Table, Chain)) -> Option<&[&str]> {
+    fn there(&self, (table, chain): (Table, Chain)) -> Option<&[&str]> {
         self.dump.rules(table, &chain.to_string())
     }
 
     fn exactly(&mut self, place: (Table, Chain), rules: &[Rule]) {
         let family = self.wanted.shape.family;
-        let right = self.rules(place).is_some_and(|there| {
+        let right = self.there(place).is_some_and(|there| {
             there.len() == rules.len()
                 && there.iter().zip(rules).all(|(text, rule)| rule.text(family) == *text)
         });
@@ -271,8 +291,9 @@ impl Adoption<'_> {
         let tail = self.wanted.shape.tail();
         for place in SHARED {
             let mut rules = wanted.remove(&place).unwrap_or_default();
+            self.rules[place.0 as usize] += rules.len();
             let tail: &[Rule] = if is_tailed(place) { &tail } else { &[] };
-            let right = self.rules(place).is_some_and(|there| {
+            let right = self.there(place).is_some_and(|there| {
                 let Some(split) = there.len().checked_sub(tail.len()) else { return false };
                 let (head, end) = there.split_at(split);
                 let mut texts: Vec<String> = rules.iter().map(|r| r.text(family)).collect();
@@ -290,7 +311,7 @@ impl Adoption<'_> {
 
     /// A chain that is not there yet may come in piece by piece.
     fn shared_chain(&mut self, place: (Table, Chain), rules: &[Rule]) {
-        if self.rules(place).is_some() {
+        if self.there(place).is_some() {
             return write_whole(self.pen, place, rules);
         }
         self.pen.chain(place.0, &place.1);
@@ -303,7 +324,7 @@ impl Adoption<'_> {
     /// Kubelet's chain keeps what it has; it only must have our rule.
     fn kubelets(&mut self) {
         let place = (Table::Filter, chain::KUBELET_FIREWALL);
-        let there = self.rules(place);
+        let there = self.there(place);
         let guard = self.wanted.shape.guard();
         let text = guard.as_ref().map(|rule| rule.text(self.wanted.shape.family));
         let lacking = text.is_some_and(|text| !there.is_some_and(|r| r.contains(&text.as_str())));
@@ -321,7 +342,8 @@ impl Adoption<'_> {
         for owner in self.wanted.owners.keys() {
             let chains = own::chains(owner, &self.wanted.had_by(owner), &self.wanted.shape);
             known.extend(chains.iter().map(|(chain, _)| *chain));
-            if chains.iter().any(|(chain, _)| self.rules((Table::Nat, *chain)).is_some()) {
+            self.rules[Table::Nat as usize] += chains.iter().map(|(_, r)| r.len()).sum::<usize>();
+            if chains.iter().any(|(chain, _)| self.there((Table::Nat, *chain)).is_some()) {
                 partly_there.push(owner);
                 continue;
             }
@@ -361,10 +383,12 @@ struct Difference<'a> {
     old: &'a Applied,
     new: &'a Change,
     pen: &'a mut dyn Pen,
+    rules: [usize; 3],
 }
 
 impl Difference<'_> {
-    fn write(&mut self) {
+    /// Gives how many rules of each table frontends have then.
+    fn write(mut self) -> [usize; 3] {
         let (old, new) = (&self.old.shape, &self.new.shape);
         if old != new {
             let before = old.fixed();
@@ -383,6 +407,12 @@ impl Difference<'_> {
         }
         there.into_iter().for_each(|owner| self.own(owner));
         self.shared();
+        self.rules
+    }
+
+    fn count(&mut self, table: Table, (gone, come): (usize, usize)) {
+        let rules = &mut self.rules[table as usize];
+        *rules = (*rules + come).saturating_sub(gone);
     }
 
     fn own(&mut self, owner: &Arc<ServicePortName>) {
@@ -390,7 +420,10 @@ impl Difference<'_> {
             (self.old.had_by(owner), self.old.had_after(owner, &self.new.frontends));
         let there = own::chains(owner, &before, &self.old.shape);
         let mut there: BTreeMap<Chain, Vec<Rule>> = there.into_iter().collect();
-        for (chain, rules) in own::chains(owner, &after, &self.new.shape) {
+        let wanted = own::chains(owner, &after, &self.new.shape);
+        let come = wanted.iter().map(|(_, rules)| rules.len()).sum();
+        self.count(Table::Nat, (there.values().map(Vec::len).sum(), come));
+        for (chain, rules) in wanted {
             if there.remove(&chain).as_ref() != Some(&rules) {
                 write_whole(self.pen, (Table::Nat, chain), &rules);
             }
@@ -417,6 +450,7 @@ impl Difference<'_> {
         for place in SHARED {
             let mut gone = gone.remove(&place).unwrap_or_default();
             let mut come = come.remove(&place).unwrap_or_default();
+            self.count(place.0, (gone.len(), come.len()));
             cancel(&mut gone, &mut come);
             let tail_moves = is_tailed(place) && old_tail != new_tail;
             if tail_moves || self.is_much(gone.len() + come.len()) {

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -38,7 +39,12 @@ pub(super) struct Ear {
     socket: Arc<OwnedFd>,
     port: u32,
     missed: Arc<AtomicBool>,
+    /// Processes that write for us, and since when they have ended.
+    writers: Arc<Mutex<BTreeMap<u32, Option<Instant>>>>,
 }
+
+/// How long after its end what a process of ours did may still be heard; numbers are used again.
+const ECHO: Duration = Duration::from_secs(5);
 
 impl Ear {
     pub(super) fn open() -> Result<Ear, Error> {
@@ -57,7 +63,33 @@ impl Ear {
         setsockopt(&socket, sockopt::ReceiveTimeout, &glance).map_err(|e| errno_error(WHAT, e))?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP)).map_err(|e| errno_error(WHAT, e))?;
         let own: NetlinkAddr = getsockname(socket.as_raw_fd()).map_err(|e| errno_error(WHAT, e))?;
-        Ok(Ear { socket: Arc::new(socket), port: own.pid(), missed: Arc::default() })
+        Ok(Ear {
+            socket: Arc::new(socket),
+            port: own.pid(),
+            missed: Arc::default(),
+            writers: Arc::default(),
+        })
+    }
+
+    /// From now on what this process does is our own doing; it has not begun yet.
+    pub(super) fn employ(&self, process: u32) {
+        self.writers().insert(process, None);
+    }
+
+    /// The process has ended.
+    pub(super) fn dismiss(&self, process: u32) {
+        self.writers().insert(process, Some(Instant::now()));
+    }
+
+    /// Whether a process writes for us, or did a moment ago.
+    fn is_ours(&self, process: u32) -> bool {
+        let mut writers = self.writers();
+        writers.retain(|_, ended| ended.is_none_or(|ended| ended.elapsed() < ECHO));
+        writers.contains_key(&process)
+    }
+
+    fn writers(&self) -> MutexGuard<'_, BTreeMap<u32, Option<Instant>>> {
+        self.writers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Hears nothing until [`Ear::listen`].
@@ -117,9 +149,13 @@ impl Netlink {
         while let Some(message) = Messages::new(&self.heard).next() {
             let len = (HEADER_LEN + message.body.len()).next_multiple_of(4).min(self.heard.len());
             let port = u32_ne(&self.heard[12..]).unwrap_or_default();
-            let ended = if port == self.own { None } else { take(&mut self.open, port, &message) };
+            // A netlink port bears the number of its process as that one's own namespace counts,
+            // which is ours too; the number in the message is that of the first namespace.
+            let ours = port == self.own || self.ear.is_ours(port);
+            let ended = if ours { None } else { take(&mut self.open, port, &message) };
             self.heard.drain(..len);
-            if ended.is_some() {
+            let by_us = |who: &Process| self.ear.is_ours(who.id);
+            if ended.as_ref().is_some_and(|ended| !ended.process.as_ref().is_some_and(by_us)) {
                 return ended;
             }
         }

@@ -10,6 +10,7 @@ mod ipvs;
 mod lacks;
 mod link;
 mod lookout;
+mod lookout_legacy;
 mod nftables;
 mod probe;
 mod relay;
@@ -187,11 +188,17 @@ impl Kernel for Real {
         &self.capabilities
     }
 
-    /// Of nf_tables only: the other facilities tell nobody.
+    /// Of nf_tables and of iptables' tables in either flavour: other facilities tell nobody.
     fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
+        if self.capabilities.xtables == Some(XtablesFlavour::Legacy) {
+            let gauge = lookout_legacy::Gauge::open()?;
+            self.xtables.iter_mut().for_each(|tools| tools.gauge = Some(gauge.clone()));
+            return Ok(Some(Box::new(gauge)));
+        }
         let ear = lookout::Ear::open().map_err(lookout::deaf)?;
         let own = self.netfilter.port();
         self.netfilter.ear = Some(ear.clone());
+        self.xtables.iter_mut().for_each(|tools| tools.ear = Some(ear.clone()));
         Ok(Some(Box::new(lookout::Netlink::new(ear, own))))
     }
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use super::lookout::Ear;
+use super::lookout_legacy::Gauge;
 use super::xtables_lock;
 use crate::kernel::XtablesFlavour as Flavour;
 use crate::kernel::{Capability, Error, ErrorKind, Receipt, XtablesText};
@@ -38,6 +40,10 @@ pub(super) struct Tools {
     lacks: Vec<(Capability, String)>,
     /// Those of the flavour that was not chosen, if nobody named one.
     other: Option<Box<Tools>>,
+    /// Who hears of changes to nf_tables, to be told that the tool's are ours.
+    pub(super) ear: Option<Ear>,
+    /// Who looks at the legacy flavour's tables, likewise.
+    pub(super) gauge: Option<Gauge>,
 }
 
 impl Tools {
@@ -70,7 +76,9 @@ impl Tools {
         let save = Family::ALL.map(|family| named(family, "save"));
         let version = version(restore[0].as_deref()?);
         save[0].as_ref()?;
-        Some(Tools { flavour, version, restore, save, lacks: Vec::new(), other: None })
+        let lacks = Vec::new();
+        let (other, ear, gauge) = (None, None, None);
+        Some(Tools { flavour, version, restore, save, lacks, other, ear, gauge })
     }
 
     pub(super) fn flavour(&self) -> Flavour {
@@ -127,7 +135,11 @@ impl Tools {
         let mut command = Command::new(tool);
         let patience = PATIENCE.as_secs().to_string();
         command.args(["--noflush", "--counters", "-w", &patience]).stdin(Stdio::piped());
-        let output = run(command, tool, text.text.as_bytes())?;
+        let feed = || run_heard(command, tool, text.text.as_bytes(), self.ear.as_ref());
+        let output = match &self.gauge {
+            Some(gauge) => gauge.write(feed),
+            None => feed(),
+        }?;
         if output.status.success() {
             return Ok(Receipt { operations: text.operations, waited });
         }
@@ -244,7 +256,17 @@ fn rules_in(text: &str) -> usize {
     text.lines().filter(|line| line.starts_with('-')).count()
 }
 
-fn run(mut command: Command, tool: &Path, input: &[u8]) -> Result<Output, Error> {
+fn run(command: Command, tool: &Path, input: &[u8]) -> Result<Output, Error> {
+    run_heard(command, tool, input, None)
+}
+
+/// The same; what the tool does is our own doing to whoever hears of changes.
+fn run_heard(
+    mut command: Command,
+    tool: &Path,
+    input: &[u8],
+    ear: Option<&Ear>,
+) -> Result<Output, Error> {
     let failed = |e: std::io::Error| {
         let kind = e.raw_os_error().map_or(ErrorKind::Broken, Error::kind_of_errno);
         Error::new(kind, tool.display().to_string(), e.to_string())
@@ -258,11 +280,16 @@ fn run(mut command: Command, tool: &Path, input: &[u8]) -> Result<Output, Error>
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
+    let process = child.id();
+    // Before it is fed: until then it can do nothing.
+    ear.inspect(|ear| ear.employ(process));
     if let Some(mut stdin) = child.stdin.take() {
         // A tool that refuses the text closes its input; its words say more than EPIPE.
         let _ = stdin.write_all(input);
     }
-    child.wait_with_output().map_err(failed)
+    let output = child.wait_with_output().map_err(failed);
+    ear.inspect(|ear| ear.dismiss(process));
+    output
 }
 
 /// What a tool's refusal means. Exit codes: `enum xtables_exittype` of iptables.

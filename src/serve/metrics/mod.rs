@@ -68,6 +68,7 @@ struct Own {
     kernel: HistogramVec,
     kernel_errors: IntCounterVec,
     drift: IntCounter,
+    lock: HistogramVec,
 }
 
 /// Changes of one kind of object.
@@ -237,6 +238,13 @@ impl Metrics {
         self.own.drift.inc_by(times.saturating_sub(self.own.drift.get()));
     }
 
+    /// A sync waited so long for other programs that change iptables' rules.
+    pub fn lock_waited(&self, waited: Duration) {
+        if self.mode == Mode::Iptables && !waited.is_zero() {
+            self.own.lock.with_label_values(&["xtables"]).observe(waited.as_secs_f64());
+        }
+    }
+
     /// Asks this how the watches of the API server fare, whenever somebody looks.
     pub fn watch_by(&self, watching: Watching) {
         self.watches.ask(watching);
@@ -366,6 +374,11 @@ impl Own {
                 "kernel_errors_total",
                 "What the kernel refused",
                 &["operation", "kind"],
+            ),
+            lock: maker.durations_by(
+                "lock_wait_seconds",
+                "Seconds a sync waited for another program's lock",
+                "lock",
             ),
             drift: maker.counter(
                 "drift_repairs_total",
