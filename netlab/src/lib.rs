@@ -1,12 +1,13 @@
 //! The lab: the same questions put to a real kernel, in network namespaces of our own.
 //!
-//! `namespace`, `links`, `lab` build the world; `echo`, `client`, `sctp`, `page` talk in it; `process` and
+//! `namespace`, `links`, `lab` build the world; `echo`, `client`, `sctp`, `page`, `connect_proxy` talk in it; `process` and
 //! `proxy` run the real kube-proxy; `probe` is the language of questions with their expected
 //! answers; `apiserver` is an API server small enough to be broken on purpose. `demo` and
 //! `scenario` use them all. Nothing here knows rules or maps: all is judged from outside, by packets.
 
 pub mod apiserver;
 pub mod client;
+pub mod connect_proxy;
 pub mod demo;
 pub mod echo;
 pub mod guest;

@@ -104,7 +104,23 @@ impl Guarded {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Err(format!("still running after {patience:?}"))
+        Err(format!("still running after {patience:?}: {}", self.threads()))
+    }
+
+    /// Where each of its threads is, for a failure's report: its name, state and place in the kernel.
+    fn threads(&self) -> String {
+        let folder = format!("/proc/{}/task", self.id());
+        let tasks = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let one = |task: std::fs::DirEntry| {
+            let stack = read(task.path().join("stack"));
+            let place = stack.lines().take(6).filter_map(|l| l.split_whitespace().nth(1));
+            let status = read(task.path().join("status"));
+            let state = status.lines().find(|l| l.starts_with("State:")).unwrap_or_default();
+            let name = read(task.path().join("comm"));
+            format!("{} {} [{}]", name.trim(), state, place.collect::<Vec<_>>().join(" "))
+        };
+        tasks.map(one).collect::<Vec<_>>().join("; ")
     }
 
     /// What it has said so far.

@@ -158,10 +158,12 @@ impl KubeProxy {
         Ok(KubeProxy { process })
     }
 
-    /// Asks it to end and waits; says how long that took.
+    /// Asks it to end and waits; says how long that took. How long it may take is for the caller to
+    /// say: a kernel that is short of time keeps a process that has watched files for seconds
+    /// (`fsnotify_destroy_group` waits for every reader of marks on the machine).
     pub fn stop(mut self, signal: Signal) -> Result<Duration, String> {
         self.process.signal(signal)?;
-        let (status, took) = self.process.wait(Duration::from_secs(10))?;
+        let (status, took) = self.process.wait(Duration::from_secs(60))?;
         if status.success() { Ok(took) } else { Err(format!("after {signal} it ended: {status}")) }
     }
 }

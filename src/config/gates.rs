@@ -4,6 +4,8 @@
 //! `test/compatibility_lifecycle/reference/feature_list.md` of Kubernetes, as it was early in the
 //! v1.36 cycle: gates added late in it are missing. Tests: below.
 
+use std::collections::BTreeMap;
+
 /// Gates that concern a node's proxy; told when an unknown one is given. `AllAlpha` and `AllBeta`
 /// stand for groups.
 const OF_THE_PROXY: [&str; 14] = [
@@ -99,6 +101,24 @@ WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork
 /// Gates that do something here, or stand for a group.
 const WITH_EFFECT: [&str; 4] = ["AllAlpha", "AllBeta", "ComponentFlagz", "ComponentStatusz"];
 
+/// Gates that tell what this proxy does: name, stage as `kubernetes_feature_enabled` spells it
+/// (empty: GA), and whether each is on where nothing is said of it. Source: as above.
+const TOLD: [(&str, &str, bool); 6] = [
+    ("ComponentFlagz", "ALPHA", true),
+    ("ComponentStatusz", "ALPHA", true),
+    ("MultiCIDRServiceAllocator", "", true),
+    ("NFTablesProxyMode", "", true),
+    ("PreferSameTrafficDistribution", "", true),
+    ("WatchListClient", "BETA", true),
+];
+
+/// The gates that tell what this proxy does, with what was asked for: name, stage, whether it is on.
+pub fn told(asked: &BTreeMap<String, bool>) -> [(&'static str, &'static str, bool); 6] {
+    // What has no effect here is as it is, whatever was asked for.
+    let asked = |name: &str| asked.get(name).copied().filter(|_| WITH_EFFECT.contains(&name));
+    TOLD.map(|(name, stage, on)| (name, stage, asked(name).unwrap_or(on)))
+}
+
 /// What to say of a known gate that was set and does nothing here. Those locked on are on here
 /// too, so there is nothing to say.
 pub(super) fn note(name: &str) -> Option<String> {
@@ -135,6 +155,16 @@ mod tests {
         assert_eq!(note("ComponentFlagz"), None);
         assert_eq!(note("NFTablesProxyMode"), None);
         assert!(note("KubeletPSI").is_some_and(|said| said.contains("no effect")));
+    }
+
+    #[test]
+    fn told_gates_are_known_and_as_asked_for() {
+        let asked =
+            BTreeMap::from([("ComponentFlagz".into(), false), ("WatchListClient".into(), false)]);
+        let told = told(&asked);
+        assert!(told.iter().all(|(name, ..)| check(name, true).is_ok()));
+        assert!(told.contains(&("ComponentFlagz", "ALPHA", false)));
+        assert!(told.contains(&("WatchListClient", "BETA", true)), "it has no effect here");
     }
 
     #[test]

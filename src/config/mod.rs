@@ -13,7 +13,7 @@ mod errand;
 mod file;
 pub mod flags;
 pub mod forms;
-mod gates;
+pub mod gates;
 pub mod live;
 mod problem;
 mod settings;

@@ -151,7 +151,11 @@ fn run(settings: Settings) -> Result<(), Failure> {
     set_oom_score(settings.oom_score_adj);
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     unset.iter().for_each(|unset| tracing::warn!("{unset}"));
-    runtime.block_on(live(Arc::new(settings), logging, (kernel, families), signalled))
+    let ended = runtime.block_on(live(Arc::new(settings), logging, (kernel, families), signalled));
+    // Dropped, it would wait for what still runs on threads of its own: a look-up of a name, or a
+    // program that is to give credentials.
+    runtime.shutdown_background();
+    ended
 }
 
 fn set_oom_score(score: i32) {
@@ -230,10 +234,12 @@ fn sources(
         let options = Options { families: own_families.clone(), ..options };
         journey::judge(options, asked, objects)
     });
+    let metrics = serve::Metrics::new(settings.mode, families);
+    metrics.features(&crate::config::gates::told(&settings.feature_gates));
     let board = serve::Board::new(health.clone(), (mode, families.to_vec()), ask, judge);
     serve::Sources {
         checks: serve::HealthChecks::new(health.clone()),
-        metrics: serve::Metrics::new(settings.mode, families),
+        metrics,
         health,
         proxy_mode: mode,
         pages: pages(settings, logging),

@@ -62,6 +62,7 @@ async fn api_server(
     let form = form.unwrap_or_else(|| client.content_type.clone());
     let server = Server { kubeconfig: kubeconfig.clone(), master: master.clone(), form, pace };
     let connection = connect(&server).await.map_err(Failure::new)?;
+    let connection = connection.telling(telling(metrics.clone()));
     tracing::info!(server = connection.url(), "watching the API server");
     let node_name = settings.node_name.clone();
     let mut reporter = Reporter::start(&connection, node_name.clone(), Restraint::default());
@@ -82,6 +83,15 @@ async fn api_server(
         reporter: Box::new(move |notices| reporter.report(notices)),
         failure: Box::pin(failure),
         wait_for_node: true,
+    })
+}
+
+/// Counts requests.
+#[cfg(feature = "api-server")]
+fn telling(metrics: Metrics) -> crate::api::client::Tell {
+    std::sync::Arc::new(move |requested| {
+        let crate::api::client::Requested { method, host, status, took } = *requested;
+        metrics.requested(&crate::serve::Requested { method, host, status, took });
     })
 }
 

@@ -44,6 +44,8 @@ pub struct Manners {
     pub lacks: Vec<Resource>,
     /// The bearer token that every request must carry; without, anybody is let in.
     pub token: Option<String>,
+    /// In TLS, whether clients have to show a certificate.
+    pub clients: tls::Clients,
 }
 
 impl Default for Manners {
@@ -54,6 +56,7 @@ impl Default for Manners {
             protobuf: true,
             lacks: Vec::new(),
             token: None,
+            clients: tls::Clients::default(),
         }
     }
 }
@@ -74,6 +77,7 @@ pub struct Shared {
     /// What goes wrong.
     pub faults: Faults,
     manners: Manners,
+    token: Mutex<Option<String>>,
     written: Mutex<Vec<Value>>,
     requests: Mutex<Vec<Recorded>>,
     remembered: Mutex<BTreeMap<Resource, Snapshot>>,
@@ -87,6 +91,7 @@ impl Shared {
         Arc::new(Shared {
             store: Store::default(),
             faults: Faults::default(),
+            token: Mutex::new(manners.token.clone()),
             manners,
             written: Mutex::default(),
             requests: Mutex::default(),
@@ -99,6 +104,16 @@ impl Shared {
     /// The objects written by clients: Events, newest last.
     pub fn written(&self) -> Vec<Value> {
         self.written.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// From now on another token is the right one.
+    pub fn expect_token(&self, token: &str) {
+        *self.token.lock().unwrap_or_else(|e| e.into_inner()) = Some(token.to_owned());
+    }
+
+    fn lets_in(&self, bearer: &str) -> bool {
+        let token = self.token.lock().unwrap_or_else(|e| e.into_inner());
+        token.as_ref().is_none_or(|token| token == bearer)
     }
 
     /// The requests so far.
@@ -138,7 +153,8 @@ impl ApiServer {
 
     /// The same in TLS, with the lab's own certificate.
     pub fn start_tls(listener: TcpListener, shared: Arc<Shared>) -> Result<ApiServer, String> {
-        ApiServer::serve(listener, shared, Some(tls::acceptor()?))
+        let acceptor = tls::acceptor(shared.manners.clients)?;
+        ApiServer::serve(listener, shared, Some(acceptor))
     }
 
     fn serve(
@@ -215,7 +231,7 @@ async fn converse(
     let mut held = Vec::new();
     while let Some(request) = http::read(&mut stream, &mut held).await? {
         shared.record(&request);
-        if shared.manners.token.as_ref().is_some_and(|token| *token != request.bearer) {
+        if !shared.lets_in(&request.bearer) {
             let body = route::status(401, "Unauthorized", "Unauthorized");
             stream.write_all(&http::answer(401, "", &body)).await?;
             stream.flush().await?;

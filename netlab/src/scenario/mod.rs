@@ -2,6 +2,7 @@
 //! each folder of manifests, and Rust ones, each in a setting of its own.
 //! A scenario that cannot run here is skipped with its reason. Tests: it is all test.
 
+mod access;
 mod affinity;
 mod api;
 mod heal;
@@ -11,6 +12,7 @@ mod objects;
 mod operator;
 mod process;
 mod served;
+mod soak;
 mod starts;
 mod trace;
 
@@ -101,6 +103,8 @@ fn all() -> Vec<Scenario> {
         health::SCENARIOS,
         modes::SCENARIOS,
         served::SCENARIOS,
+        access::SCENARIOS,
+        soak::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
     ];

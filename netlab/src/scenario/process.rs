@@ -76,11 +76,16 @@ fn restarts(bench: &Bench) -> Verdict {
     // some are reset, restarts or not.
     let load = |_| Load::start(&pod, Transport::Udp, dns, Duration::ZERO);
     let loads: Vec<Load> = (0..4).map(load).collect();
-    let verdict = (0..RESTARTS).try_for_each(|_| {
+    let verdict = (0..RESTARTS).try_for_each(|number| {
         setting.stop_proxy(Signal::SIGTERM)?;
         setting.start_proxy()?;
-        // Long enough to be up, and at times to take away what stood in.
-        std::thread::sleep(Duration::from_millis(400));
+        let said = |setting: &Setting| setting.proxy.as_ref().map(|p| p.process.said());
+        eventually(|| {
+            let up = said(&setting).unwrap_or_default().contains("] synced ");
+            (!up).then(|| "it is not up".to_owned())
+        })?;
+        // What stood in is taken away after a second: some end before, some meanwhile, some after.
+        std::thread::sleep(Duration::from_millis(number as u64 % 3 * 550));
         Ok::<(), Stop>(())
     });
     let attempts: Vec<_> = loads.into_iter().flat_map(Load::stop).collect();

@@ -1,22 +1,27 @@
-//! Where the API server is and with which credentials: kubeconfig, `--master`, or the pod's own.
+//! A way to ask an API server: keeps the client, renews it when credentials change or are refused,
+//! paces requests and tells how each of them ended.
 //!
-//! It must never know what is asked of the server. Tests: `tests.rs`.
+//! It must never know what is asked of the server. Tests: `tests.rs`, `netlab` (`access-…`).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use http::{Request, Response, header};
+use http::{Request, Response, StatusCode, header};
 use kube::Client;
 use kube::client::Body;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::Config;
 
+use super::access::{self, Access};
 use super::explain::{self, Error};
 use crate::api::form;
 use crate::api::pace::{Bucket, Pace};
 
-/// Name and version as the server's logs show them.
-const USER_AGENT: &str = concat!("kube-proxy-rust/", env!("CARGO_PKG_VERSION"));
+/// How often it is looked whether certificates have been replaced, and the shortest time between
+/// two clients.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long before their end credentials of a program are asked for anew.
+const BEFORE_END: Duration = Duration::from_secs(60);
 
 /// Which API server, and as whom.
 #[derive(Clone, Debug, Default)]
@@ -31,14 +36,44 @@ pub struct Server {
     pub pace: Pace,
 }
 
-/// A way to ask an API server.
+/// A request that has ended, for whoever counts them.
+#[derive(Clone, Copy, Debug)]
+pub struct Requested<'a> {
+    /// Its HTTP method.
+    pub method: &'a str,
+    /// The server's host and port.
+    pub host: &'a str,
+    /// The answer's status; `None`: there was no answer.
+    pub status: Option<u16>,
+    /// The time until the answer began; `None` for a watch.
+    pub took: Option<Duration>,
+}
+
+/// Is told of every request that has ended.
+pub type Tell = Arc<dyn Fn(&Requested<'_>) + Send + Sync>;
+
+/// A way to ask an API server. Clones share the client and the pace.
 #[derive(Clone)]
 pub struct Connection {
-    client: Client,
+    server: Server,
+    held: Arc<tokio::sync::Mutex<Held>>,
     url: String,
+    host: Arc<str>,
     accept: Arc<str>,
     bucket: Option<Arc<Mutex<Bucket>>>,
     since: Instant,
+    tell: Option<Tell>,
+}
+
+/// The client of now.
+struct Held {
+    client: Client,
+    access: Access,
+    fingerprint: u64,
+    made: Instant,
+    looked: Instant,
+    /// When a request was sent that came back with 401, the newest one.
+    refused: Option<Instant>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -49,34 +84,62 @@ impl std::fmt::Debug for Connection {
 
 /// Reads address and credentials; the server is not asked anything yet.
 pub async fn connect(server: &Server) -> Result<Connection, Error> {
-    let mut config = match (&server.kubeconfig, &server.master) {
-        (Some(path), _) => from_kubeconfig(path).await?,
-        (None, Some(master)) => Config::new(address(master)?),
-        (None, None) => Config::incluster().map_err(|error| {
-            let text = explain::chain(&error);
-            Error::new(format!(
-                "no --kubeconfig and no --master, and not in a pod ({text}); name one, or use --manifests"
-            ))
-        })?,
-    };
-    if let Some(master) = &server.master {
-        config.cluster_url = address(master)?;
-    }
-    // The watches retry by themselves and heed Retry-After; two layers of it would add up.
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(10));
-    config.headers.push((header::USER_AGENT, header::HeaderValue::from_static(USER_AGENT)));
+    let held = hold(server).await?;
+    let config = &held.access.config;
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-    let client = Client::try_from(config).map_err(|error| {
+    let host = config.cluster_url.authority().map(|a| a.as_str()).unwrap_or_default().into();
+    let bucket = Bucket::new(server.pace).map(|bucket| Arc::new(Mutex::new(bucket)));
+    Ok(Connection {
+        server: server.clone(),
+        held: Arc::new(tokio::sync::Mutex::new(held)),
+        url,
+        host,
+        accept: accept(server).into(),
+        bucket,
+        since: Instant::now(),
+        tell: None,
+    })
+}
+
+async fn hold(server: &Server) -> Result<Held, Error> {
+    let access = access::load(server).await?;
+    let fingerprint = access.fingerprint();
+    let client = client(access.config.clone()).await?;
+    let made = Instant::now();
+    Ok(Held { client, access, fingerprint, made, looked: made, refused: None })
+}
+
+/// Makes a client; may run the program that gives credentials.
+async fn client(config: Config) -> Result<Client, Error> {
+    let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+    let made = made.map_err(|_| Error::new(format!("API server {url}: ending")))?;
+    made.map_err(|error| {
         let todo = match error {
             kube::Error::Auth(_) => "check the user in the kubeconfig",
+            kube::Error::ProxyProtocolUnsupported { .. } => "check proxy-url in the kubeconfig",
             _ => "check the certificates and keys of the kubeconfig",
         };
         Error::new(format!("API server {url}: {}; {todo}", explain::chain(&error)))
-    })?;
-    let bucket = Bucket::new(server.pace).map(|bucket| Arc::new(Mutex::new(bucket)));
-    let accept = accept(server).into();
-    Ok(Connection { client, url, accept, bucket, since: Instant::now() })
+    })
+}
+
+impl Held {
+    /// Whether another client is needed: certificates were replaced, or credentials of a program
+    /// were refused or come to their end.
+    fn is_worn(&mut self) -> bool {
+        if self.looked.elapsed() < LOOK {
+            return false;
+        }
+        self.looked = Instant::now();
+        let refused = self.refused.is_some_and(|at| at >= self.made);
+        let ends = self.client.valid_until().is_some_and(|end| {
+            let left = SystemTime::from(end).duration_since(SystemTime::now());
+            left.unwrap_or_default() < BEFORE_END
+        });
+        ends || (refused && self.access.is_from_program())
+            || self.access.fingerprint() != self.fingerprint
+    }
 }
 
 /// What is asked for: the form that is wanted, and JSON, which every server has.
@@ -87,43 +150,6 @@ fn accept(server: &Server) -> String {
         wanted => format!("{wanted},application/json"),
     }
 }
-
-fn address(master: &str) -> Result<http::Uri, Error> {
-    let with_scheme =
-        if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
-    let refuse =
-        |why: &str| Error::new(format!("--master {master:?}: {why}; give it as https://HOST:PORT"));
-    let uri: http::Uri = with_scheme.parse().map_err(|_| refuse("is no address"))?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
-        _ => Err(refuse("is no http or https address")),
-    }
-}
-
-async fn from_kubeconfig(path: &Path) -> Result<Config, Error> {
-    let refuse = |error: &dyn std::error::Error, todo: &str| {
-        let (path, text) = (path.display(), explain::chain(error));
-        Error::new(format!("--kubeconfig {path}: {text}; {todo}"))
-    };
-    // Tried by hand first: the library's error for it repeats the path and the layers between.
-    std::fs::read(path).map_err(|error| refuse(&error, "check the path and its permissions"))?;
-    let read = Kubeconfig::read_from(path)
-        .map_err(|error| refuse(&error, "it must be a kubeconfig in YAML or JSON"))?;
-    let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-        .await
-        .map_err(|error| refuse(&error, "check its current-context, cluster and user"))?;
-    if config.cluster_url.scheme().is_none() {
-        let server = config.cluster_url.to_string();
-        config.cluster_url = address(&server)
-            .map_err(|_| refuse(&NoAddress(server), "give it as https://HOST:PORT"))?;
-    }
-    Ok(config)
-}
-
-/// The kubeconfig's server is no address.
-#[derive(Debug, thiserror::Error)]
-#[error("its server {0:?} is no address")]
-struct NoAddress(String);
 
 impl Connection {
     /// The server's address, for messages.
@@ -179,8 +205,45 @@ impl Connection {
         Ok(crate::api::pods::of_value(&value))
     }
 
+    /// The same, telling of every request how it ended.
+    pub fn telling(self, tell: Tell) -> Connection {
+        Connection { tell: Some(tell), ..self }
+    }
+
     /// Sends one request.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
-        self.client.send(request).await.map_err(|error| explain::transport(&self.url, &error))
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Error> {
+        let client = self.client(&mut request).await;
+        let watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let (method, began) = (request.method().clone(), Instant::now());
+        let answer = client.send(request).await;
+        let status = answer.as_ref().ok().map(Response::status);
+        if status == Some(StatusCode::UNAUTHORIZED) {
+            self.held.lock().await.refused = Some(began);
+        }
+        if let Some(tell) = &self.tell {
+            tell(&Requested {
+                method: method.as_str(),
+                host: &self.host,
+                status: status.map(|status| status.as_u16()),
+                took: (!watch).then(|| began.elapsed()),
+            });
+        }
+        answer.map_err(|error| explain::transport(&self.url, &error))
+    }
+
+    /// The client to send this request with; it may be a new one.
+    async fn client(&self, request: &mut Request<Body>) -> Client {
+        let mut held = self.held.lock().await;
+        if held.is_worn() {
+            match hold(&self.server).await {
+                Ok(new) => *held = new,
+                Err(error) => tracing::warn!(%error, "the old credentials are used on"),
+            }
+        }
+        let refused = held.refused;
+        if let Some(token) = &mut held.access.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.header(refused));
+        }
+        held.client.clone()
     }
 }

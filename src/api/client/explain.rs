@@ -48,10 +48,7 @@ pub(super) fn transport(url: &str, error: &(dyn StdError + 'static)) -> Error {
         }
     }
     let lower = text.to_lowercase();
-    if lower.contains("dns") || lower.contains("lookup address") {
-        let todo = "check the host's name and this node's resolver";
-        return Error::passing(format!("API server {url}: {text}; {todo}"));
-    }
+    // Before names: what is said of a certificate's names speaks of DNS as well.
     if ["certificate", "handshake", "tls", "alert", "corrupt message"]
         .iter()
         .any(|w| lower.contains(w))
@@ -59,6 +56,10 @@ pub(super) fn transport(url: &str, error: &(dyn StdError + 'static)) -> Error {
         let todo =
             "check https or http in its address, and certificate-authority in the kubeconfig";
         return Error::new(format!("API server {url}: TLS failed: {text}; {todo}"));
+    }
+    if lower.contains("dns") || lower.contains("lookup address") {
+        let todo = "check the host's name and this node's resolver";
+        return Error::passing(format!("API server {url}: {text}; {todo}"));
     }
     if ["token", "auth", "exec"].iter().any(|word| lower.contains(word)) {
         return Error::new(format!("API server {url}: {text}; check the user in the kubeconfig"));

@@ -1,9 +1,10 @@
 //! The API server as a source of Events: how to reach it, and one list-and-watch a kind.
 //!
-//! `connect` finds address and credentials, `follow` carries out what `api::watch` decides,
+//! `access` finds address and credentials, `connect` sends with them, `follow` carries out what `api::watch` decides,
 //! `explain` turns failures into one line. Objects are decoded as their bytes come in and not
 //! kept. It must never know what becomes of an Event. Tests: `tests.rs`.
 
+mod access;
 mod connect;
 mod explain;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-pub use connect::{Connection, Server, connect};
+pub use connect::{Connection, Requested, Server, Tell, connect};
 pub use explain::Error;
 
 use crate::model::{Event, Kind};

@@ -105,6 +105,33 @@ impl Maker<'_> {
         info.with_label_values(&values).set(1);
     }
 
+    /// `kubernetes_feature_enabled` (`component-base/metrics/prometheus/feature`): name, stage and
+    /// whether it is on.
+    pub(super) fn features(&self, gates: &[(&str, &str, bool)]) {
+        let help = "This metric records whether a feature gate is on (1) or off (0).";
+        let opts = Opts::new("kubernetes_feature_enabled", help);
+        let features = self.add(IntGaugeVec::new(opts, &["name", "stage"]));
+        for (name, stage, on) in gates {
+            features.with_label_values(&[name, stage]).set(i64::from(*on));
+        }
+    }
+
+    /// Counters whose name has no prefix of ours.
+    pub(super) fn bare_counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    /// Histograms, given by name and help, whose name has no prefix of ours.
+    pub(super) fn bare_histograms(
+        &self,
+        (name, help): (&str, &str),
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(opts, labels))
+    }
+
     pub(super) fn codes(&self, name: &str, help: &str) -> IntCounterVec {
         self.add(IntCounterVec::new(Self::opts(name, help), &["code"]))
     }

@@ -2,6 +2,7 @@
 //! since dashboards and alerts depend on them. Sync and main feed it; the metrics port prints it.
 //! Reads no clock. Tests: `tests` beside this.
 
+mod client;
 mod maker;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use prometheus::{
 use super::{Lag, Probe, process};
 use crate::model::{Event, Family, Mode, Notice, Reason};
 use crate::track::Trigger;
+pub use client::Requested;
 use maker::{Maker, programming_buckets};
 pub use watches::{WatchFigures, Watching};
 
@@ -46,6 +48,7 @@ pub struct Metrics {
     livez: IntCounterVec,
     own: Own,
     watches: watches::Watches,
+    requests: client::Requests,
 }
 
 /// What failed, each under the name of its mode.
@@ -156,6 +159,7 @@ impl Metrics {
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
             own: Own::new(&maker),
             watches: watches::Watches::new(&maker),
+            requests: client::Requests::new(&maker),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -248,6 +252,17 @@ impl Metrics {
     /// Asks this how the watches of the API server fare, whenever somebody looks.
     pub fn watch_by(&self, watching: Watching) {
         self.watches.ask(watching);
+    }
+
+    /// A request to the API server has ended.
+    pub fn requested(&self, requested: &Requested<'_>) {
+        self.requests.ended(requested);
+    }
+
+    /// The feature gates that concern a proxy: name, stage, and whether each is on. Once.
+    pub fn features(&self, gates: &[(&str, &str, bool)]) {
+        let registry = self.registry.clone();
+        Maker { registry, families: &self.families, mode: self.mode }.features(gates);
     }
 
     /// How far what is programmed is behind what was seen.

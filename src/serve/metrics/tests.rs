@@ -183,7 +183,7 @@ fn figures_are_told() {
 fn line_91_buckets_of_the_programming_latency() {
     let buckets = programming_buckets();
     assert_eq!(buckets.len(), 81);
-    // The reference's own helper puts a bucket of 0 in front.
+    // `merge` in `pkg/proxy/metrics/metrics.go` begins with a slice of one zero.
     assert_eq!((buckets[0], buckets[1], buckets[80]), (0.0, 0.25, 300.0));
     assert!(buckets.is_sorted());
 }
@@ -212,6 +212,26 @@ fn watches_are_asked_when_somebody_looks() {
         assert!(text.contains(&format!("{expected}\n")), "{expected}: {text}");
     }
     assert!(!text.contains("api_staleness_seconds{kind=\"ServiceCIDR\"}"));
+}
+
+#[test]
+fn requests_and_gates_are_told_under_the_names_of_client_go() {
+    let metrics = Metrics::new(Mode::Nftables, &[Family::V4]);
+    metrics.features(&[("ComponentFlagz", "ALPHA", false)]);
+    let (method, host) = ("GET", "10.0.0.1:6443");
+    let took = Some(Duration::from_millis(30));
+    metrics.requested(&Requested { method, host, status: Some(200), took });
+    metrics.requested(&Requested { method, host, status: None, took: None });
+    let text = metrics.text();
+    for expected in [
+        "rest_client_requests_total{code=\"200\",host=\"10.0.0.1:6443\",method=\"GET\"} 1",
+        "rest_client_requests_total{code=\"<error>\",host=\"10.0.0.1:6443\",method=\"GET\"} 1",
+        "rest_client_request_duration_seconds_bucket{host=\"10.0.0.1:6443\",verb=\"GET\",le=\"0.1\"} 1",
+        "rest_client_request_duration_seconds_count{host=\"10.0.0.1:6443\",verb=\"GET\"} 1",
+        "kubernetes_feature_enabled{name=\"ComponentFlagz\",stage=\"ALPHA\"} 0",
+    ] {
+        assert!(text.contains(&format!("{expected}\n")), "{expected}: {text}");
+    }
 }
 
 /// Names of metrics that a text uses, without the endings that a histogram's samples have.
