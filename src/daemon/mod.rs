@@ -24,13 +24,15 @@ use tokio::sync::{mpsc, watch};
 use crate::cli::Action;
 use crate::commands;
 use crate::config::{DetectLocal, Settings};
+use crate::kernel::RelayKey;
 use crate::kernel::meter::{Dealing, Meter};
 use crate::logging::Handle;
 use crate::model::{Family, Mode, Node};
+use crate::relay::{Board, Figures};
 use crate::serve::{self, Shown};
 use crate::sync::run::{Gone, Loop, Pace, Request, Until, Wait};
 use crate::sync::{self, Options, Proxy};
-use hearts::{AnyKernel, every_kernel, families, open_kernel};
+use hearts::{AnyKernel, every_kernel, families, open_kernel, open_with_board};
 use observe::Witness;
 
 /// Events that may wait between the source and the sync loop.
@@ -129,7 +131,7 @@ fn start_logging(settings: &Settings) -> Option<Handle> {
 
 fn run(settings: Settings) -> Result<(), Failure> {
     let logging = start_logging(&settings);
-    let mut kernel = open_kernel(&settings)?;
+    let (mut kernel, board) = open_with_board(&settings)?;
     let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
     kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
@@ -141,7 +143,7 @@ fn run(settings: Settings) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|e| Failure::new(format_args!("cannot start: {e}")))?;
-    runtime.block_on(live(Arc::new(settings), logging, (kernel, families)))
+    runtime.block_on(live(Arc::new(settings), logging, (kernel, board), families))
 }
 
 fn set_oom_score(score: i32) {
@@ -154,12 +156,14 @@ fn set_oom_score(score: i32) {
 async fn live(
     settings: Arc<Settings>,
     logging: Option<Handle>,
-    (mut kernel, families): (AnyKernel, Vec<Family>),
+    (mut kernel, board): (AnyKernel, Option<Board<RelayKey>>),
+    families: Vec<Family>,
 ) -> Result<(), Failure> {
     let signalled = signals()?;
     let farewell = FAREWELL + draining(&settings);
     let (requests, asked) = mpsc::channel(REQUESTS);
     let sources = sources(&settings, logging.clone(), (&families, &requests));
+    board.into_iter().for_each(|board| sources.metrics.carried_by(carrying(board)));
     let (sender, events) = mpsc::channel(EVENTS);
     let source = source::start(&settings, sender, sources.metrics.clone()).await?;
     let witness = Witness::new(&sources, source.reporter);
@@ -195,6 +199,23 @@ async fn live(
         }
     }
     outcome
+}
+
+/// What the proxy carries itself, in the words of the metrics.
+fn carrying(board: Board<RelayKey>) -> serve::Carrying {
+    let told = |(key, figures): (RelayKey, Figures)| serve::CarriedFigures {
+        service: key.origin.to_string(),
+        protocol: key.origin.protocol.to_string(),
+        open: figures.open,
+        accepted: figures.accepted,
+        failed_dials: figures.failed_dials,
+        retries: figures.retries,
+        turned_away: figures.turned_away,
+        unserved: figures.unserved,
+        bytes_up: figures.bytes_up,
+        bytes_down: figures.bytes_down,
+    };
+    Box::new(move || board.figures().into_iter().map(told).collect())
 }
 
 /// What the servers tell.

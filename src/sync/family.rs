@@ -12,7 +12,7 @@ use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Process, Touched};
-use crate::kernel::{Error, Kernel};
+use crate::kernel::{Error, Kernel, Socket};
 use crate::model::{Family, Mode, NamespacedName, Notice};
 use crate::track::Cluster;
 
@@ -100,6 +100,11 @@ impl FamilySync {
         self.drifted = true;
         self.drifts += 1;
         self.distrust();
+    }
+
+    /// The local sockets by which this process answers for frontends.
+    pub(super) fn answers(&self) -> Vec<(Frontend, Socket)> {
+        self.driver.answers()
     }
 
     /// How many times somebody else's changes were found.

@@ -13,6 +13,7 @@ mod process;
 mod served;
 mod starts;
 mod trace;
+mod userspace;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,8 @@ pub enum Stop {
     Failed(String),
     /// It cannot run here.
     Skipped(String),
+    /// The mode of this run promises something else.
+    Unfit(String),
 }
 
 impl From<String> for Stop {
@@ -103,6 +106,7 @@ fn all() -> Vec<Scenario> {
         served::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
+        userspace::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
 }
@@ -120,10 +124,23 @@ const OF_NFTABLES: &[(&str, &str)] = &[
     ("service-cidr-comes-and-goes", "iptables mode does not look at ServiceCIDRs"),
 ];
 
+/// Scenarios that do not hold in userspace mode, with the reason.
+const NOT_OF_USERSPACE: &[(&str, &str)] = &[
+    ("restart-under-traffic", CARRIED),
+    ("restarts-lose-nothing", CARRIED),
+    ("signals-leave-the-rules", CARRIED),
+];
+const CARRIED: &str = "connections end with the process that carries them; see userspace-drain-*";
+
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
-    let (_, why) = OF_NFTABLES.iter().find(|(known, _)| *known == name)?;
-    (proxy::mode() != proxy::Mode::Nftables).then(|| Stop::Skipped((*why).to_owned()))
+    let list = match proxy::mode() {
+        proxy::Mode::Nftables => return None,
+        proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => OF_NFTABLES,
+        proxy::Mode::Userspace => NOT_OF_USERSPACE,
+    };
+    let (_, why) = list.iter().find(|(known, _)| *known == name)?;
+    Some(Stop::Unfit((*why).to_owned()))
 }
 
 fn wanted(name: &str, words: &[String]) -> bool {
@@ -176,6 +193,10 @@ impl Count {
             Err(Stop::Skipped(why)) if !required => {
                 self.skipped += 1;
                 println!("skipped {name}: {why}");
+            }
+            Err(Stop::Unfit(why)) => {
+                self.skipped += 1;
+                println!("skipped {name}: not of this mode: {why}");
             }
             Err(Stop::Skipped(why)) => {
                 self.failed += 1;

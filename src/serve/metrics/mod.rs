@@ -2,6 +2,7 @@
 //! since dashboards and alerts depend on them. Sync and main feed it; the metrics port prints it.
 //! Reads no clock. Tests: `tests` beside this.
 
+mod carried;
 mod maker;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use prometheus::{
 use super::{Lag, Probe, process};
 use crate::model::{Event, Family, Mode, Notice, Reason};
 use crate::track::Trigger;
+pub use carried::{CarriedFigures, Carrying};
 use maker::{Maker, programming_buckets};
 pub use watches::{WatchFigures, Watching};
 
@@ -46,6 +48,7 @@ pub struct Metrics {
     livez: IntCounterVec,
     own: Own,
     watches: watches::Watches,
+    carried: carried::Carried,
 }
 
 /// What failed, each under the name of its mode.
@@ -155,6 +158,7 @@ impl Metrics {
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
             own: Own::new(&maker),
             watches: watches::Watches::new(&maker),
+            carried: maker.of(&[Mode::Userspace]).own(carried::Carried::new()),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -240,6 +244,11 @@ impl Metrics {
     /// Asks this how the watches of the API server fare, whenever somebody looks.
     pub fn watch_by(&self, watching: Watching) {
         self.watches.ask(watching);
+    }
+
+    /// Asks this what the proxy carries itself, whenever somebody looks.
+    pub fn carried_by(&self, carrying: Carrying) {
+        self.carried.ask(carrying);
     }
 
     /// How far what is programmed is behind what was seen.
