@@ -101,7 +101,7 @@ fn own_ports(setting: &mut Setting) -> Verdict {
     let ill = |page: &Page| page.status != 200 || !page.body.contains("\"lastUpdated\"");
     page_is(ask_health("/healthz"), ill)?;
     page_is(ask_health("/livez"), ill)?;
-    page_is(ask_metrics("/proxyMode"), |page| page.body.trim() != "nftables")?;
+    page_is(ask_metrics("/proxyMode"), |page| page.body.trim() != crate::proxy::mode().word())?;
     let synced = "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
     page_is(ask_metrics("/metrics"), |page| {
         page.status != 200 || matches!(page.figure(synced), None | Some("0"))

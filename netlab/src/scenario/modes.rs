@@ -20,8 +20,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("drift-in-each-table-heals", drift),
 ];
 
-const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
-const WEB_BY_ANY: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as any";
+const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as any";
 /// Connections that a change of modes must not harm.
 const CONNECTIONS: usize = 10_000;
 /// The tool that makes iptables' rules here, unless the run chose another.
@@ -132,7 +131,7 @@ fn cleanup(bench: &Bench) -> Verdict {
     let before = (saved(&setting, "")?, saved(&setting, "ip6")?);
     for mode in ["iptables", "nftables", "userspace"] {
         setting.start_proxy_with(&[&format!("--proxy-mode={mode}")])?;
-        setting.wait_for(&Probe::parse(WEB_BY_ANY)?)?;
+        setting.wait_for(&Probe::parse(WEB)?)?;
         setting.stop_proxy(Signal::SIGTERM)?;
         let start = setting.start(&["--cleanup"]);
         let mut proxy = KubeProxy::start(&setting.lab, &start)?;

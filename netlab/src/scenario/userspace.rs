@@ -69,7 +69,7 @@ fn begin(setting: &mut Setting, flags: &[&str], act: fn(&mut Setting) -> Verdict
     for object in faulty(&["10.244.1.11"]) {
         setting.manifests.put(object);
     }
-    setting.publish()?;
+    setting.write()?;
     setting.start_proxy_with(&all)?;
     let verdict = act(setting);
     told(setting, verdict)
@@ -258,7 +258,7 @@ fn hangs(setting: &mut Setting) -> Verdict {
         (0..10).map(ask).filter(|outcome| *outcome == Outcome::Silence).count()
     });
     setting.manifests.put(faulty(&["10.244.1.11", "10.244.1.12"])[1].clone());
-    setting.publish()?;
+    setting.write()?;
     eventually(|| match ask_faulty(setting) {
         Ok(Outcome::Answered(_)) => None,
         other => Some(format!("with one endpoint that answers: {other:?}")),
@@ -411,8 +411,12 @@ fn limit(setting: &mut Setting) -> Verdict {
     const CLIENTS: usize = 4;
     let room = (3 * MOST) as u64;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(room), hard.max(room));
-    raised.map_err(|e| Stop::Skipped(format!("{room} descriptors for clients and pods: {e}")))?;
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, soft.max(room).min(hard), hard);
+    raised.map_err(|e| format!("descriptors for clients and pods: {e}"))?;
+    if hard < room {
+        let why = format!("needs {room} descriptors (ulimit -Hn), {hard} are allowed");
+        return Err(Stop::Skipped(why));
+    }
     wait_for_web(setting)?;
     all_closed(setting, "default/web:http")?;
     let before = descriptors(setting)?;
@@ -452,7 +456,7 @@ fn descriptors_run_out(setting: &mut Setting) -> Verdict {
     let before = descriptors(setting)?;
     let narrow = |setting: &Setting, most: usize| -> Result<(), Stop> {
         let id = setting.proxy.as_ref().ok_or("kube-proxy is not running")?.process.id();
-        let words = [format!("--pid={id}"), format!("--nofile={most}:1000000")];
+        let words = [format!("--pid={id}"), format!("--nofile={most}:")];
         match Command::new("prlimit").args(words).output() {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned().into()),
@@ -481,7 +485,8 @@ fn descriptors_run_out(setting: &mut Setting) -> Verdict {
     if lines == 0 || lines > 10 {
         return Err(format!("{lines} log lines say that descriptors ran out").into());
     }
-    narrow(setting, 1_000_000)?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
+    narrow(setting, hard as usize)?;
     all_closed(setting, "default/web:http")?;
     none_leaked(setting, before)?;
     Ok(format!("{served} of 30 served, the others after them"))

@@ -148,11 +148,11 @@ impl Metrics {
                 "Rules of iptables that the last sync wrote",
                 &["table", "ip_family"],
             ),
-            conntrack: modern.durations(
+            conntrack: maker.durations(
                 "conntrack_reconciler_sync_duration_seconds",
                 "Seconds a search for stale flows took",
             ),
-            conntrack_deleted: modern
+            conntrack_deleted: maker
                 .counters("conntrack_reconciler_deleted_entries_total", "Stale flows forgotten"),
             healthz: maker.codes("proxy_healthz_total", "Answers of /healthz by status"),
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
