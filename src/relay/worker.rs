@@ -195,9 +195,11 @@ impl<S: Sockets> Worker<S> {
         }
         self.end_of_patience(now);
         self.end_of_pause(now);
-        // What a rush of clients needed is given back when the last of them has left.
+        // What a rush of clients needed is given back when the last of them has left, and what went
+        // with connections that broke is made up for.
         if self.entries.len() == 0 {
             self.pipes.shrink(FIRST_PIPES);
+            self.pipes.prepare(&mut self.sockets, FIRST_PIPES);
         }
     }
 
