@@ -4,6 +4,7 @@
 
 mod affinity;
 mod api;
+mod crowds;
 mod heal;
 mod health;
 mod modes;
@@ -109,6 +110,7 @@ fn all() -> Vec<Scenario> {
         api::SCENARIOS,
         trace::SCENARIOS,
         userspace::SCENARIOS,
+        crowds::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
 }

@@ -1,12 +1,11 @@
 //! userspace mode, whatever the mode of the run: what becomes of carried connections when the process
-//! ends, endpoints that misbehave, ports, limits and descriptors that run out, idle UDP flows.
+//! ends, endpoints that misbehave, ports that are in use, idle UDP flows.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use socket2::SockRef;
@@ -27,8 +26,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("userspace-endpoint-resets", |bench| play(bench, &[], resets)),
     scenario("userspace-endpoint-answers-nobody", |bench| play(bench, &[], answers_nobody)),
     scenario("userspace-ports-in-use", |bench| play(bench, &[RANGE], ports)),
-    scenario("userspace-limit", limited),
-    scenario("userspace-descriptors-run-out", |bench| play(bench, &[], descriptors_run_out)),
     scenario("userspace-udp-timeout", |bench| play(bench, &[UDP_TIMEOUT], udp_timeout)),
 ];
 
@@ -36,22 +33,18 @@ const LONG: &str = "--userspace-drain-timeout=60s";
 const SHORT: &str = "--userspace-drain-timeout=1s";
 const RANGE: &str = "--proxy-port-range=41000-41002";
 const UDP_TIMEOUT: &str = "--udp-timeout=1s";
-/// Connections that the limit is tried with.
-const ATTEMPTS: usize = 100_000;
-/// The limit, where there are descriptors for it.
-const MOST: usize = 10_000;
 const METRICS: &str = "127.0.0.1:10249";
-const WEB: &str = "10.96.0.10:80";
+pub(super) const WEB: &str = "10.96.0.10:80";
 /// The Service whose endpoints misbehave, and their port.
 const FAULTY: &str = "10.96.1.7:80";
 const ODD_PORT: u16 = 9001;
 
-fn at(text: &str) -> SocketAddr {
+pub(super) fn at(text: &str) -> SocketAddr {
     text.parse().expect("addresses here are well-formed")
 }
 
 /// Starts the proxy in userspace mode and waits until it serves.
-fn play(bench: &Bench, flags: &[&str], act: fn(&mut Setting) -> Verdict) -> Verdict {
+pub(super) fn play(bench: &Bench, flags: &[&str], act: fn(&mut Setting) -> Verdict) -> Verdict {
     let mut setting = bench.examples()?;
     if flags.contains(&RANGE) {
         // Somebody has one of the three ports at every address.
@@ -99,13 +92,13 @@ fn faulty(endpoints: &[&str]) -> [Value; 2] {
     [service, slice]
 }
 
-fn wait_for_web(setting: &mut Setting) -> Result<(), String> {
+pub(super) fn wait_for_web(setting: &mut Setting) -> Result<(), String> {
     let web = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as any";
     setting.wait_for(&Probe::parse(web)?).map(|_| ())
 }
 
 /// A figure of a Service port.
-fn figure(setting: &Setting, name: &str, service: &str) -> Result<u64, String> {
+pub(super) fn figure(setting: &Setting, name: &str, service: &str) -> Result<u64, String> {
     let page = setting.lab.node.run(|| fetch(at(METRICS), "/metrics"))?;
     let line = format!("kubeproxy_userspace_{name}{{protocol=\"TCP\",service=\"{service}\"}}");
     let figure = page.figure(&line).ok_or(format!("no {line}"))?;
@@ -113,7 +106,7 @@ fn figure(setting: &Setting, name: &str, service: &str) -> Result<u64, String> {
 }
 
 /// Waits until nothing is open for a Service port.
-fn all_closed(setting: &Setting, service: &str) -> Result<(), Stop> {
+pub(super) fn all_closed(setting: &Setting, service: &str) -> Result<(), Stop> {
     eventually(|| match figure(setting, "connections_open", service) {
         Ok(0) => None,
         Ok(open) => Some(format!("{open} connections of {service} are still open")),
@@ -122,14 +115,14 @@ fn all_closed(setting: &Setting, service: &str) -> Result<(), Stop> {
 }
 
 /// How many descriptors the proxy has.
-fn descriptors(setting: &Setting) -> Result<usize, String> {
+pub(super) fn descriptors(setting: &Setting) -> Result<usize, String> {
     let proxy = setting.proxy.as_ref().ok_or("kube-proxy is not running")?;
     let folder = format!("/proc/{}/fd", proxy.process.id());
     std::fs::read_dir(&folder).map(Iterator::count).map_err(|e| format!("{folder}: {e}"))
 }
 
 /// Waits until it has no more descriptors than it had.
-fn none_leaked(setting: &Setting, before: usize) -> Result<(), Stop> {
+pub(super) fn none_leaked(setting: &Setting, before: usize) -> Result<(), Stop> {
     eventually(|| match descriptors(setting) {
         Ok(now) if now <= before => None,
         Ok(now) => Some(format!("{now} descriptors, {before} at the start")),
@@ -376,129 +369,6 @@ fn ports(setting: &mut Setting) -> Verdict {
         return Err("it ended".into());
     }
     Ok(format!("{refused} of {} refused", all.len()))
-}
-
-/// What came of many attempts.
-#[derive(Default)]
-struct Crowd {
-    held: Vec<TcpStream>,
-    reset: usize,
-    other: Vec<String>,
-}
-
-/// Connects and waits for the first byte; who gets it stays.
-fn crowd(count: usize) -> Crowd {
-    let mut crowd = Crowd::default();
-    for _ in 0..count {
-        let asked = || -> std::io::Result<TcpStream> {
-            let mut stream = TcpStream::connect_timeout(&at(WEB), PATIENCE)?;
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            match stream.read(&mut [0])? {
-                0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
-                _ => Ok(stream),
-            }
-        };
-        match asked() {
-            Ok(stream) => crowd.held.push(stream),
-            Err(e) if Outcome::of_error(&e) == Outcome::Refused => crowd.reset += 1,
-            Err(e) => crowd.other.push(e.to_string()),
-        }
-    }
-    crowd
-}
-
-/// As many connections as are to be allowed: each needs two descriptors here and two in the proxy.
-fn most() -> usize {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
-    (usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(4000) / 2).min(MOST)
-}
-
-fn limited(bench: &Bench) -> Verdict {
-    if most() < 1000 {
-        return Err(Stop::Skipped("too few descriptors for a crowd (ulimit -Hn)".to_owned()));
-    }
-    play(bench, &[&format!("--userspace-max-connections={}", most())], limit)
-}
-
-fn limit(setting: &mut Setting) -> Verdict {
-    const CLIENTS: usize = 4;
-    let most = most();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
-    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    raised.map_err(|e| format!("descriptors for clients and pods: {e}"))?;
-    wait_for_web(setting)?;
-    all_closed(setting, "default/web:http")?;
-    let before = descriptors(setting)?;
-    let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
-    let start = |_| pod.spawn(|| crowd(ATTEMPTS / CLIENTS));
-    let clients: Vec<_> = (0..CLIENTS).map(start).collect();
-    let join = |client: std::thread::JoinHandle<Crowd>| client.join().map_err(|_| "a client died");
-    let crowds = clients.into_iter().map(join).collect::<Result<Vec<_>, _>>()?;
-    let held: usize = crowds.iter().map(|c| c.held.len()).sum();
-    let reset: usize = crowds.iter().map(|c| c.reset).sum();
-    if let Some(why) = crowds.iter().flat_map(|c| &c.other).next() {
-        return Err(format!("{held} held, {reset} reset, and one: {why}").into());
-    }
-    // Each thread of the proxy may let one too many in.
-    if !(most..most + 8).contains(&held) {
-        return Err(format!("{held} are held, the limit is {most}").into());
-    }
-    let full = descriptors(setting)?;
-    let turned_away = figure(setting, "turned_away_total", "default/web:http")?;
-    let said = setting.proxy.as_ref().map(|p| p.process.said()).unwrap_or_default();
-    let lines = said.lines().filter(|l| l.contains("as many connections are open")).count();
-    if turned_away != reset as u64 || lines == 0 || lines > 100 {
-        return Err(format!("{reset} resets, {turned_away} counted, {lines} log lines").into());
-    }
-    drop(crowds);
-    all_closed(setting, "default/web:http")?;
-    none_leaked(setting, before)?;
-    wait_for_web(setting)?;
-    Ok(format!("{held} held, {reset} reset, {lines} lines; descriptors {before}, {full}, {before}"))
-}
-
-/// Its limit of descriptors is set so low that some clients cannot be accepted; they wait, and are
-/// served as soon as there is room.
-fn descriptors_run_out(setting: &mut Setting) -> Verdict {
-    wait_for_web(setting)?;
-    all_closed(setting, "default/web:http")?;
-    let before = descriptors(setting)?;
-    let narrow = |setting: &Setting, most: usize| -> Result<(), Stop> {
-        let id = setting.proxy.as_ref().ok_or("kube-proxy is not running")?.process.id();
-        let words = [format!("--pid={id}"), format!("--nofile={most}:")];
-        match Command::new("prlimit").args(words).output() {
-            Ok(output) if output.status.success() => Ok(()),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned().into()),
-            Err(why) => Err(Stop::Skipped(format!("prlimit: {why}"))),
-        }
-    };
-    narrow(setting, before + 21)?;
-    let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
-    let open = |_| Conversation::open(None, at(WEB), Duration::from_millis(300));
-    let mut talks = pod.run(|| (0..30).map(open).collect::<Vec<_>>());
-    let served = talks.iter().filter(|talk| talk.is_ok()).count();
-    let broken = talks.iter_mut().flatten().filter_map(|talk| talk.say("on").err()).next();
-    if let Some(why) = broken {
-        return Err(format!("one that was served broke: {why}").into());
-    }
-    if served == 0 || served == 30 {
-        return Err(format!("{served} of 30 were served").into());
-    }
-    drop(talks);
-    eventually(|| match pod.run(|| ask_tcp(None, at(WEB), PATIENCE)) {
-        Outcome::Answered(_) => None,
-        other => Some(format!("with descriptors free again: {other:?}")),
-    })?;
-    let said = setting.proxy.as_ref().map(|p| p.process.said()).unwrap_or_default();
-    let lines = said.lines().filter(|l| l.contains("no descriptor or memory")).count();
-    if lines == 0 || lines > 10 {
-        return Err(format!("{lines} log lines say that descriptors ran out").into());
-    }
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
-    narrow(setting, hard as usize)?;
-    all_closed(setting, "default/web:http")?;
-    none_leaked(setting, before)?;
-    Ok(format!("{served} of 30 served, the others after them"))
 }
 
 /// A flow keeps its socket towards the pod while it is used, and gets another after a rest.
