@@ -24,7 +24,7 @@ use std::path::Path;
 
 use crate::client::Outcome;
 use crate::manifests::Transport;
-use crate::plan;
+use crate::{plan, proxy};
 
 /// Whom the pod must take for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,8 +220,31 @@ pub struct Row {
     pub wrong: Option<String>,
 }
 
-/// Makes attempts until what is expected is certain, or something else has happened.
+impl Probe {
+    /// What of it is other in a mode, by name: userspace mode carries connections itself, so that
+    /// pods see the node (unless told by the PROXY protocol), and it carries no SCTP.
+    fn in_mode(&self, mode: proxy::Mode) -> Probe {
+        let mut probe = self.clone();
+        if mode != proxy::Mode::Userspace {
+            return probe;
+        }
+        match &mut probe.expected {
+            Expected::Each(..) | Expected::One(..) if self.transport == Transport::Sctp => {
+                probe.expected = Expected::Refused;
+            }
+            Expected::Each(_, seen) | Expected::One(_, seen) if *seen == Seen::Itself => {
+                *seen = Seen::Node;
+            }
+            _ => {}
+        }
+        probe
+    }
+}
+
+/// Makes attempts until what is expected in this run's mode is certain, or something else has
+/// happened.
 pub fn judge(probe: &Probe, attempt: &mut dyn FnMut() -> Outcome) -> Row {
+    let probe = &probe.in_mode(proxy::mode());
     let mut tally = Tally::default();
     let (least, most) = match &probe.expected {
         Expected::Each(pods, _) if pods.len() == 1 => (3, 3),

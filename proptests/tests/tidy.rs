@@ -63,7 +63,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The one room that wires all others together.
 const EVERY: &[&str] = &[
     "model", "track", "topology", "kernel", "sync", "api", "config", "cli", "commands", "logging",
-    "serve",
+    "serve", "relay",
 ];
 
 /// The room that wires questions, as `daemon` wires the proxy.

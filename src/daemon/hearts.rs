@@ -5,8 +5,9 @@ use super::Failure;
 use crate::config::{KernelChoice, Settings};
 use crate::kernel::real::{self, Real};
 use crate::kernel::simulated::Simulated;
-use crate::kernel::{Capability, Facts, Kernel, Query};
+use crate::kernel::{Capability, Facts, Kernel, Query, RelayKey};
 use crate::model::{Family, Mode};
+use crate::relay::Board;
 
 /// Either heart.
 pub(super) type AnyKernel = Box<dyn Kernel + Send>;
@@ -38,13 +39,24 @@ fn open_real() -> Result<Real, Failure> {
 
 /// Opens the kernel and refuses one that lacks what the mode cannot do without.
 pub(super) fn open_kernel(settings: &Settings) -> Result<AnyKernel, Failure> {
-    let mut kernel: AnyKernel = match (settings.kernel, settings.mode) {
-        (KernelChoice::Simulated, _) => Box::new(Simulated::new(sim::Host::new(1))),
-        (KernelChoice::Real, Mode::Iptables | Mode::Ipvs) => {
-            Box::new(open_real()?.with_xtables(None))
+    open_with_board(settings).map(|(kernel, _)| kernel)
+}
+
+/// The same, with the board on which the figures of carried connections stand.
+pub(super) fn open_with_board(
+    settings: &Settings,
+) -> Result<(AnyKernel, Option<Board<RelayKey>>), Failure> {
+    let (mut kernel, board): (AnyKernel, _) = match settings.kernel {
+        KernelChoice::Simulated => (Box::new(Simulated::new(sim::Host::new(1))), None),
+        KernelChoice::Real => {
+            let real = match settings.mode {
+                Mode::Iptables | Mode::Ipvs => open_real()?.with_xtables(None),
+                // Only to see what another mode has left.
+                Mode::Nftables | Mode::Userspace => open_real()?.seeing_xtables(None),
+            };
+            let board = real.relay_board();
+            (Box::new(real), Some(board))
         }
-        // Only to see what another mode has left.
-        (KernelChoice::Real, _) => Box::new(open_real()?.seeing_xtables(None)),
     };
     let mut lacks = kernel.capabilities().lacks.clone();
     lacks.retain(|(lack, _)| lack.is_vital() && lack.concerns(settings.mode));
@@ -52,7 +64,7 @@ pub(super) fn open_kernel(settings: &Settings) -> Result<AnyKernel, Failure> {
         lacks = lacks_of_ipvs(settings, &mut *kernel)?;
     }
     match lacks.first() {
-        None => Ok(kernel),
+        None => Ok((kernel, board)),
         Some((lack, said)) => {
             let remedy = lack.remedy();
             Err(Failure::new(format_args!("kernel: {remedy} (the kernel said: {said})")))

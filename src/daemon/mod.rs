@@ -24,13 +24,15 @@ use tokio::sync::{mpsc, watch};
 use crate::cli::Action;
 use crate::commands;
 use crate::config::{DetectLocal, Settings};
+use crate::kernel::RelayKey;
 use crate::kernel::meter::{Dealing, Meter};
 use crate::logging::Handle;
 use crate::model::{Family, Mode, Node};
+use crate::relay::{Board, Figures};
 use crate::serve::{self, Shown};
 use crate::sync::run::{Gone, Loop, Pace, Request, Until, Wait};
 use crate::sync::{self, Options, Proxy};
-use hearts::{AnyKernel, every_kernel, families, open_kernel};
+use hearts::{AnyKernel, every_kernel, families, open_kernel, open_with_board};
 use observe::Witness;
 
 /// Events that may wait between the source and the sync loop.
@@ -143,7 +145,7 @@ fn run(settings: Settings) -> Result<(), Failure> {
         let _within = runtime.enter();
         signals()?
     };
-    let mut kernel = open_kernel(&settings)?;
+    let (mut kernel, board) = open_with_board(&settings)?;
     let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
     kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
@@ -151,7 +153,8 @@ fn run(settings: Settings) -> Result<(), Failure> {
     set_oom_score(settings.oom_score_adj);
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     unset.iter().for_each(|unset| tracing::warn!("{unset}"));
-    let ended = runtime.block_on(live(Arc::new(settings), logging, (kernel, families), signalled));
+    let ended =
+        runtime.block_on(live(Arc::new(settings), logging, (kernel, board), (families, signalled)));
     // Dropped, it would wait for what still runs on threads of its own: a look-up of a name, or a
     // program that is to give credentials.
     runtime.shutdown_background();
@@ -168,12 +171,13 @@ fn set_oom_score(score: i32) {
 async fn live(
     settings: Arc<Settings>,
     logging: Option<Handle>,
-    (mut kernel, families): (AnyKernel, Vec<Family>),
-    signalled: impl Future<Output = &'static str>,
+    (mut kernel, board): (AnyKernel, Option<Board<RelayKey>>),
+    (families, signalled): (Vec<Family>, impl Future<Output = &'static str>),
 ) -> Result<(), Failure> {
     let farewell = FAREWELL + draining(&settings);
     let (requests, asked) = mpsc::channel(REQUESTS);
     let sources = sources(&settings, logging.clone(), (&families, &requests));
+    board.into_iter().for_each(|board| sources.metrics.carried_by(carrying(board)));
     let (sender, events) = mpsc::channel(EVENTS);
     let source = source::start(&settings, sender, sources.metrics.clone()).await?;
     let witness = Witness::new(&sources, source.reporter);
@@ -209,6 +213,23 @@ async fn live(
         }
     }
     outcome
+}
+
+/// What the proxy carries itself, in the words of the metrics.
+fn carrying(board: Board<RelayKey>) -> serve::Carrying {
+    let told = |(key, figures): (RelayKey, Figures)| serve::CarriedFigures {
+        service: key.origin.to_string(),
+        protocol: key.origin.protocol.to_string(),
+        open: figures.open,
+        accepted: figures.accepted,
+        failed_dials: figures.failed_dials,
+        retries: figures.retries,
+        turned_away: figures.turned_away,
+        unserved: figures.unserved,
+        bytes_up: figures.bytes_up,
+        bytes_down: figures.bytes_down,
+    };
+    Box::new(move || board.figures().into_iter().map(told).collect())
 }
 
 /// What the servers tell.

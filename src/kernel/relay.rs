@@ -1,6 +1,7 @@
 //! The words of connections that this process carries itself, at the seam. Values only.
 //! Tests: `relay`, the hearts.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -18,6 +19,13 @@ pub struct RelayKey {
     pub origin: Arc<ServicePortName>,
     /// Whether its endpoints are all of the cluster's or those of this node.
     pub policy: TrafficPolicy,
+}
+
+impl fmt::Display for RelayKey {
+    /// `namespace/name:port (IPv4)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.origin, self.family)
+    }
 }
 
 /// What a listening port is for.

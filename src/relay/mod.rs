@@ -6,6 +6,7 @@
 //! Tests: `tests.rs` and `udp_tests.rs` on simulated sockets, `threads_tests.rs` and `netlab` on real ones.
 
 mod balance;
+mod complaints;
 mod counters;
 mod datagrams;
 mod dial;

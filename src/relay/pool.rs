@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::balance::Balancer;
+use super::complaints::Complaint;
 use super::counters::Counters;
 
 /// What a listening port is for.
@@ -46,12 +47,23 @@ pub struct Shared {
     pub limits: Limits,
     /// Figures of all listening ports.
     pub counters: Counters,
+    exhausted: Complaint,
+}
+
+impl Shared {
+    /// Nothing is carried yet.
+    pub fn new(limits: Limits) -> Shared {
+        Shared { limits, counters: Counters::default(), exhausted: Complaint::default() }
+    }
 }
 
 /// One listening port.
 #[derive(Debug)]
 pub struct Pool {
+    /// What its log lines call it.
+    name: String,
     balancer: Mutex<Balancer>,
+    full: Complaint,
     announces: AtomicBool,
     /// Its figures.
     pub counters: Counters,
@@ -76,9 +88,11 @@ impl Drop for Place {
 }
 
 impl Pool {
-    /// A port that serves this.
-    pub fn new(shared: Arc<Shared>, serving: &Serving) -> Pool {
+    /// A port of this name that serves this.
+    pub fn new(name: String, shared: Arc<Shared>, serving: &Serving) -> Pool {
         let pool = Pool {
+            name,
+            full: Complaint::default(),
             balancer: Mutex::new(Balancer::default()),
             announces: AtomicBool::new(false),
             counters: Counters::default(),
@@ -104,17 +118,47 @@ impl Pool {
     }
 
     /// A place for one more connection, unless a limit is reached.
-    pub(super) fn enter(self: &Arc<Pool>) -> Option<Place> {
-        let Shared { limits, counters } = &*self.shared;
+    pub(super) fn enter(self: &Arc<Pool>, now: Duration) -> Option<Place> {
+        let Shared { limits, counters, .. } = &*self.shared;
         // Two threads may pass the limit by one each: it is a bound on memory, not a promise.
         if counters.open() >= limits.all || self.counters.open() >= limits.each {
             counters.turned_away();
             self.counters.turned_away();
+            self.say_full(now);
             return None;
         }
         counters.opened();
         self.counters.opened();
         Some(Place(self.clone()))
+    }
+
+    fn say_full(&self, now: Duration) {
+        let Some(times) = self.full.comes_up(now) else { return };
+        let Limits { all, each } = self.shared.limits;
+        let (open, in_all) = (self.counters.open(), self.shared.counters.open());
+        tracing::warn!(
+            service = self.name,
+            open,
+            each,
+            in_all,
+            all,
+            times,
+            "as many connections are open as may be: further ones are reset \
+             (--userspace-max-connections, --userspace-max-connections-per-service)"
+        );
+    }
+
+    /// There was no descriptor or memory for a socket.
+    pub(super) fn say_exhausted(&self, now: Duration) {
+        let Some(times) = self.shared.exhausted.comes_up(now) else { return };
+        let in_all = self.shared.counters.open();
+        tracing::warn!(
+            service = self.name,
+            in_all,
+            times,
+            "no descriptor or memory for one more socket: clients wait until there is \
+             (RLIMIT_NOFILE, net.ipv4.tcp_mem, --userspace-max-connections)"
+        );
     }
 
     pub(super) fn choose(

@@ -93,6 +93,12 @@ impl<S: Sockets> Pipes<S> {
         }
     }
 
+    /// Lets go of all but so many.
+    pub(super) fn shrink(&mut self, count: usize) {
+        self.idle.truncate(count);
+        self.idle.shrink_to(count);
+    }
+
     fn take(&mut self, sockets: &mut S) -> Result<S::Pipe, Trouble> {
         self.idle.pop().map_or_else(|| sockets.pipe(), Ok)
     }

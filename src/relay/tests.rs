@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::counters::Counters;
 use super::dial::PATIENCE;
 use super::pool::{Announce, Limits, Pool, Serving, Shared};
 use super::simulated::{Handle, Manner, Net};
@@ -39,11 +38,11 @@ impl Stage {
 
     fn limited(seed: u64, endpoints: u8, (announce, limits): (Announce, Limits)) -> Stage {
         let net = Net::new(seed);
-        let shared = Arc::new(Shared { limits, counters: Counters::default() });
+        let shared = Arc::new(Shared::new(limits));
         let endpoints: Arc<[SocketAddr]> = (1..=endpoints).map(endpoint).collect();
         endpoints.iter().for_each(|at| net.endpoint(*at, Manner::Answers));
         let serving = Serving { endpoints, affinity: None, announce };
-        let pool = Arc::new(Pool::new(shared.clone(), &serving));
+        let pool = Arc::new(Pool::new("a".to_owned(), shared.clone(), &serving));
         let mut worker = Worker::new(net.clone());
         worker.obey(Command::Listen(7, PORT, pool.clone()));
         Stage { net, worker, pool, shared, now: Duration::from_secs(1) }

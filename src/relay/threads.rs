@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::counters::{Counters, Figures};
+use super::counters::Figures;
 use super::linux::{self, Bell, Linux, Opened};
 use super::linux_udp::{self, LinuxUdp, Udp};
 use super::pool::{Limits, Pool, Serving, Shared};
@@ -88,7 +88,10 @@ pub struct Relay<K> {
 }
 
 /// Where the figures of open ports are seen, from any thread. Clones are the same board.
-pub struct Board<K>(Arc<Mutex<BTreeMap<K, Arc<Pool>>>>);
+pub struct Board<K>(Arc<Mutex<Shown<K>>>);
+
+/// The ports that are listened at, and those that are not any more while connections of theirs go on.
+type Shown<K> = (BTreeMap<K, Arc<Pool>>, Vec<(K, Arc<Pool>)>);
 
 impl<K> Clone for Board<K> {
     fn clone(&self) -> Self {
@@ -109,15 +112,31 @@ impl<K> std::fmt::Debug for Board<K> {
 }
 
 impl<K: Ord + Clone> Board<K> {
-    fn write(&self) -> MutexGuard<'_, BTreeMap<K, Arc<Pool>>> {
+    fn write(&self) -> MutexGuard<'_, Shown<K>> {
         // A map is whole after every call, so that a panic elsewhere leaves it usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The figures of each open port.
+    fn opened(&self, key: K, pool: Arc<Pool>) {
+        self.write().0.insert(key, pool);
+    }
+
+    fn stopped(&self, key: &K) {
+        let mut board = self.write();
+        if let Some(entry) = board.0.remove_entry(key) {
+            board.1.push(entry);
+        }
+        board.1.retain(|(_, pool)| pool.counters.figures().open > 0);
+    }
+
+    /// The figures of each port that is open or still has connections. A name may come twice, if it
+    /// was opened anew meanwhile.
     pub fn figures(&self) -> Vec<(K, Figures)> {
-        let board = self.write();
-        board.iter().map(|(key, pool)| (key.clone(), pool.counters.figures())).collect()
+        let mut board = self.write();
+        board.1.retain(|(_, pool)| pool.counters.figures().open > 0);
+        let left = board.1.iter().map(|(key, pool)| (key, pool));
+        let all = board.0.iter().chain(left);
+        all.map(|(key, pool)| (key.clone(), pool.counters.figures())).collect()
     }
 }
 
@@ -127,11 +146,10 @@ impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
     }
 }
 
-impl<K: Ord + Clone> Relay<K> {
+impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
     /// Starts the threads, in the network namespace of the one that calls.
     pub fn start(settings: &Settings, board: Board<K>) -> Result<Relay<K>, Trouble> {
-        let counters = Counters::default();
-        let shared = Arc::new(Shared { limits: settings.limits, counters });
+        let shared = Arc::new(Shared::new(settings.limits));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let tcp = (0..cores.min(MOST_THREADS)).map(start_tcp).collect::<Result<_, _>>()?;
         let udp = start_udp(settings.udp_timeout)?;
@@ -153,7 +171,7 @@ impl<K: Ord + Clone> Relay<K> {
             }
             return Ok(open.at.port());
         }
-        let pool = Arc::new(Pool::new(self.shared.clone(), serving));
+        let pool = Arc::new(Pool::new(key.to_string(), self.shared.clone(), serving));
         self.next += 1;
         let id = self.next;
         let port = match transport {
@@ -177,7 +195,7 @@ impl<K: Ord + Clone> Relay<K> {
             }
         };
         let at = SocketAddr::new(at.ip(), port);
-        self.board.write().insert(key.clone(), pool.clone());
+        self.board.opened(key.clone(), pool.clone());
         self.open.insert(key, Open { id, at, transport, pool });
         Ok(port)
     }
@@ -215,7 +233,7 @@ impl<K: Ord + Clone> Relay<K> {
     /// Listens there no more. Open connections go on; UDP flows end.
     pub fn stop(&mut self, key: &K) {
         let Some(open) = self.open.remove(key) else { return };
-        self.board.write().remove(key);
+        self.board.stopped(key);
         if let Some(ports) = self.ports.get_mut(&(open.transport, open.at.is_ipv4())) {
             ports.free(open.at.port());
         }

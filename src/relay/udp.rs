@@ -210,7 +210,7 @@ impl<D: Datagrams> UdpWorker<D> {
             return Some(*slot);
         }
         let pool = found.pool.clone();
-        let place = pool.enter()?;
+        let place = pool.enter(now)?;
         let endpoint = pool.choose(client.ip(), &[], now)?;
         let upstream = self.sockets.connect(endpoint).ok()?;
         let flow = Flow { upstream, place, listening, client, endpoint, last: now };

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::Counters;
 use super::datagrams::{AT_ONCE, Batch, Datagrams};
 use super::pool::{Announce, Limits, Pool, Serving, Shared};
 use super::sockets::{Happened, Token, Trouble};
@@ -156,9 +155,8 @@ fn serving(endpoints: impl IntoIterator<Item = u8>) -> Serving {
 
 impl Stage {
     fn new(endpoints: u8, each: u64) -> Stage {
-        let shared =
-            Arc::new(Shared { limits: Limits { all: 100, each }, counters: Counters::default() });
-        let pool = Arc::new(Pool::new(shared, &serving(1..=endpoints)));
+        let shared = Arc::new(Shared::new(Limits { all: 100, each }));
+        let pool = Arc::new(Pool::new("a".to_owned(), shared, &serving(1..=endpoints)));
         let net = Net::default();
         let mut worker = UdpWorker::new(net.clone(), TIMEOUT);
         worker.obey(Command::Listen(1, (), pool.clone()));

@@ -195,6 +195,12 @@ impl<S: Sockets> Worker<S> {
         }
         self.end_of_patience(now);
         self.end_of_pause(now);
+        // What a rush of clients needed is given back when the last of them has left, and what went
+        // with connections that broke is made up for.
+        if self.entries.len() == 0 {
+            self.pipes.shrink(FIRST_PIPES);
+            self.pipes.prepare(&mut self.sockets, FIRST_PIPES);
+        }
     }
 
     fn accept(&mut self, slot: Slot, now: Duration) {
@@ -204,7 +210,10 @@ impl<S: Sockets> Worker<S> {
             match self.sockets.accept(&listening.listener) {
                 Ok((socket, peer)) => self.begin(socket, peer, pool, now),
                 Err(Trouble::NotNow) => return,
-                Err(Trouble::Exhausted) => return self.pause(slot, now),
+                Err(Trouble::Exhausted) => {
+                    pool.say_exhausted(now);
+                    return self.pause(slot, now);
+                }
                 // The client left before it was its turn: the next one.
                 Err(_) => {}
             }
@@ -218,7 +227,7 @@ impl<S: Sockets> Worker<S> {
         pool: Arc<Pool>,
         now: Duration,
     ) {
-        let Some(place) = pool.enter() else { return self.sockets.reset(socket) };
+        let Some(place) = pool.enter(now) else { return self.sockets.reset(socket) };
         let sockets = &mut self.sockets;
         let slot = self.entries.insert_with(|slot| {
             let client = End::accepted(socket, token(slot, Side::Client));

@@ -20,7 +20,9 @@ mod tests;
 
 pub use board::Board;
 pub use health::{Answer, Health, Lag, Probe};
-pub use metrics::{LocalPolicy, Metrics, Requested, SyncKind, WatchFigures, Watching};
+pub use metrics::{
+    CarriedFigures, Carrying, LocalPolicy, Metrics, Requested, SyncKind, WatchFigures, Watching,
+};
 pub use node_ports::HealthChecks;
 pub use zpages::{Pages, SetVerbosity, Shown};
 

@@ -103,6 +103,23 @@ impl Frontends {
         self
     }
 
+    /// Puts in the local sockets by which this process itself answers for frontends: flows that go
+    /// to one of them, and through the Service port that it is for, go on.
+    pub fn answered(&mut self, family: Family, local: &[(Frontend, Socket)]) {
+        for (frontend, socket) in local {
+            let (protocol, port) = (frontend.protocol, frontend.port);
+            let index = match frontend.address {
+                Some(address) => self.sockets.get(&(protocol, Socket { address, port })),
+                None => self.node_ports.get(&(family, protocol, port)),
+            };
+            if let Some(serving) = index.and_then(|index| self.serving.get_mut(*index))
+                && let Err(place) = serving.binary_search(socket)
+            {
+                serving.insert(place, *socket);
+            }
+        }
+    }
+
     /// What to ask the kernel for to hear of every flow of a family and protocol that may be stale:
     /// each question makes it look at its whole table, so there are few, or one for all.
     pub fn questions(&self, family: Family, protocol: Protocol) -> Vec<FlowsTo> {
@@ -318,6 +335,33 @@ mod tests {
         assert_eq!(asked.len(), 6, "{asked:?}");
         assert_eq!(frontends.questions(Family::V6, Protocol::Udp), []);
         assert_eq!(frontends.questions(Family::V4, Protocol::Sctp), []);
+    }
+
+    #[test]
+    fn flows_to_a_local_socket_go_on_while_it_is_open_for_their_service() {
+        let other = (service("other", "10.0.0.20", 1), slice("other", "10.1.0.2=S"));
+        let dns = (service("dns", "10.0.0.10", 0), slice("dns", "10.1.0.1=S"));
+        let cluster = cluster(vec![dns, other]);
+        let frontend = |address: Option<&str>, port| Frontend {
+            address: address.map(|a| a.parse().unwrap()),
+            protocol: Protocol::Udp,
+            port,
+        };
+        let local = [
+            (frontend(Some("10.0.0.10"), 53), socket("169.254.107.112:40000")),
+            (frontend(Some("10.0.0.20"), 53), socket("169.254.107.112:40001")),
+            (frontend(Some("10.0.0.99"), 53), socket("169.254.107.112:40002")),
+            (frontend(None, 30053), socket("169.254.107.112:40003")),
+        ];
+        let node: &[IpAddr] = &["192.0.2.1".parse().unwrap()];
+        let mut frontends = of_all(&cluster, &Family::ALL, Some(node));
+        frontends.answered(Family::V4, &local);
+        let is_stale = |to, endpoint| !stale(&frontends, &[flow(to, endpoint)]).is_empty();
+        assert!(!is_stale("10.0.0.10:53", "169.254.107.112:40000"));
+        assert!(!is_stale("192.0.2.1:30053", "169.254.107.112:40003"));
+        assert!(is_stale("10.0.0.10:53", "169.254.107.112:40001"), "another Service's");
+        assert!(is_stale("10.0.0.10:53", "169.254.107.112:40009"), "not open");
+        assert!(!is_stale("10.0.0.10:53", "10.1.0.1:5353"), "another mode left it: it is served");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::backend::Options;
 use crate::backend::program::Frontend;
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Touched};
-use crate::kernel::{Error, Kernel};
+use crate::kernel::{Error, Kernel, Socket};
 use crate::model::{Family, Mode, Notice};
 
 /// What the kernel is to be brought to.
@@ -59,6 +59,12 @@ pub(super) trait Driver: std::fmt::Debug + Send {
     /// Removes what nobody needs any more; for when nothing else waits. After an error the caller
     /// distrusts it.
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error>;
+
+    /// The frontends whose packets this process answers itself, each with the local sockets that it
+    /// has for them now. Flows to any other socket of its are dead.
+    fn answers(&self) -> Vec<(Frontend, Socket)> {
+        Vec::new()
+    }
 
     /// What this mode cannot do as asked; sorted.
     fn notices(&self) -> Vec<Notice> {

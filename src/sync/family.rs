@@ -12,7 +12,7 @@ use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Process, Touched};
-use crate::kernel::{Error, Kernel};
+use crate::kernel::{Error, Kernel, Socket};
 use crate::model::{Family, Mode, NamespacedName, Notice};
 use crate::track::Cluster;
 
@@ -113,6 +113,11 @@ impl FamilySync {
     /// Whether a change by somebody else is to be looked at.
     pub(super) fn is_suspicious(&self) -> bool {
         self.suspect.is_some()
+    }
+
+    /// The local sockets by which this process answers for frontends.
+    pub(super) fn answers(&self) -> Vec<(Frontend, Socket)> {
+        self.driver.answers()
     }
 
     /// How many times somebody else's changes were found.

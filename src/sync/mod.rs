@@ -396,7 +396,10 @@ impl Proxy {
             &self.options.families,
             addresses.as_deref(),
         );
-        let frontends = frontends.without(gone.iter());
+        let mut frontends = frontends.without(gone.iter());
+        for family in &self.families {
+            frontends.answered(family.family(), &family.answers());
+        }
         let mut forgotten = 0;
         for (family, protocol) in written
             .iter()

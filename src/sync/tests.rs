@@ -34,7 +34,11 @@ pub(super) fn options() -> Options {
 
 /// A proxy that was told of these objects, as a full list.
 fn proxy(kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
-    let mut proxy = Proxy::new(kernel, options());
+    proxy_with(options(), kernel, objects)
+}
+
+fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
+    let mut proxy = Proxy::new(kernel, options);
     Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
     feed(&mut proxy, objects);
     Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListEnded(kind)));
@@ -278,6 +282,50 @@ fn a_flow_to_a_service_that_was_deleted_is_forgotten() {
     proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "dns")));
     assert_eq!(proxy.sync().map(|r| r.forgotten), Ok(1), "the one past the Service stays");
     assert!(!proxy.has_changes());
+}
+
+/// In userspace mode flows end at a local port: they go on while it is open for their Service, and
+/// not when the port is another Service's or a process's that is no more.
+#[test]
+fn a_udp_flow_to_a_local_port_is_forgotten_with_the_port() {
+    let kernel = simulated();
+    let dns = |name: &str, ip: &str, endpoint: &str| {
+        service(name, ip, "").replace("TCP", "UDP") + &slice(name, "UDP", &[endpoint])
+    };
+    let userspace = |first: u16| {
+        let relay = RelaySettings { ports: Some(first..=first + 9), ..RelaySettings::default() };
+        Options { mode: Mode::Userspace, relay, ..options() }
+    };
+    let mut proxy = proxy_with(
+        userspace(41_000),
+        Box::new(kernel.clone()),
+        &dns("dns", "10.96.0.3", "10.1.0.1"),
+    );
+    proxy.sync().unwrap();
+    let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
+    let ask = sim::Packet::udp("10.2.0.1:99".parse().unwrap(), "10.96.0.3:80".parse().unwrap());
+    let goes_to = || kernel.host().receive(&ask, link).dnat;
+    let port = |port| Some((crate::backend::userspace::relay_address(Family::V4), port));
+    assert_eq!(goes_to(), port(41_000));
+    feed(&mut proxy, &slice("dns", "UDP", &["10.1.0.2"]));
+    assert_eq!(proxy.sync().unwrap().forgotten, 0, "the relay itself leads it elsewhere");
+    assert_eq!(goes_to(), port(41_000));
+    // Deleted and made again, while another Service came by its port: one sync sees all of it.
+    proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "dns")));
+    assert_eq!(proxy.sync().unwrap().forgotten, 1);
+    feed(&mut proxy, &dns("other", "10.96.0.4", "10.1.0.9"));
+    feed(&mut proxy, &dns("dns", "10.96.0.3", "10.1.0.1"));
+    proxy.sync().unwrap();
+    let now = goes_to();
+    assert!(now == port(41_000) || now == port(41_001), "{now:?}");
+    // The next process has other ports.
+    proxy.farewell().unwrap();
+    let objects = dns("dns", "10.96.0.3", "10.1.0.1") + &dns("other", "10.96.0.4", "10.1.0.9");
+    let mut proxy = proxy_with(userspace(42_000), Box::new(kernel.clone()), &objects);
+    assert_eq!(proxy.sync().unwrap().forgotten, 1);
+    assert_eq!(goes_to(), port(42_000));
+    feed(&mut proxy, &slice("other", "UDP", &["10.1.0.8"]));
+    assert_eq!(proxy.sync().unwrap().forgotten, 0);
 }
 
 /// Two Services with one external address, the younger one told of first; and a flow to it.

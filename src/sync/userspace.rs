@@ -15,7 +15,7 @@ use crate::backend::userspace::{GUARD, announce, guard, led_to_ports, ports_of, 
 use crate::kernel::drift::Touched;
 use crate::kernel::{
     Error, ErrorKind, Facts, Kernel, LinkOperation, Query, RelayKey, RelayOperation, RelayServing,
-    Transaction,
+    Socket, Transaction,
 };
 use crate::model::{Family, NamespacedName, Notice, Protocol, Reason};
 
@@ -124,6 +124,15 @@ impl Driver for Userspace {
 
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
         self.table.tidy(kernel, report)
+    }
+
+    fn answers(&self) -> Vec<(Frontend, Socket)> {
+        let address = relay_address(self.family);
+        let socket = |key| Some(Socket { address, port: self.served.get(key)?.port.clone().ok()? });
+        let all = self.used.iter().flat_map(|(frontend, keys)| {
+            keys.iter().filter_map(socket).map(|socket| (*frontend, socket))
+        });
+        all.collect()
     }
 
     fn notices(&self) -> Vec<Notice> {

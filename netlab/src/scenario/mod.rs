@@ -5,6 +5,7 @@
 mod access;
 mod affinity;
 mod api;
+mod crowds;
 mod heal;
 mod health;
 mod modes;
@@ -15,12 +16,15 @@ mod served;
 mod soak;
 mod starts;
 mod trace;
+mod userspace;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
+
+use nix::sys::resource::{Resource, setrlimit};
 
 use crate::probe::Script;
 use crate::setting::Setting;
@@ -33,6 +37,8 @@ pub enum Stop {
     Failed(String),
     /// It cannot run here.
     Skipped(String),
+    /// The mode of this run promises something else.
+    Unfit(String),
 }
 
 impl From<String> for Stop {
@@ -107,6 +113,8 @@ fn all() -> Vec<Scenario> {
         soak::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
+        userspace::SCENARIOS,
+        crowds::SCENARIOS,
     ];
     files.into_iter().flatten().copied().collect()
 }
@@ -125,10 +133,28 @@ const OF_NFTABLES: &[(&str, &str)] = &[
     ("service-cidr-comes-and-goes", "iptables mode does not look at ServiceCIDRs"),
 ];
 
+/// Scenarios that do not hold in userspace mode, with the reason.
+const NOT_OF_USERSPACE: &[(&str, &str)] = &[
+    ("restart-under-traffic", CARRIED),
+    ("restarts-lose-nothing", CARRIED),
+    ("signals-leave-the-rules", CARRIED),
+    ("trace-foretells-every-probe", OWN_PORT),
+    ("check-finds-planted-faults", OWN_PORT),
+    ("status-page", OWN_PORT),
+];
+const CARRIED: &str = "connections end with the process that carries them; see userspace-drain-*";
+
+const OWN_PORT: &str = "trace and check do not know the proxy's own ports yet";
+
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
-    let (_, why) = OF_NFTABLES.iter().find(|(known, _)| *known == name)?;
-    (proxy::mode() != proxy::Mode::Nftables).then(|| Stop::Skipped((*why).to_owned()))
+    let list = match proxy::mode() {
+        proxy::Mode::Nftables => return None,
+        proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => OF_NFTABLES,
+        proxy::Mode::Userspace => NOT_OF_USERSPACE,
+    };
+    let (_, why) = list.iter().find(|(known, _)| *known == name)?;
+    Some(Stop::Unfit((*why).to_owned()))
 }
 
 fn wanted(name: &str, words: &[String]) -> bool {
@@ -183,6 +209,10 @@ impl Count {
                 self.skipped += 1;
                 println!("skipped {name}: {why}");
             }
+            Err(Stop::Unfit(why)) => {
+                self.skipped += 1;
+                println!("skipped {name}: not of this mode: {why}");
+            }
             Err(Stop::Skipped(why)) => {
                 self.failed += 1;
                 println!("FAILED  {name}: skipped, but NETLAB=required: {why}");
@@ -200,6 +230,9 @@ impl Count {
     }
 }
 
+/// Descriptors for clients, pods and kube-proxy, asked for where we may: of crowds of connections.
+const DESCRIPTORS: u64 = 100_000;
+
 /// Runs the scenarios whose names contain one of the words, or all.
 pub fn run(words: &[String]) -> ExitCode {
     let root = proxy::workspace().to_owned();
@@ -214,6 +247,8 @@ pub fn run(words: &[String]) -> ExitCode {
     let mut count = Count::default();
     // Building must come before the user namespace, and that before any thread.
     let ready = proxy::find().map_err(Stop::Failed).and_then(|binary| {
+        // Nor has anybody in a user namespace the right to this.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS);
         privilege::obtain().map_err(Stop::Skipped)?;
         scratch::clean_on_signals()?;
         Ok(Bench { binary, root })

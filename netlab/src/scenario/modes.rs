@@ -22,7 +22,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("drift-in-each-table-heals", drift),
 ];
 
-const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
+const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as any";
 /// Connections that a change of modes must not harm.
 const CONNECTIONS: usize = 10_000;
 /// The tool that makes iptables' rules here, unless the run chose another.
@@ -67,7 +67,7 @@ fn saved(setting: &Setting, six: &str) -> Result<Vec<String>, Stop> {
 /// their base chains. Two of these are equal if nothing was written in between.
 pub(super) fn written(setting: &Setting) -> Result<BTreeSet<String>, String> {
     let said = |stop: Stop| match stop {
-        Stop::Failed(why) | Stop::Skipped(why) => why,
+        Stop::Failed(why) | Stop::Skipped(why) | Stop::Unfit(why) => why,
     };
     let mut all = BTreeSet::new();
     if crate::proxy::mode().tool().is_some() {
@@ -184,7 +184,7 @@ fn cleanup(bench: &Bench) -> Verdict {
     }
     nft(&setting.lab, &["add table inet foreign"])?;
     let before = (saved(&setting, "")?, saved(&setting, "ip6")?);
-    for mode in ["iptables", "nftables"] {
+    for mode in ["iptables", "nftables", "userspace"] {
         setting.start_proxy_with(&[&format!("--proxy-mode={mode}")])?;
         setting.wait_for(&Probe::parse(WEB)?)?;
         setting.stop_proxy(Signal::SIGTERM)?;

@@ -364,7 +364,9 @@ fn finds(bench: &Bench) -> Verdict {
     for fault in FAULTS {
         match plant_and_find(&mut setting, fault) {
             Ok(()) => found += 1,
-            Err(Stop::Skipped(why)) => left_out.push(format!("{}: {why}", fault.name)),
+            Err(Stop::Skipped(why) | Stop::Unfit(why)) => {
+                left_out.push(format!("{}: {why}", fault.name))
+            }
             Err(Stop::Failed(why)) => {
                 return told(&setting, Err(Stop::Failed(format!("{}: {why}", fault.name))));
             }

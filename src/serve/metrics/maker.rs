@@ -39,6 +39,11 @@ impl Maker<'_> {
         metric
     }
 
+    /// A collector of somebody else's making.
+    pub(super) fn own<M: Collector + Clone + 'static>(&self, collector: M) -> M {
+        self.add(Ok(collector))
+    }
+
     pub(super) fn histograms(&self, name: &str, help: &str, buckets: Vec<f64>) -> HistogramVec {
         let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets);
         let histograms = self.add(HistogramVec::new(opts, &["ip_family"]));

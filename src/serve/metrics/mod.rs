@@ -2,6 +2,7 @@
 //! since dashboards and alerts depend on them. Sync and main feed it; the metrics port prints it.
 //! Reads no clock. Tests: `tests` beside this.
 
+mod carried;
 mod client;
 mod maker;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use prometheus::{
 use super::{Lag, Probe, process};
 use crate::model::{Event, Family, Mode, Notice, Reason};
 use crate::track::Trigger;
+pub use carried::{CarriedFigures, Carrying};
 pub use client::Requested;
 use maker::{Maker, programming_buckets};
 pub use watches::{WatchFigures, Watching};
@@ -49,6 +51,7 @@ pub struct Metrics {
     own: Own,
     watches: watches::Watches,
     requests: client::Requests,
+    carried: carried::Carried,
 }
 
 /// What failed, each under the name of its mode.
@@ -149,17 +152,18 @@ impl Metrics {
                 "Rules of iptables that the last sync wrote",
                 &["table", "ip_family"],
             ),
-            conntrack: modern.durations(
+            conntrack: maker.durations(
                 "conntrack_reconciler_sync_duration_seconds",
                 "Seconds a search for stale flows took",
             ),
-            conntrack_deleted: modern
+            conntrack_deleted: maker
                 .counters("conntrack_reconciler_deleted_entries_total", "Stale flows forgotten"),
             healthz: maker.codes("proxy_healthz_total", "Answers of /healthz by status"),
             livez: maker.codes("proxy_livez_total", "Answers of /livez by status"),
             own: Own::new(&maker),
             watches: watches::Watches::new(&maker),
             requests: client::Requests::new(&maker),
+            carried: maker.of(&[Mode::Userspace]).own(carried::Carried::new()),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -263,6 +267,11 @@ impl Metrics {
     pub fn features(&self, gates: &[(&str, &str, bool)]) {
         let registry = self.registry.clone();
         Maker { registry, families: &self.families, mode: self.mode }.features(gates);
+    }
+
+    /// Asks this what the proxy carries itself, whenever somebody looks.
+    pub fn carried_by(&self, carrying: Carrying) {
+        self.carried.ask(carrying);
     }
 
     /// How far what is programmed is behind what was seen.
