@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Bench, Scenario, Stop, Verdict, scenario, told};
+use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::plan;
@@ -19,7 +20,9 @@ use crate::setting::Setting;
 /// Scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("trace-foretells-every-probe", foretells),
+    scenario("trace-foretells-in-other-modes", foretells_in_modes),
     scenario("check-finds-planted-faults", finds),
+    scenario("check-finds-in-other-modes", finds_in_modes),
     scenario("dump-answers-anywhere", dumped),
 ];
 
@@ -39,6 +42,31 @@ fn run(
 
 /// Every probe of every script, foretold and then asked; agreement is counted.
 fn foretells(bench: &Bench) -> Verdict {
+    foretold_with(bench, &[])
+}
+
+/// The same in modes that the run did not choose.
+fn foretells_in_modes(bench: &Bench) -> Verdict {
+    let mut said = Vec::new();
+    for mode in OTHER_MODES {
+        let counted = foretold_with(bench, &[&format!("--proxy-mode={mode}")])
+            .map_err(|stop| in_mode(mode, stop))?;
+        said.push(format!("{mode}: {counted}"));
+    }
+    Ok(said.join(", "))
+}
+
+/// Modes that need nothing of this kernel that a run without them does not.
+const OTHER_MODES: [&str; 2] = ["iptables", "userspace"];
+
+fn in_mode(mode: &str, stop: Stop) -> Stop {
+    match stop {
+        Stop::Failed(why) => Stop::Failed(format!("{mode} mode: {why}")),
+        Stop::Skipped(why) => Stop::Skipped(format!("{mode} mode: {why}")),
+    }
+}
+
+fn foretold_with(bench: &Bench, more: &[&str]) -> Verdict {
     let all = Script::read_all(&bench.root.join("netlab/scenarios"))?;
     let mut groups: Vec<(String, Vec<String>, Vec<Script>)> = Vec::new();
     for script in all {
@@ -51,15 +79,17 @@ fn foretells(bench: &Bench) -> Verdict {
     let (mut agreed, mut asked, mut wrong) = (0, 0, Vec::new());
     for (manifests, flags, scripts) in &groups {
         let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let flags: Vec<&str> =
+            flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
         setting.start_proxy_with(&flags)?;
+        let objects = setting.start(&flags).arguments();
         if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
             setting.wait_for(first)?;
         }
         let probes = scripts.iter().flat_map(|script| &script.probes);
         for probe in probes.filter(|probe| setting.can_ask(probe)) {
             asked += 1;
-            match compare(&setting, probe) {
+            match compare(&setting, probe, &objects) {
                 Ok(()) => agreed += 1,
                 Err(why) => wrong.push(format!(
                     "{} from {} to {}: {why}",
@@ -77,19 +107,21 @@ fn foretells(bench: &Bench) -> Verdict {
 }
 
 /// Foretells one probe, asks it, and says how the two differ.
-fn compare(setting: &Setting, probe: &Probe) -> Result<(), String> {
-    let foretold = foretell(setting, probe)?;
+fn compare(setting: &Setting, probe: &Probe, objects: &[String]) -> Result<(), String> {
+    let foretold = foretell(setting, probe, objects)?;
     let row = judge(probe, &mut || setting.attempt(probe));
     foretold.differs(probe, &row).map_or(Ok(()), Err)
 }
 
 /// What trace says will be seen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Foretold {
     pods: BTreeSet<String>,
     peers: BTreeSet<String>,
     refused: bool,
     lost: bool,
+    /// Whether kube-proxy itself makes the connection to the pod.
+    relayed: bool,
 }
 
 /// The address from which somebody asks.
@@ -109,7 +141,7 @@ fn source(lab: &Lab, probe: &Probe) -> Option<String> {
     }
 }
 
-fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
+fn foretell(setting: &Setting, probe: &Probe, objects: &[String]) -> Result<Foretold, String> {
     let from = source(&setting.lab, probe).ok_or("it has no address of this family")?;
     let words = [
         "trace",
@@ -120,7 +152,8 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
         "--output",
         "json",
     ];
-    let arguments: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    let words = words.iter().map(|w| (*w).to_owned());
+    let arguments: Vec<String> = words.chain(objects.iter().cloned()).collect();
     let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
     if code != 0 {
         return Err(format!("trace ended with {code}: {error}{out}"));
@@ -128,12 +161,13 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
     let answer: Value = serde_json::from_str(&out).map_err(|e| format!("trace: {e}: {out}"))?;
     let own =
         answer["packet"].as_str().and_then(|p| p.split(' ').nth(1)).unwrap_or_default().to_owned();
-    let mut foretold =
-        Foretold { pods: BTreeSet::new(), peers: BTreeSet::new(), refused: false, lost: false };
+    let mut foretold = Foretold::default();
     for ending in answer["endings"].as_array().into_iter().flatten() {
         match ending["fate"].as_str() {
             Some("rejected") => foretold.refused = true,
             Some("dropped") => foretold.lost = true,
+            // kube-proxy carries it on, from an address of the node that is the route's choice.
+            _ if ending["carried_to"].is_array() => foretold.carried(setting, ending),
             _ => {
                 let to = &ending["arrives"];
                 let at = to["address"].as_str().and_then(|a| a.parse().ok()).ok_or("no address")?;
@@ -156,6 +190,16 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
 }
 
 impl Foretold {
+    fn carried(&mut self, setting: &Setting, ending: &Value) {
+        let pods = setting.manifests.pods();
+        for to in ending["carried_to"].as_array().into_iter().flatten() {
+            let at = to["address"].as_str().and_then(|text| text.parse().ok());
+            let pod = pods.values().find(|pod| at.is_some_and(|at| pod.addresses.contains(&at)));
+            self.pods.extend(pod.map(|pod| pod.name.clone()));
+        }
+        self.relayed = true;
+    }
+
     /// How what was seen differs.
     fn differs(&self, probe: &Probe, row: &Row) -> Option<String> {
         let pods: Vec<&str> = self.pods.iter().map(String::as_str).collect();
@@ -181,7 +225,7 @@ impl Foretold {
         let seen: BTreeSet<String> =
             row.seen.split(", ").filter(|s| !s.is_empty()).map(str::to_owned).collect();
         // A pod that reaches itself is seen otherwise than by others; which of them is chance.
-        (!seen.is_subset(&self.peers))
+        (!self.relayed && !seen.is_subset(&self.peers))
             .then(|| format!("foretold as {:?}; seen as {seen:?}", self.peers))
     }
 }
@@ -360,6 +404,8 @@ fn finds(bench: &Bench) -> Verdict {
     if code != 0 {
         return Err(format!("check is not content with a healthy node: {report:#}").into());
     }
+    // It would put right what is planted while it is looked for.
+    setting.stop_proxy(Signal::SIGTERM)?;
     let (mut found, mut left_out) = (0, Vec::new());
     for fault in FAULTS {
         match plant_and_find(&mut setting, fault) {
@@ -386,7 +432,7 @@ fn plant_and_find(setting: &mut Setting, fault: &Fault) -> Result<(), Stop> {
             let probe = Probe::parse(line)?;
             let row = judge(&probe, &mut || setting.attempt(&probe));
             // An endpoint that is missing in a map leaves holes: trace tells of them too.
-            foretell(setting, &probe)?
+            foretell(setting, &probe, &[])?
                 .differs(&probe, &row)
                 .filter(|_| row.wrong.is_none())
                 .or(row.wrong)
@@ -403,6 +449,52 @@ fn plant_and_find(setting: &mut Setting, fault: &Fault) -> Result<(), Stop> {
         return Err(format!("not found: exit code {code}, {report:#}").into());
     }
     foretold.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// A node in another mode is found healthy, and a rule that is gone or was added is named.
+fn finds_in_modes(bench: &Bench) -> Verdict {
+    for mode in OTHER_MODES {
+        found_in(bench, mode).map_err(|stop| in_mode(mode, stop))?;
+    }
+    Ok(format!("{} modes", OTHER_MODES.len()))
+}
+
+fn found_in(bench: &Bench, mode: &str) -> Result<(), Stop> {
+    let flag = format!("--proxy-mode={mode}");
+    let mut setting = bench.examples()?;
+    setting.start_proxy_with(&[&flag])?;
+    eventually(|| match checked(&mut setting, &[&flag]) {
+        Ok((0, _)) => None,
+        Ok((_, report)) => Some(format!("check is not content with a healthy node: {report:#}")),
+        Err(Stop::Failed(why) | Stop::Skipped(why)) => Some(why),
+    })?;
+    setting.stop_proxy(Signal::SIGTERM)?;
+    if mode != "iptables" {
+        return Ok(());
+    }
+    let tool_name = crate::proxy::mode().tool().unwrap_or("iptables-nft");
+    let rules = tool(&setting, tool_name, "-t nat -S KUBE-SERVICES")?;
+    let line = rules.lines().find(|line| line.contains("default/web:http cluster IP"));
+    let rule =
+        line.and_then(|line| line.strip_prefix("-A ")).ok_or("no rule of default/web:http")?;
+    let program = format!("{tool_name} -t nat -D {rule}");
+    let deleted = setting.lab.node.run(|| Command::new("sh").args(["-c", &program]).status());
+    if !deleted.is_ok_and(|status| status.success()) {
+        return Err(format!("cannot be planted: {program}").into());
+    }
+    let (code, report) = checked(&mut setting, &[&flag])?;
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
+    let named = findings.iter().any(|finding| {
+        let cause = finding["cause"].as_str().unwrap_or_default();
+        let words = ["iptables table nat, chain KUBE-SERVICES", "10.96.0.10/32", "is missing"];
+        finding["sort"] == "drift"
+            && finding["service"] == "default/web:http"
+            && words.iter().all(|word| cause.contains(word))
+    });
+    match (code, named) {
+        (1, true) => Ok(()),
+        _ => Err(format!("a rule deleted: exit code {code}, {report:#}").into()),
+    }
 }
 
 /// A dump answers as the node did, in a namespace that has nothing; one that is cut is refused.
@@ -425,12 +517,21 @@ fn dumped(bench: &Bench) -> Verdict {
         ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned).to_vec();
     let from = [question.clone(), vec![format!("--from={named}")]].concat();
     let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
-    let live = [question, setting.start(&[]).arguments()].concat();
+    let live = [question.clone(), setting.start(&[]).arguments()].concat();
     let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
     if here != there || here.is_empty() {
         return Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into());
     }
     let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+    let packed = setting.scratch.path().join("node.dump.gz").display().to_string();
+    let mut arguments = vec!["dump".to_owned(), format!("--to={packed}")];
+    arguments.extend(setting.start(&[]).arguments());
+    run(&setting.lab.node, setting.binary(), &arguments)?;
+    let from_packed = [question.clone(), vec![format!("--from={packed}")]].concat();
+    let (_, unpacked, error) = run(&elsewhere, setting.binary(), &from_packed)?;
+    if unpacked != there {
+        return Err(format!("from the packed dump:\n{unpacked}{error}").into());
+    }
     std::fs::write(&file, &text[..text.len() / 2]).map_err(|e| e.to_string())?;
     let (code, out, error) = run(&elsewhere, setting.binary(), &from)?;
     if code != 2 || !out.is_empty() || !error.contains("cut short") {
