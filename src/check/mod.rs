@@ -139,6 +139,7 @@ pub fn node(options: &Options, world: &World) -> Node {
             // Addresses that ipvs mode gave the node are Services', and no node's.
             .filter(|link| &*link.name != crate::kernel::IPVS_DEVICE)
             .flat_map(|l| l.addresses.iter().map(|a| a.0))
+            .filter(|address| !world.is_relay(*address))
             .collect(),
         detector: options.detector.clone(),
         masquerade_all: options.masquerade_all,

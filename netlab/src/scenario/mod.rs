@@ -4,6 +4,7 @@
 
 mod affinity;
 mod api;
+mod faults;
 mod heal;
 mod health;
 mod modes;
