@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::kernel::IPVS_DEVICE;
 use crate::model::{Family, LocalDetector, Protocol};
 use crate::promise::{Claim, Face, Frontend, Packet, Promises};
 use crate::trace::World;
@@ -51,7 +52,11 @@ pub(super) fn clients(
     let inside = |address: &&IpAddr| cidr.is_none_or(|cidr| cidr.contains(*address));
     let of_each = [local.iter().find(inside), local.iter().find(|a| !inside(a))];
     let outside = OUTSIDE[family.index()].iter().filter_map(|text| text.parse().ok());
-    let addresses = world.host.links().iter().flat_map(|link| link.addresses.iter().map(|a| a.0));
+    // Where kube-proxy itself takes connections, and Services' addresses that ipvs mode gave the
+    // node, are no addresses of the node.
+    let links = world.host.links().iter().filter(|link| &*link.name != IPVS_DEVICE);
+    let addresses = links.flat_map(|link| link.addresses.iter().map(|a| a.0));
+    let addresses = addresses.filter(|address| !world.is_relay(*address));
     let own = |a: &IpAddr| Family::of(*a) == family && !a.is_loopback() && !is_link_local(*a);
     let (taken, others): (Vec<_>, Vec<_>) =
         addresses.filter(own).partition(|address| promises.takes_node_ports(*address));

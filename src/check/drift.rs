@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use sim::nft::read::{Data, SetView, TableView};
 
+use crate::model::Family;
 use crate::netlink::read::{Attributes, text};
 
 /// Something that is not as it would be written.
@@ -25,7 +26,7 @@ type Shape = (String, String);
 type Listed = (Vec<u8>, String, Option<String>);
 
 /// How many of one set are named one by one.
-const MOST: usize = 5;
+pub(super) const MOST: usize = 5;
 const TABLE: &str = "kube-proxy";
 
 /// Compares our tables in two hosts.
@@ -146,7 +147,7 @@ fn sets_differ(place: &str, (live, wanted): (&SetView<'_>, &SetView<'_>), found:
     let mut all = Vec::new();
     for (key, (data, words, comment)) in &here {
         let what = match there.get(key) {
-            Some((same, ..)) if same == data => continue,
+            Some((same, ..)) if same == data || both_to_relay(same, data) => continue,
             Some((_, other, _)) => format!("element {words} is {other}"),
             None => format!("element {words} is missing"),
         };
@@ -167,6 +168,18 @@ fn sets_differ(place: &str, (live, wanted): (&SetView<'_>, &SetView<'_>), found:
             service: None,
         });
     }
+}
+
+/// Whether both lead to the process that carries connections itself: which port it got is chance.
+fn both_to_relay(one: &[u8], other: &[u8]) -> bool {
+    let relays = Family::ALL.map(crate::kernel::relay_address);
+    let leads = |data: &[u8]| {
+        relays.iter().any(|relay| match relay {
+            std::net::IpAddr::V4(v4) => data.starts_with(&v4.octets()),
+            std::net::IpAddr::V6(v6) => data.starts_with(&v6.octets()),
+        })
+    };
+    leads(one) && leads(other)
 }
 
 /// What a rule does: names of its expressions with the attributes that decide.

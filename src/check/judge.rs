@@ -122,7 +122,7 @@ fn one(
     let question = question(packet);
     let sent = packet_of(world, &question);
     world.aim_at(&sent);
-    let outcomes = world.host.outcomes(&sent);
+    let outcomes = world.outcomes(&sent);
     let verdict = judge(world, &outcomes, (&promise, sticky));
     if verdict == Verdict::Kept {
         return None;
@@ -151,6 +151,17 @@ fn question(packet: &Packet) -> Question {
     }
 }
 
+/// A question in the words of promises.
+pub(super) fn asked(question: &Question) -> Packet {
+    Packet {
+        protocol: question.protocol,
+        source: question.source.ip(),
+        destination: question.destination.ip(),
+        port: question.destination.port(),
+        link: question.link.clone(),
+    }
+}
+
 /// Holds outcomes against a promise; of a sticky Service a client may have its endpoint already.
 pub fn judge(world: &World, outcomes: &Outcomes, (promise, sticky): (&Promise, bool)) -> Verdict {
     let mut shares: BTreeMap<Socket, f64> = BTreeMap::new();
@@ -161,7 +172,14 @@ pub fn judge(world: &World, outcomes: &Outcomes, (promise, sticky): (&Promise, b
         let through = matches!(outcome.fate, Fate::Delivered | Fate::Forwarded(_) | Fate::Sent(_));
         let endpoint =
             outcome.dnat.filter(|_| through).map(|(address, port)| Socket { address, port });
+        let relayed = endpoint.is_some_and(|endpoint| world.is_relay(endpoint.address));
         let kept = match (promise, endpoint, &outcome.fate) {
+            // The relay chooses among them itself.
+            (Promise::Endpoints(promised), Some(_), Fate::Delivered) if relayed => {
+                let share = probability.as_f64() / promised.len() as f64;
+                promised.keys().for_each(|to| *shares.entry(*to).or_default() += share);
+                true
+            }
             (Promise::Endpoints(promised), Some(endpoint), fate) => {
                 *shares.entry(endpoint).or_default() += probability.as_f64();
                 let masquerade = outcome.snat.is_some();
@@ -277,7 +295,8 @@ fn of_ending(ending: &Ending, promise: &Promise) -> Option<(Sort, String)> {
     if *wanted && ending.masquerade.to.is_none() {
         return clobbered(ending).map(|cause| (Sort::MissingMasquerade, cause));
     }
-    if !*wanted && ending.masquerade.to.is_some() && !ending.masquerade.why.contains("kube-proxy") {
+    let ours = ["kube-proxy", "KUBE-"].iter().any(|word| ending.masquerade.why.contains(word));
+    if !*wanted && ending.masquerade.to.is_some() && !ours {
         let cause = format!(
             "a source is masqueraded that must be seen as it is: {}",
             ending.masquerade.why
@@ -298,7 +317,9 @@ fn clobbered(ending: &Ending) -> Option<String> {
                 chain.clone_from(at);
                 comment = said.clone().unwrap_or_else(|| format!("rule {handle}"));
             }
-            Step::Marked(mark) if table.ends_with(" kube-proxy") => marked = *mark,
+            Step::Marked(mark) if table.ends_with(" kube-proxy") || chain.starts_with("KUBE-") => {
+                marked = *mark;
+            }
             Step::Marked(mark) if marked != 0 && mark & marked != marked => {
                 return Some(format!(
                     "table {table}, chain {chain} ({comment}) takes away the mark {marked:#x} by which kube-proxy \

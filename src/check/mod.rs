@@ -5,6 +5,7 @@
 //! It must never repair anything, nor look at a rule to know what is right (`promise` knows).
 //! Tests: `tests.rs`, and the lab's scenarios.
 
+mod chains;
 mod classes;
 mod drift;
 mod judge;
@@ -23,9 +24,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::model::Event;
-use crate::promise::{Node, Promises};
+use crate::promise::{Node, Promise, Promises};
 use crate::sync::Options;
-use crate::trace::{Doubt, World, desired};
+use crate::trace::{Answer, Doubt, Question, World, desired};
 use crate::track::{Cluster, Tracker};
 
 /// What sort of trouble a finding is.
@@ -135,12 +136,15 @@ pub fn node(options: &Options, world: &World) -> Node {
             .host
             .links()
             .iter()
+            // Addresses that ipvs mode gave the node are Services', and no node's.
+            .filter(|link| &*link.name != crate::kernel::IPVS_DEVICE)
             .flat_map(|l| l.addresses.iter().map(|a| a.0))
+            .filter(|address| !world.is_relay(*address))
             .collect(),
         detector: options.detector.clone(),
         masquerade_all: options.masquerade_all,
         node_port_addresses: options.node_port_addresses.clone(),
-        localhost_node_ports: false,
+        localhost_node_ports: options.localhost_node_ports,
     }
 }
 
@@ -163,11 +167,36 @@ pub fn check(world: &mut World, case: &Case<'_>, progress: &mut dyn FnMut(usize,
 /// What of our tables is not as we would write it.
 fn drifted(world: &World, case: &Case<'_>, report: &mut Report) -> Vec<drift::Drift> {
     match desired(&world.survey, case.events, case.options) {
-        Ok(wanted) => drift::compare(&world.host, &wanted.host),
+        Ok(wanted) => [
+            drift::compare(&world.host, &wanted.host),
+            chains::compare(&world.host, &wanted.host),
+            chains::servers(&world.survey.virtual_servers, &wanted.survey.virtual_servers),
+        ]
+        .concat(),
         Err(error) => {
             let what = "what kube-proxy would write".to_owned();
             report.gaps.insert(Doubt { what, why: error.to_string() });
             Vec::new()
+        }
+    }
+}
+
+/// Says of endings at which kube-proxy itself takes the connection to where it may carry it on, and
+/// of connections that IPVS took which Service port they are for: rules do not name these.
+pub fn complete(answer: &mut Answer, (world, question): (&World, &Question), case: &Case<'_>) {
+    let tracker = case.tracker();
+    let node = node(case.options, world);
+    let promises = Promises::new(tracker.cluster(), &node);
+    let packet = judge::asked(question);
+    let translated = answer.endings.iter().any(|ending| ending.endpoint.is_some());
+    if answer.service.is_none() && translated {
+        let claim = promises.claim_of(&packet);
+        answer.service = claim.map(|claim| claim.service.port_name(claim.port).to_string());
+    }
+    let Promise::Endpoints(promised) = promises.of(&packet) else { return };
+    for ending in &mut answer.endings {
+        if ending.endpoint.is_some_and(|endpoint| world.is_relay(endpoint.address)) {
+            ending.carried_to = promised.keys().copied().collect();
         }
     }
 }

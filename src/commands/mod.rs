@@ -96,12 +96,33 @@ fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
 fn read_dump(file: &Path) -> Result<Dump, String> {
     let name = file.display();
     let bytes = std::fs::read(file).map_err(|e| format!("--from {name}: {e}"))?;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        return Err(format!("--from {name}: it is compressed; unpack it first with gunzip"));
-    }
+    let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
+        unpacked(&bytes)
+            .map_err(|e| format!("--from {name}: {e}; the file is damaged, or cut short"))?
+    } else {
+        bytes
+    };
     let text =
         String::from_utf8(bytes).map_err(|_| format!("--from {name}: no text; this is no dump"))?;
     dump::read(&text).map_err(|e| format!("--from {name}: {e}"))
+}
+
+/// What gzip has packed. A dump of a big node is some hundred MiB; more is no dump.
+fn unpacked(packed: &[u8]) -> std::io::Result<Vec<u8>> {
+    const MOST: u64 = 4 << 30;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(flate2::read::GzDecoder::new(packed), MOST),
+        &mut bytes,
+    )?;
+    Ok(bytes)
+}
+
+/// A text as gzip packs it.
+fn packed(text: &str) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut encoder, text.as_bytes())?;
+    encoder.finish()
 }
 
 fn write_dump(to: Option<&Path>, scene: Scene) -> Result<Said, String> {
@@ -122,11 +143,14 @@ fn write_dump(to: Option<&Path>, scene: Scene) -> Result<Said, String> {
     let Some(file) = to else { return Ok(Said { out: text, error, code }) };
     // Under another name first, so that nobody finds half of it.
     let part = file.with_extension("part");
-    let written = std::fs::write(&part, &text).and_then(|()| std::fs::rename(&part, file));
+    let compressed = file.extension().is_some_and(|ending| ending == "gz");
+    let bytes = if compressed { packed(&text) } else { Ok(text.clone().into_bytes()) };
+    let bytes = bytes.map_err(|e| format!("--to {}: {e}", file.display()))?;
+    let written = std::fs::write(&part, &bytes).and_then(|()| std::fs::rename(&part, file));
     written.map_err(|e| format!("--to {}: {e}", file.display()))?;
     let lines = text.lines().count();
     Ok(Said {
-        out: format!("{}: {lines} lines, {} bytes\n", file.display(), text.len()),
+        out: format!("{}: {lines} lines, {} bytes\n", file.display(), bytes.len()),
         error,
         code,
     })

@@ -4,6 +4,7 @@
 use std::io::IsTerminal;
 
 use super::{Said, Scene, UNKNOWN, WELL, WRONG};
+use crate::check::{Case, complete};
 use crate::cli::ask::{Asked, Detail, Output, Rules, Trace};
 use crate::trace::{
     Answer, Colour, Directory, Wish, World, ask, desired, load, mermaid, parse, text,
@@ -20,7 +21,8 @@ pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, S
     }
     let wanted =
         || desired(&scene.survey, &scene.events, &scene.options).map_err(|e| e.to_string());
-    let shown = Shown { asked, wish, directory };
+    let case = scene.has_objects.then_some(Case { events: &scene.events, options: &scene.options });
+    let shown = Shown { asked, wish, directory, case };
     match wish.rules {
         Rules::Live => shown.one(load(scene.survey)),
         Rules::Desired => shown.one(wanted()?),
@@ -35,6 +37,7 @@ struct Shown<'a> {
     asked: &'a Asked,
     wish: &'a Trace,
     directory: Directory<'a>,
+    case: Option<Case<'a>>,
 }
 
 impl Shown<'_> {
@@ -50,7 +53,11 @@ impl Shown<'_> {
         };
         let link = self.wish.link.as_deref();
         let question = wish.resolve(&self.directory, world, link).map_err(wrong)?;
-        Ok(ask(world, &question))
+        let mut answer = ask(world, &question);
+        if let Some(case) = &self.case {
+            complete(&mut answer, (world, &question), case);
+        }
+        Ok(answer)
     }
 
     fn one(&self, mut world: World) -> Result<Said, String> {

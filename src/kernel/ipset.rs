@@ -78,6 +78,18 @@ pub struct IpsetSpec {
     pub most: u32,
 }
 
+impl IpsetSpec {
+    /// The line by which ipset(8) makes it.
+    pub fn create_text(&self) -> String {
+        let IpsetSpec { name, kind, family, most } = self;
+        match (kind, family) {
+            (IpsetType::BitmapPort, _) => format!("create {name} {kind} range 0-65535\n"),
+            (_, Family::V4) => format!("create {name} {kind} family inet maxelem {most}\n"),
+            (_, Family::V6) => format!("create {name} {kind} family inet6 maxelem {most}\n"),
+        }
+    }
+}
+
 /// An entry, of the type of its set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IpsetEntry {
@@ -153,4 +165,13 @@ pub struct IpsetFact {
     pub spec: IpsetSpec,
     /// Its entries, in no particular order; empty for a type of others.
     pub entries: Vec<IpsetEntry>,
+}
+
+impl IpsetFact {
+    /// The lines that `ipset save` prints of it.
+    pub fn save_text(&self) -> String {
+        let name = &self.spec.name;
+        let entries = self.entries.iter().map(|entry| format!("add {name} {entry}\n"));
+        std::iter::once(self.spec.create_text()).chain(entries).collect()
+    }
 }

@@ -29,12 +29,16 @@ pub use ipvs::{
     VirtualServer, VirtualServerFact,
 };
 pub use link::{LinkFact, LinkOperation};
+pub use relay::relay_address;
 pub use relay::{RelayAnnounce, RelayFact, RelayKey, RelayOperation, RelayServing, RelaySettings};
 
 use std::net::IpAddr;
 
 use crate::model::{Family, Protocol};
 use drift::Lookout;
+
+/// The dummy device that holds Services' addresses in ipvs mode.
+pub const IPVS_DEVICE: &str = "kube-ipvs0";
 
 /// Everything this program asks of Linux.
 pub trait Kernel {

@@ -2,7 +2,7 @@
 //! Tests: `relay`, the hearts.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,4 +101,16 @@ pub struct RelayFact {
     pub key: RelayKey,
     /// The port, or why there is none.
     pub port: Result<u16, String>,
+}
+
+/// The address that a family's ports are bound to, on the loopback interface. Nobody else has it:
+/// link-local and unique local addresses are no Service's and no pod's, and a rule drops what
+/// was not led there by ours.
+pub fn relay_address(family: Family) -> IpAddr {
+    match family {
+        // The last two octets are "kp".
+        Family::V4 => Ipv4Addr::new(169, 254, 107, 112).into(),
+        // "kube-pr" in RFC 4193's range.
+        Family::V6 => Ipv6Addr::new(0xfd6b, 0x7562, 0x652d, 0x7072, 0, 0, 0, 1).into(),
+    }
 }

@@ -30,6 +30,9 @@ pub struct Survey {
     pub iptables: Vec<IptablesText>,
     /// What `ipset save` prints; empty where there are no sets or nobody asks them.
     pub ipsets: String,
+    /// Virtual servers of IPVS.
+    #[serde(default)]
+    pub virtual_servers: Vec<ServerFact>,
     /// Conntrack entries, as far as they were asked for.
     pub flows: Vec<ConnectionFact>,
     /// What could not be read.
@@ -43,6 +46,9 @@ pub struct LinkFact {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its kind as `ip link` says it: `dummy`, `bridge`; empty for hardware and loopback.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
     /// Whether it is up (`IFF_UP`).
     pub up: bool,
     /// Whether it takes all frames (`IFF_PROMISC`): a bridge that does lets a pod reach itself.
@@ -123,6 +129,56 @@ pub struct ConnectionFact {
     pub timeout: u32,
     /// TCP's state (`enum tcp_conntrack`); 0 for others.
     pub state: u8,
+}
+
+/// A virtual server of IPVS.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServerFact {
+    /// Transport protocol's number.
+    pub protocol: u8,
+    /// What clients ask for.
+    pub at: (IpAddr, u16),
+    /// Such as `rr`.
+    pub scheduler: String,
+    /// `IP_VS_SVC_F_*` without persistence.
+    pub flags: u32,
+    /// For how many seconds a client stays with its destination, and how many leading bits of its
+    /// address make a client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<(u32, u8)>,
+    /// Where it sends connections.
+    pub destinations: Vec<DestinationFact>,
+}
+
+/// A destination of a virtual server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DestinationFact {
+    /// Address and port.
+    pub at: (IpAddr, u16),
+    /// Its share; 0: no new connections.
+    pub weight: u32,
+    /// Whether packets are masqueraded to it; others have no model.
+    pub masquerades: bool,
+}
+
+impl From<&crate::kernel::VirtualServerFact> for ServerFact {
+    fn from(fact: &crate::kernel::VirtualServerFact) -> ServerFact {
+        let pair = |socket: crate::kernel::Socket| (socket.address, socket.port);
+        let scheduling = &fact.scheduling;
+        let destination = |told: &crate::kernel::DestinationFact| DestinationFact {
+            at: pair(told.destination.socket),
+            weight: told.destination.weight,
+            masquerades: told.masquerades,
+        };
+        ServerFact {
+            protocol: fact.server.protocol.number(),
+            at: pair(fact.server.socket),
+            scheduler: scheduling.scheduler.name().to_owned(),
+            flags: scheduling.flags,
+            persistence: scheduling.persistence.map(|p| (p.seconds, p.prefix)),
+            destinations: fact.destinations.iter().map(destination).collect(),
+        }
+    }
 }
 
 /// Something that could not be read, with the reason.

@@ -104,6 +104,8 @@ pub struct Promises<'a> {
     claims: [BTreeMap<Frontend, Claim<'a>>; 2],
     losers: Vec<(Frontend, ServicePortName, ServicePortName)>,
     cluster_ips: BTreeSet<IpAddr>,
+    /// Addresses of Services that have ports.
+    bound: BTreeSet<IpAddr>,
     health_ports: [BTreeSet<u16>; 2],
     service_cidrs: Vec<IpNet>,
 }
@@ -117,6 +119,7 @@ impl<'a> Promises<'a> {
             claims: [BTreeMap::new(), BTreeMap::new()],
             losers: Vec::new(),
             cluster_ips: cluster.services().flat_map(|s| s.cluster_ips.iter().copied()).collect(),
+            bound: BTreeSet::new(),
             health_ports: [BTreeSet::new(), BTreeSet::new()],
             service_cidrs: cluster.service_cidrs(),
         };
@@ -124,6 +127,11 @@ impl<'a> Promises<'a> {
         services.sort_by_key(|service| (service.created, &service.name));
         for service in services {
             for family in Family::ALL.into_iter().filter(|f| service.cluster_ip(*f).is_some()) {
+                let of_family =
+                    |ip: &&IpAddr| Family::of(**ip) == family && !service.ports.is_empty();
+                let outside = service.external_ips.iter().chain(&service.load_balancer_ips);
+                promises.bound.extend(service.cluster_ip(family).filter(|ip| of_family(&ip)));
+                promises.bound.extend(outside.filter(of_family));
                 promises.health_ports[family.index()].extend(service.health_check_node_port);
                 service.ports.iter().for_each(|port| promises.claim(service, port, family));
             }
@@ -176,10 +184,23 @@ impl<'a> Promises<'a> {
 
     /// What must become of a packet.
     pub fn of(&self, packet: &Packet) -> Promise {
-        let family = Family::of(packet.destination);
-        if !self.node.families.contains(&family) {
+        if !self.node.families.contains(&Family::of(packet.destination)) {
             return Promise::Untouched;
         }
+        let promise = self.without_loopback_guard(packet);
+        let translated = matches!(promise, Promise::Endpoints(_));
+        if !translated && self.meets_loopback_guard(packet) { Promise::Drop } else { promise }
+    }
+
+    /// Where node ports on loopback addresses are possible, strangers are kept out of 127.0.0.0/8.
+    fn meets_loopback_guard(&self, packet: &Packet) -> bool {
+        let (from, to) = (packet.source, packet.destination);
+        let asked = to.is_ipv4() && to.is_loopback() && !from.is_loopback();
+        asked && self.takes_node_ports(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn without_loopback_guard(&self, packet: &Packet) -> Promise {
+        let family = Family::of(packet.destination);
         if let Some(claim) = self.claim_of(packet) {
             return self.served(packet, claim);
         }
@@ -197,8 +218,11 @@ impl<'a> Promises<'a> {
             return Some(claim);
         }
         let claim = claims.get(&(None, packet.protocol, packet.port))?;
-        // In iptables mode a node port without endpoints is refused on every local address.
-        let anywhere = self.node.mode == Mode::Iptables && !claim.reach.any;
+        // In iptables mode a node port without endpoints, or without those that its policy asks
+        // for, is refused on every local address.
+        let fenced = claim.service.external_policy == TrafficPolicy::Local;
+        let unserved = !claim.reach.any || fenced && claim.reach.local.is_empty();
+        let anywhere = self.node.mode == Mode::Iptables && unserved;
         let taken = anywhere || self.takes_node_ports(packet.destination);
         (self.is_own(packet.destination) && taken).then_some(claim)
     }
@@ -237,8 +261,13 @@ impl<'a> Promises<'a> {
         if self.fenced_off(packet, claim) {
             return Promise::Drop;
         }
-        if !claim.reach.any {
-            return Promise::Reject;
+        // In userspace mode the proxy itself carries connections, and SCTP's it cannot.
+        let carries = self.node.mode != Mode::Userspace || packet.protocol != Protocol::Sctp;
+        if !claim.reach.any || !carries {
+            return self.refused(packet, claim);
+        }
+        if claim.face == Face::NodePort && !self.takes_node_ports(packet.destination) {
+            return Promise::Drop;
         }
         let (endpoints, masquerade) = match claim.face {
             Face::Cluster => self.inside(packet, claim),
@@ -251,8 +280,20 @@ impl<'a> Promises<'a> {
             let counts = self.node.mode == Mode::Iptables || endpoint.local;
             counts && endpoint.socket.address == packet.source
         };
-        let promised = |e: &Backend| (e.socket, masquerade || hairpin(e));
+        // A connection that the node itself makes comes from the node.
+        let hidden = self.node.mode == Mode::Userspace;
+        let promised = |e: &Backend| (e.socket, hidden || masquerade || hairpin(e));
         Promise::Endpoints(endpoints.iter().map(promised).collect())
+    }
+
+    /// In iptables mode nobody asks at the node's own output whether an external address has
+    /// endpoints.
+    fn refused(&self, packet: &Packet, claim: &Claim<'a>) -> Promise {
+        let leaves = packet.link.is_none() && !self.is_own(packet.destination);
+        if self.node.mode == Mode::Iptables && claim.face == Face::External && leaves {
+            return Promise::Untouched;
+        }
+        Promise::Reject
     }
 
     /// Traffic to a cluster IP.
@@ -271,11 +312,15 @@ impl<'a> Promises<'a> {
         if claim.service.external_policy == TrafficPolicy::Cluster {
             return (&reach.cluster, true);
         }
+        // In ipvs mode a virtual server has one list for everybody.
+        if self.node.mode == Mode::Ipvs && !reach.local.is_empty() {
+            return (&reach.local, false);
+        }
         // Pods and the node itself are short-circuited to the whole cluster.
         if self.detects(packet) && self.is_local_pod(packet) {
             return (&reach.cluster, false);
         }
-        if self.is_own(packet.source) {
+        if self.is_own(packet.source) || self.is_bound(packet.source) {
             return (&reach.cluster, true);
         }
         (&reach.local, false)
@@ -328,12 +373,25 @@ impl<'a> Promises<'a> {
         !(covers(packet.source) || own)
     }
 
+    /// Whether ipvs mode gives the node a Service's address: nothing of the node is to be reached
+    /// there.
+    fn is_bound(&self, address: IpAddr) -> bool {
+        let family = Family::of(address);
+        self.node.mode == Mode::Ipvs
+            && self.node.families.contains(&family)
+            && self.bound.contains(&address)
+            && !(self.is_own(address) && !self.cluster_ips.contains(&address))
+    }
+
     /// Nothing that is no Service's port leaves the node for an address that is a Service's, or
-    /// could become one (nftables mode).
+    /// could become one (nftables mode and userspace mode, which has its rules).
     fn guard(&self, packet: &Packet) -> Promise {
         let to = packet.destination;
+        if self.is_bound(to) {
+            return Promise::Reject;
+        }
         let passes = packet.link.is_none() || !self.is_own(to);
-        if self.node.mode != Mode::Nftables || !passes {
+        if !matches!(self.node.mode, Mode::Nftables | Mode::Userspace) || !passes {
             return Promise::Untouched;
         }
         if self.cluster_ips.contains(&to) {

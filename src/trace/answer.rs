@@ -10,6 +10,7 @@ use serde::Serialize;
 use sim::{Entry, Fate, Journey, Packet, Step};
 
 use super::load::{Gap, World};
+use super::owners;
 use crate::kernel::Socket;
 use crate::model::Protocol;
 
@@ -58,6 +59,10 @@ pub struct Ending {
     pub words: String,
     /// Where its destination was changed to.
     pub endpoint: Option<Socket>,
+    /// Where kube-proxy itself carries the connection on to, if it takes it (userspace mode) and
+    /// that is known; it makes that connection from an address of this node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub carried_to: Vec<Socket>,
     /// For whom it is at its end.
     pub arrives: Socket,
     /// What its source was changed to, and why; or why not.
@@ -131,7 +136,7 @@ pub fn ask(world: &mut World, question: &Question) -> Answer {
         Entry::Link(index) => Some(index),
     };
     world.aim(link);
-    let journeys = world.host.journeys(&packet);
+    let journeys = world.journeys(&packet);
     let mut gaps: BTreeSet<Doubt> = world.gaps.iter().map(doubt).collect();
     let endings: Vec<Ending> =
         journeys.into_iter().map(|(p, journey)| ending(world, p, journey, &mut gaps)).collect();
@@ -142,7 +147,7 @@ pub fn ask(world: &mut World, question: &Question) -> Answer {
             Some(link) => format!("by {link}: {}", question.because),
             None => "this node sends it".to_owned(),
         },
-        service: first.and_then(service),
+        service: first.and_then(|j| service(j).or_else(|| owners::service(j))),
         connection: first.and_then(|j| j.outcome.before.as_ref()).map(ToString::to_string),
         endings,
         gaps: gaps.into_iter().collect(),
@@ -227,6 +232,7 @@ fn ending(
         fate: kind,
         words: words(world, (kind, &outcome.fate), outcome.packet.dst),
         endpoint: outcome.dnat.map(socket),
+        carried_to: Vec::new(),
         arrives: socket((outcome.packet.dst, outcome.packet.dport())),
         masquerade: masquerade(&journey),
         by: by.map(|(by, _)| by),
@@ -246,6 +252,9 @@ fn words(world: &World, (kind, fate): (Kind, &Fate), to: IpAddr) -> String {
     };
     match (kind, fate) {
         (Kind::Unknown, _) => "cannot be told beyond this rule".to_owned(),
+        (_, Fate::Delivered) if world.is_relay(to) => {
+            "taken by kube-proxy itself, which carries the connection on".to_owned()
+        }
         (_, Fate::Delivered) => "delivered to a process of this node, if one listens".to_owned(),
         (_, Fate::Forwarded(at)) => format!("forwarded by {}", hop(at)),
         (_, Fate::Sent(at)) => format!("sent by {}", hop(at)),
@@ -271,12 +280,21 @@ fn by(world: &World, journey: &Journey) -> Option<(By, Option<Unknown>)> {
         Fate::Dropped(place) | Fate::Rejected(_, place) => place,
         _ => return None,
     };
+    // What IPVS refuses it refuses for us: its servers are ours, as far as it can be told.
+    if &*place.table == "ipvs" {
+        let rule = place.chain.to_string();
+        let (table, comment) = ("IPVS".to_owned(), String::new());
+        return Some((
+            By { ours: true, table, chain: "virtual server".to_owned(), rule, comment },
+            None,
+        ));
+    }
     let table = journey.steps.iter().rev().find_map(|step| match step {
         Step::Chain { table, .. } => Some(table.clone()),
         _ => None,
     })?;
     let maker = place.rule.and_then(|rule| world.maker(&table, &place.chain, rule));
-    let ours = table == "ip kube-proxy" || table == "ip6 kube-proxy";
+    let ours = owners::is_ours(&table, &place.chain);
     let by = match maker {
         Some(maker) => By {
             ours,
@@ -354,6 +372,9 @@ fn masquerade(journey: &Journey) -> Masquerade {
         }
     }
     let at = format!("{}, {}", table_words(&chain.0), chain.1.unwrap_or_default());
+    if let Some(why) = owners::marked_because(journey) {
+        return Masquerade { to, why: format!("{why}; by {at}") };
+    }
     let why = match (rule.filter(|comment| !comment.is_empty()), marked) {
         (Some(comment), _) => format!("{comment} ({at})"),
         (None, Some((table, by, mark))) => {

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::survey::{
-    ConnectionFact, IptablesText, Lack, LinkFact, NftObject, RouteFact, Survey,
+    ConnectionFact, IptablesText, Lack, LinkFact, NftObject, RouteFact, ServerFact, Survey,
 };
 use crate::model::{Event, Pod};
 use crate::sync::Options;
@@ -58,6 +58,7 @@ enum Line {
     Nft(NftObject),
     Iptables(IptablesText),
     Ipsets(String),
+    VirtualServer(ServerFact),
     Flow(ConnectionFact),
     Lack(Lack),
     Event(Box<Event>),
@@ -85,6 +86,7 @@ pub fn write(dump: &Dump) -> String {
     lines.extend(survey.nft.iter().cloned().map(Line::Nft));
     lines.extend(survey.iptables.iter().cloned().map(Line::Iptables));
     lines.extend(Some(&survey.ipsets).filter(|text| !text.is_empty()).cloned().map(Line::Ipsets));
+    lines.extend(survey.virtual_servers.iter().cloned().map(Line::VirtualServer));
     lines.extend(survey.flows.iter().cloned().map(Line::Flow));
     lines.extend(survey.lacks.iter().cloned().map(Line::Lack));
     lines.extend(dump.events.iter().filter(told).map(|event| Line::Event(Box::new(event.clone()))));
@@ -163,6 +165,7 @@ impl Dump {
             Line::Nft(object) => survey.nft.push(object),
             Line::Iptables(text) => survey.iptables.push(text),
             Line::Ipsets(text) => survey.ipsets = text,
+            Line::VirtualServer(server) => survey.virtual_servers.push(server),
             Line::Flow(flow) => survey.flows.push(flow),
             Line::Lack(lack) => survey.lacks.push(lack),
             Line::Event(event) => self.events.push(*event),

@@ -59,13 +59,27 @@ fn restore(world: &mut World, text: &IptablesText) {
     };
     let how = sim::XtRestore { noflush: true, ..sim::XtRestore::default() };
     let mut lines: Vec<String> = text.text.lines().map(str::to_owned).collect();
-    let mut gaps: BTreeMap<usize, String> = BTreeMap::new();
+    // Counters by name that rules refer to; what they count decides nothing.
+    for line in &lines {
+        let after = line.split("--nfacct-name ").nth(1).map(str::trim_start);
+        if let Some(name) = after.and_then(|rest| rest.split(' ').next()) {
+            world.host.add_nfacct(name);
+        }
+    }
+    let mut gaps: BTreeMap<usize, usize> = BTreeMap::new();
     loop {
         let whole = lines.join("\n") + "\n";
         let Err(error) = world.host.iptables_restore(family, &whole, how) else { break };
         let place = error.line.saturating_sub(1);
-        let was_cut = gaps.contains_key(&place);
-        let shorter = lines.get(place).and_then(|line| cut(line, was_cut));
+        // Nothing can be dropped in nat, so that nothing there can stand for a gap at its place.
+        if text.table == "nat" && lines.get(place).is_some_and(|line| line.starts_with("-A ")) {
+            let rule = std::mem::take(&mut lines[place]);
+            world.gap(format!("table nat of {}, rule `{rule}`", text.family), error.detail);
+            continue;
+        }
+        let number = gaps.get(&place).copied();
+        let marker = marker(number.unwrap_or(world.cut.len()));
+        let shorter = lines.get(place).and_then(|line| cut(line, (number.is_some(), &marker)));
         let Some(shorter) = shorter else {
             return world.gap(
                 format!("iptables table {} of {}", text.table, text.family),
@@ -73,14 +87,40 @@ fn restore(world: &mut World, text: &IptablesText) {
             );
         };
         lines[place] = shorter;
-        gaps.entry(place).or_insert(error.detail);
+        if number.is_none() {
+            gaps.insert(place, world.cut.len());
+            world.cut.push(error.detail);
+        }
     }
-    name_rules(world, text, (&lines, &gaps));
+    name_rules(world, (text.family, &text.table), &lines);
+}
+
+/// The match that says which gap a rule stands for, wherever the rule is listed later.
+fn marker(number: usize) -> String {
+    format!(" -m comment --comment \"{NOT_MODELLED}{number}\"")
+}
+
+const NOT_MODELLED: &str = "not modelled: ";
+
+/// Names the rules anew, by what the host lists: after it was programmed.
+pub(super) fn rename(world: &mut World) {
+    world.makers.retain(|(table, ..), _| {
+        !table.starts_with("ip6tables ") && !table.starts_with("iptables ")
+    });
+    for (family, of) in [(Family::V4, sim::XtFamily::V4), (Family::V6, sim::XtFamily::V6)] {
+        for table in sim::XtTable::ALL {
+            let name = table.name();
+            let text = world.host.iptables_save(of, table);
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            name_rules(world, (family, name), &lines);
+        }
+    }
 }
 
 /// A rule with a drop for a target; one that was cut before, without its last match as well. None
 /// where nothing is left to cut.
-fn cut(line: &str, was_cut: bool) -> Option<String> {
+fn cut(line: &str, (was_cut, marker): (bool, &str)) -> Option<String> {
+    let line = line.replacen(marker, "", 1);
     let body = line.strip_prefix("-A ")?;
     let target = body.rfind(" -j ").or_else(|| body.rfind(" -g "))?;
     let mut shorter = &body[..target];
@@ -88,34 +128,36 @@ fn cut(line: &str, was_cut: bool) -> Option<String> {
         let (before, _) = shorter.rsplit_once(" -")?;
         shorter = before.trim_end_matches(" -").trim_end_matches(" !");
     }
-    Some(format!("-A {shorter} -j DROP"))
+    Some(format!("-A {shorter}{marker} -j DROP"))
 }
 
-fn name_rules(
-    world: &mut World,
-    text: &IptablesText,
-    (lines, gaps): (&[String], &BTreeMap<usize, String>),
-) {
-    let tool = match text.family {
+fn name_rules(world: &mut World, (family, name): (Family, &str), lines: &[String]) {
+    let tool = match family {
         Family::V4 => "iptables",
         Family::V6 => "ip6tables",
     };
     let mut numbers: BTreeMap<String, u64> = BTreeMap::new();
-    for (place, line) in lines.iter().enumerate() {
+    for line in lines {
         let Some(chain) = line.strip_prefix("-A ").and_then(|rest| rest.split(' ').next()) else {
             continue;
         };
         let number = numbers.entry(chain.to_owned()).or_default();
         *number += 1;
         let maker = Maker {
-            table: format!("{tool} table {}", text.table),
+            table: format!("{tool} table {name}"),
             chain: chain.to_owned(),
             rule: format!("rule {number}"),
             comment: comment(line),
-            gap: gaps.get(&place).cloned(),
+            gap: gap(line).and_then(|number| world.cut.get(number)).cloned(),
         };
-        world.makers.insert((format!("{tool} {}", text.table), chain.to_owned(), *number), maker);
+        world.makers.insert((format!("{tool} {name}"), chain.to_owned(), *number), maker);
     }
+}
+
+/// The number of the gap that a rule stands for.
+fn gap(line: &str) -> Option<usize> {
+    let rest = line.split(NOT_MODELLED).nth(1)?;
+    rest.split('"').next()?.parse().ok()
 }
 
 /// What stands behind `--comment`.

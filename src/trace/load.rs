@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{iptables, replay};
+use super::{iptables, replay, turns};
+use crate::kernel::relay_address;
 use crate::kernel::survey::{ConnectionFact, Survey};
+use crate::model::Family;
 
 /// The highest link index for which places are kept: rules may name links by index.
 const MOST_LINKS: u32 = 1 << 16;
@@ -52,6 +54,9 @@ pub struct World {
     pub(super) absent_sets: Vec<Gap>,
     /// What may concern any packet: it has no place on the way.
     pub gaps: Vec<Gap>,
+    /// What of rules of iptables has no model, by the number in the comment of the drop that stands
+    /// for it.
+    pub(super) cut: Vec<String>,
 }
 
 impl std::fmt::Debug for World {
@@ -72,8 +77,10 @@ pub fn load(mut survey: Survey) -> World {
             .map(|l| Gap { what: l.what.clone(), why: l.why.clone() })
             .collect(),
         survey: Survey::default(),
+        cut: Vec::new(),
     };
     wire(&mut world, &survey);
+    turns::load(&mut world, &survey);
     let texts = iptables::load(&mut world, &survey);
     let objects = std::mem::take(&mut survey.nft);
     replay::replay(&mut world, &objects, &texts);
@@ -98,6 +105,11 @@ impl World {
     pub fn link_name(&self, index: u32) -> &str {
         let named = self.survey.links.iter().find(|link| link.index == index);
         named.map_or("?", |link| &link.name)
+    }
+
+    /// Whether connections to an address are carried on by kube-proxy itself (userspace mode).
+    pub fn is_relay(&self, address: std::net::IpAddr) -> bool {
+        self.host.is_local(address) && Family::ALL.map(relay_address).contains(&address)
     }
 
     /// Whose rule stands there.
@@ -164,7 +176,10 @@ fn wire(world: &mut World, survey: &Survey) {
     let last = by_index.keys().next_back().copied().unwrap_or(1);
     for index in 2..=last.min(MOST_LINKS) {
         // Indexes of links that are gone are kept free.
-        world.host.add_link(by_index.get(&index).map_or("", |link| &link.name));
+        match by_index.get(&index) {
+            Some(link) if link.kind == "dummy" => world.host.add_dummy(&link.name),
+            link => world.host.add_link(link.map_or("", |link| &link.name)),
+        };
     }
     if last > MOST_LINKS {
         world.gap("links with large indexes", "places are kept for 65536 links");
@@ -180,7 +195,7 @@ fn wire(world: &mut World, survey: &Survey) {
     }
     for (path, value) in &survey.sysctls {
         // Those the simulator does not know decide nothing in it; `check` looks at them itself.
-        let _ = world.host.sysctls_mut().set(path, value);
+        let _ = crate::kernel::simulated::set_sysctl(&mut world.host, path, value);
     }
 }
 

@@ -16,10 +16,12 @@ pub mod dump;
 mod iptables;
 mod load;
 mod names;
+mod owners;
 mod replay;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests;
+mod turns;
 mod words;
 
 pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, packet as packet_of};
@@ -27,4 +29,5 @@ pub use desired::desired;
 pub use diagram::mermaid;
 pub use load::{Gap, Maker, Whereabouts, World, load};
 pub use names::{Directory, End, NoSuch, Wish, parse};
+pub use owners::port_of;
 pub use words::{Colour, text};

@@ -85,6 +85,11 @@ fn group_lines(group: &[&Ending], directory: &Directory<'_>, colour: Colour) -> 
         let pod = pod.map(|name| format!("pod {name}, ")).unwrap_or_default();
         let words = colour.paint(ending.fate, &ending.words);
         lines.push(format!("  {:>5}       → {endpoint}: {pod}{words}", ending.probability));
+        for to in &ending.carried_to {
+            let pod = directory.pod_at(to.address);
+            let pod = pod.map(|name| format!(": pod {name}")).unwrap_or_default();
+            lines.push(format!("              to {to}{pod}"));
+        }
     }
     if first.endpoint.is_none() {
         let words = colour.paint(first.fate, &first.words);

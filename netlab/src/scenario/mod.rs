@@ -6,6 +6,7 @@ mod access;
 mod affinity;
 mod api;
 mod crowds;
+mod faults;
 mod heal;
 mod health;
 mod modes;

@@ -6,25 +6,29 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Bench, Scenario, Stop, Verdict, scenario, told};
+use super::faults::{FAULTS, Fault, tool};
+use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::plan;
 use crate::probe::{Expected, Probe, Row, Script, judge, short};
-use crate::proxy::{has_nft, nft};
+use crate::proxy::has_nft;
 use crate::setting::Setting;
 
 /// Scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("trace-foretells-every-probe", foretells),
+    scenario("trace-foretells-in-other-modes", foretells_in_modes),
     scenario("check-finds-planted-faults", finds),
+    scenario("check-finds-in-other-modes", finds_in_modes),
     scenario("dump-answers-anywhere", dumped),
 ];
 
 /// Runs a program in a namespace; its exit code and what it said on both outputs.
-fn run(
+pub(super) fn run(
     namespace: &Namespace,
     program: &Path,
     arguments: &[String],
@@ -39,6 +43,32 @@ fn run(
 
 /// Every probe of every script, foretold and then asked; agreement is counted.
 fn foretells(bench: &Bench) -> Verdict {
+    foretold_with(bench, &[])
+}
+
+/// The same in modes that the run did not choose.
+fn foretells_in_modes(bench: &Bench) -> Verdict {
+    let mut said = Vec::new();
+    // Scripts say whom pods see, and in userspace mode they see the node.
+    for mode in ["iptables"] {
+        let counted = foretold_with(bench, &[&format!("--proxy-mode={mode}")])
+            .map_err(|stop| in_mode(mode, stop))?;
+        said.push(format!("{mode}: {counted}"));
+    }
+    Ok(said.join(", "))
+}
+
+/// Modes that need nothing of this kernel that a run without them does not.
+const OTHER_MODES: [&str; 2] = ["iptables", "userspace"];
+
+fn in_mode(mode: &str, stop: Stop) -> Stop {
+    match stop {
+        Stop::Failed(why) => Stop::Failed(format!("{mode} mode: {why}")),
+        Stop::Skipped(why) => Stop::Skipped(format!("{mode} mode: {why}")),
+    }
+}
+
+fn foretold_with(bench: &Bench, more: &[&str]) -> Verdict {
     let all = Script::read_all(&bench.root.join("netlab/scenarios"))?;
     let mut groups: Vec<(String, Vec<String>, Vec<Script>)> = Vec::new();
     for script in all {
@@ -51,15 +81,17 @@ fn foretells(bench: &Bench) -> Verdict {
     let (mut agreed, mut asked, mut wrong) = (0, 0, Vec::new());
     for (manifests, flags, scripts) in &groups {
         let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let flags: Vec<&str> =
+            flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
         setting.start_proxy_with(&flags)?;
+        let objects = setting.start(&flags).arguments();
         if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
             setting.wait_for(first)?;
         }
         let probes = scripts.iter().flat_map(|script| &script.probes);
         for probe in probes.filter(|probe| setting.can_ask(probe)) {
             asked += 1;
-            match compare(&setting, probe) {
+            match compare(&setting, probe, &objects) {
                 Ok(()) => agreed += 1,
                 Err(why) => wrong.push(format!(
                     "{} from {} to {}: {why}",
@@ -77,19 +109,24 @@ fn foretells(bench: &Bench) -> Verdict {
 }
 
 /// Foretells one probe, asks it, and says how the two differ.
-fn compare(setting: &Setting, probe: &Probe) -> Result<(), String> {
-    let foretold = foretell(setting, probe)?;
+fn compare(setting: &Setting, probe: &Probe, objects: &[String]) -> Result<(), String> {
+    let foretold = foretell(setting, probe, objects)?;
     let row = judge(probe, &mut || setting.attempt(probe));
     foretold.differs(probe, &row).map_or(Ok(()), Err)
 }
 
 /// What trace says will be seen.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Foretold {
     pods: BTreeSet<String>,
     peers: BTreeSet<String>,
     refused: bool,
     lost: bool,
+    /// Whether it leaves the node for an address that nobody here has: what becomes of it is the
+    /// next router's to say, but no pod answers.
+    away: bool,
+    /// Whether kube-proxy itself makes the connection to the pod.
+    relayed: bool,
 }
 
 /// The address from which somebody asks.
@@ -109,7 +146,7 @@ fn source(lab: &Lab, probe: &Probe) -> Option<String> {
     }
 }
 
-fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
+fn foretell(setting: &Setting, probe: &Probe, objects: &[String]) -> Result<Foretold, String> {
     let from = source(&setting.lab, probe).ok_or("it has no address of this family")?;
     let words = [
         "trace",
@@ -120,7 +157,8 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
         "--output",
         "json",
     ];
-    let arguments: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    let words = words.iter().map(|w| (*w).to_owned());
+    let arguments: Vec<String> = words.chain(objects.iter().cloned()).collect();
     let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
     if code != 0 {
         return Err(format!("trace ended with {code}: {error}{out}"));
@@ -128,12 +166,13 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
     let answer: Value = serde_json::from_str(&out).map_err(|e| format!("trace: {e}: {out}"))?;
     let own =
         answer["packet"].as_str().and_then(|p| p.split(' ').nth(1)).unwrap_or_default().to_owned();
-    let mut foretold =
-        Foretold { pods: BTreeSet::new(), peers: BTreeSet::new(), refused: false, lost: false };
+    let mut foretold = Foretold::default();
     for ending in answer["endings"].as_array().into_iter().flatten() {
         match ending["fate"].as_str() {
             Some("rejected") => foretold.refused = true,
             Some("dropped") => foretold.lost = true,
+            // kube-proxy carries it on, from an address of the node that is the route's choice.
+            _ if ending["carried_to"].is_array() => foretold.carried(setting, ending),
             _ => {
                 let to = &ending["arrives"];
                 let at = to["address"].as_str().and_then(|a| a.parse().ok()).ok_or("no address")?;
@@ -143,7 +182,13 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
                 });
                 // A process that does not listen refuses.
                 let Some(pod) = pod else {
-                    foretold.refused = true;
+                    let known = setting.manifests.pods().into_values();
+                    let anybody = known.into_iter().any(|pod| pod.addresses.contains(&at));
+                    let leaves = ending["fate"] == "forwarded" && ending["endpoint"].is_null();
+                    match leaves && !anybody {
+                        true => foretold.away = true,
+                        false => foretold.refused = true,
+                    }
                     continue;
                 };
                 foretold.pods.insert(pod.name);
@@ -156,6 +201,16 @@ fn foretell(setting: &Setting, probe: &Probe) -> Result<Foretold, String> {
 }
 
 impl Foretold {
+    fn carried(&mut self, setting: &Setting, ending: &Value) {
+        let pods = setting.manifests.pods();
+        for to in ending["carried_to"].as_array().into_iter().flatten() {
+            let at = to["address"].as_str().and_then(|text| text.parse().ok());
+            let pod = pods.values().find(|pod| at.is_some_and(|at| pod.addresses.contains(&at)));
+            self.pods.extend(pod.map(|pod| pod.name.clone()));
+        }
+        self.relayed = true;
+    }
+
     /// How what was seen differs.
     fn differs(&self, probe: &Probe, row: &Row) -> Option<String> {
         let pods: Vec<&str> = self.pods.iter().map(String::as_str).collect();
@@ -168,6 +223,10 @@ impl Foretold {
         let foretold = reached.join(", ");
         // A client that is remembered stays with one of those that are possible.
         let stays = matches!(probe.expected, Expected::One(..));
+        let lost = ["unreachable", "silence", "refused"].contains(&row.reached.as_str());
+        if self.away && self.pods.is_empty() && lost {
+            return None;
+        }
         let same = match stays {
             true => {
                 self.pods.contains(&row.reached)
@@ -181,160 +240,9 @@ impl Foretold {
         let seen: BTreeSet<String> =
             row.seen.split(", ").filter(|s| !s.is_empty()).map(str::to_owned).collect();
         // A pod that reaches itself is seen otherwise than by others; which of them is chance.
-        (!seen.is_subset(&self.peers))
+        (!self.relayed && !seen.is_subset(&self.peers))
             .then(|| format!("foretold as {:?}; seen as {seen:?}", self.peers))
     }
-}
-
-/// A fault: how it is planted, how it is taken away, and what `check` must say of it.
-struct Fault {
-    name: &'static str,
-    plant: fn(&Setting) -> Result<(), Stop>,
-    heal: fn(&Setting) -> Result<(), Stop>,
-    /// The finding's sort, and words that its cause must have.
-    sort: &'static str,
-    words: &'static [&'static str],
-    /// A probe whose fate the fault changes; `trace` must foretell it then, too.
-    probe: Option<&'static str>,
-}
-
-fn tool(setting: &Setting, program: &str, arguments: &str) -> Result<String, Stop> {
-    let arguments: Vec<String> = arguments.split(' ').map(str::to_owned).collect();
-    let absent = |_| Stop::Skipped(format!("the {program} tool is not installed"));
-    let (code, out, error) =
-        run(&setting.lab.node, Path::new(program), &arguments).map_err(absent)?;
-    if code == 0 {
-        Ok(out)
-    } else {
-        Err(format!("{program} {}: {error}", arguments.join(" ")).into())
-    }
-}
-
-fn nft_text(setting: &Setting, text: &str) -> Result<(), Stop> {
-    let words: Vec<&str> = text.split(' ').collect();
-    nft(&setting.lab, &words).map(|_| ()).map_err(Stop::from)
-}
-
-const ELEMENT: &str = "element ip kube-proxy endpoints { 10.96.0.10 . tcp . 80 . 1";
-
-const FAULTS: &[Fault] = &[
-    Fault {
-        name: "an element of ours deleted",
-        plant: |s| nft_text(s, &format!("delete {ELEMENT} }}")),
-        heal: |s| nft_text(s, &format!("add {ELEMENT} : 10.244.1.12 . 8080 }}")),
-        sort: "drift",
-        words: &["set endpoints", "10.96.0.10 . tcp . 80 . 1", "10.244.1.12", "is missing"],
-        probe: Some("tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-3 as itself"),
-    },
-    Fault {
-        name: "a foreign drop before ours",
-        plant: |s| {
-            nft_text(s, "add table inet intruder")?;
-            nft_text(
-                s,
-                "add chain inet intruder pre { type filter hook prerouting priority -150 ; }",
-            )?;
-            nft_text(s, "add rule inet intruder pre tcp dport 30080 drop comment \"no-node-ports\"")
-        },
-        heal: |s| nft_text(s, "delete table inet intruder"),
-        sort: "foreign-rule",
-        words: &["nft table inet intruder", "chain pre", "handle", "no-node-ports", "drops"],
-        probe: Some("tcp from outside to 172.18.1.2:30080 is lost"),
-    },
-    Fault {
-        name: "a foreign iptables rule",
-        plant: |s| {
-            tool(
-                s,
-                "iptables-nft",
-                "-I FORWARD -p tcp --dport 8080 -m comment --comment closed -j DROP",
-            )
-            .map(|_| ())
-        },
-        heal: |s| {
-            tool(
-                s,
-                "iptables-nft",
-                "-D FORWARD -p tcp --dport 8080 -m comment --comment closed -j DROP",
-            )
-            .map(|_| ())
-        },
-        sort: "foreign-rule",
-        words: &["iptables table filter", "chain FORWARD", "rule 1", "closed", "drops"],
-        probe: Some("tcp from outside to 10.96.0.10:80 is lost"),
-    },
-    Fault {
-        name: "a foreign rule of iptables-legacy",
-        plant: |s| {
-            tool(s, "iptables-legacy", "-I FORWARD -p tcp --dport 8080 -j REJECT").map(|_| ())
-        },
-        heal: |s| tool(s, "iptables-legacy", "-F FORWARD").map(|_| ()),
-        sort: "foreign-rule",
-        words: &["iptables table filter", "chain FORWARD", "rule 1", "refuses"],
-        probe: Some("tcp from outside to 10.96.0.10:80 is refused"),
-    },
-    Fault {
-        name: "the masquerade bit clobbered",
-        plant: |s| {
-            nft_text(s, "add table ip intruder")?;
-            nft_text(
-                s,
-                "add chain ip intruder post { type filter hook postrouting priority 0 ; }",
-            )?;
-            nft_text(s, "add rule ip intruder post meta mark set 0x1 comment \"marks-all\"")
-        },
-        heal: |s| nft_text(s, "delete table ip intruder"),
-        sort: "missing-masquerade",
-        words: &["ip intruder", "chain post", "marks-all", "0x4000"],
-        // Answers of all pods come back through this node, so that the client still gets them.
-        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
-    },
-    Fault {
-        name: "a stale conntrack entry",
-        plant: |s| {
-            tool(
-                s,
-                "conntrack",
-                "-I -p udp -s 203.0.113.10 -d 10.96.0.53 --sport 5353 --dport 53 -r 10.244.1.99 -q 203.0.113.10 \
-                 --reply-port-src 5353 --reply-port-dst 5353 -t 600 -u SEEN_REPLY",
-            )
-            .map(|_| ())
-        },
-        heal: |s| tool(s, "conntrack", "-D -p udp -s 203.0.113.10 --sport 5353").map(|_| ()),
-        sort: "stale-connection",
-        words: &["203.0.113.10:5353", "10.96.0.53:53"],
-        probe: None,
-    },
-    Fault {
-        name: "forwarding switched off",
-        plant: |s| sysctl(s, "0"),
-        heal: |s| sysctl(s, "1"),
-        sort: "setting",
-        words: &["ip_forward"],
-        probe: Some("tcp from outside to 10.96.0.10:80 is lost"),
-    },
-    Fault {
-        name: "a rule of ours deleted",
-        plant: |s| {
-            let listed = nft(&s.lab, &["-a", "list", "chain", "ip", "kube-proxy", "masquerading"])?;
-            let line = listed
-                .lines()
-                .find(|line| line.contains("masquerade"))
-                .ok_or("no masquerade rule")?;
-            let handle = line.rsplit(' ').next().unwrap_or_default().to_owned();
-            nft_text(s, &format!("delete rule ip kube-proxy masquerading handle {handle}"))
-        },
-        // The last one: it stays.
-        heal: |_| Ok(()),
-        sort: "drift",
-        words: &["table ip kube-proxy", "chain masquerading", "is missing"],
-        // Answers of all pods come back through this node, so that the client still gets them.
-        probe: Some("tcp from dns-1 to 172.18.1.2:30080 reaches web-1 web-2 web-3 as itself"),
-    },
-];
-
-fn sysctl(setting: &Setting, value: &str) -> Result<(), Stop> {
-    crate::links::sysctl(&setting.lab.node, "net/ipv4/ip_forward", value).map_err(Stop::from)
 }
 
 fn checked(setting: &mut Setting, more: &[&str]) -> Result<(i32, Value), Stop> {
@@ -360,6 +268,8 @@ fn finds(bench: &Bench) -> Verdict {
     if code != 0 {
         return Err(format!("check is not content with a healthy node: {report:#}").into());
     }
+    // It would put right what is planted while it is looked for.
+    setting.stop_proxy(Signal::SIGTERM)?;
     let (mut found, mut left_out) = (0, Vec::new());
     for fault in FAULTS {
         match plant_and_find(&mut setting, fault) {
@@ -388,7 +298,7 @@ fn plant_and_find(setting: &mut Setting, fault: &Fault) -> Result<(), Stop> {
             let probe = Probe::parse(line)?;
             let row = judge(&probe, &mut || setting.attempt(&probe));
             // An endpoint that is missing in a map leaves holes: trace tells of them too.
-            foretell(setting, &probe)?
+            foretell(setting, &probe, &[])?
                 .differs(&probe, &row)
                 .filter(|_| row.wrong.is_none())
                 .or(row.wrong)
@@ -405,6 +315,52 @@ fn plant_and_find(setting: &mut Setting, fault: &Fault) -> Result<(), Stop> {
         return Err(format!("not found: exit code {code}, {report:#}").into());
     }
     foretold.map_or(Ok(()), |why| Err(why.into()))
+}
+
+/// A node in another mode is found healthy, and a rule that is gone or was added is named.
+fn finds_in_modes(bench: &Bench) -> Verdict {
+    for mode in OTHER_MODES {
+        found_in(bench, mode).map_err(|stop| in_mode(mode, stop))?;
+    }
+    Ok(format!("{} modes", OTHER_MODES.len()))
+}
+
+fn found_in(bench: &Bench, mode: &str) -> Result<(), Stop> {
+    let flag = format!("--proxy-mode={mode}");
+    let mut setting = bench.examples()?;
+    setting.start_proxy_with(&[&flag])?;
+    eventually(|| match checked(&mut setting, &[&flag]) {
+        Ok((0, _)) => None,
+        Ok((_, report)) => Some(format!("check is not content with a healthy node: {report:#}")),
+        Err(Stop::Failed(why) | Stop::Skipped(why)) => Some(why),
+    })?;
+    setting.stop_proxy(Signal::SIGTERM)?;
+    if mode != "iptables" {
+        return Ok(());
+    }
+    let tool_name = crate::proxy::mode().tool().unwrap_or("iptables-nft");
+    let rules = tool(&setting, tool_name, "-t nat -S KUBE-SERVICES")?;
+    let line = rules.lines().find(|line| line.contains("default/web:http cluster IP"));
+    let rule =
+        line.and_then(|line| line.strip_prefix("-A ")).ok_or("no rule of default/web:http")?;
+    let program = format!("{tool_name} -t nat -D {rule}");
+    let deleted = setting.lab.node.run(|| Command::new("sh").args(["-c", &program]).status());
+    if !deleted.is_ok_and(|status| status.success()) {
+        return Err(format!("cannot be planted: {program}").into());
+    }
+    let (code, report) = checked(&mut setting, &[&flag])?;
+    let findings = report["findings"].as_array().cloned().unwrap_or_default();
+    let named = findings.iter().any(|finding| {
+        let cause = finding["cause"].as_str().unwrap_or_default();
+        let words = ["iptables table nat, chain KUBE-SERVICES", "10.96.0.10/32", "is missing"];
+        finding["sort"] == "drift"
+            && finding["service"] == "default/web:http"
+            && words.iter().all(|word| cause.contains(word))
+    });
+    match (code, named) {
+        (1, true) => Ok(()),
+        _ => Err(format!("a rule deleted: exit code {code}, {report:#}").into()),
+    }
 }
 
 /// A dump answers as the node did, in a namespace that has nothing; one that is cut is refused.
@@ -427,12 +383,21 @@ fn dumped(bench: &Bench) -> Verdict {
         ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned).to_vec();
     let from = [question.clone(), vec![format!("--from={named}")]].concat();
     let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
-    let live = [question, setting.start(&[]).arguments()].concat();
+    let live = [question.clone(), setting.start(&[]).arguments()].concat();
     let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
     if here != there || here.is_empty() {
         return Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into());
     }
     let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
+    let packed = setting.scratch.path().join("node.dump.gz").display().to_string();
+    let mut arguments = vec!["dump".to_owned(), format!("--to={packed}")];
+    arguments.extend(setting.start(&[]).arguments());
+    run(&setting.lab.node, setting.binary(), &arguments)?;
+    let from_packed = [question.clone(), vec![format!("--from={packed}")]].concat();
+    let (_, unpacked, error) = run(&elsewhere, setting.binary(), &from_packed)?;
+    if unpacked != there {
+        return Err(format!("from the packed dump:\n{unpacked}{error}").into());
+    }
     std::fs::write(&file, &text[..text.len() / 2]).map_err(|e| e.to_string())?;
     let (code, out, error) = run(&elsewhere, setting.binary(), &from)?;
     if code != 2 || !out.is_empty() || !error.contains("cut short") {

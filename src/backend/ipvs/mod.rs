@@ -11,4 +11,4 @@ pub mod sets;
 pub mod wanted;
 
 /// The dummy device that has the Services' addresses, so that packets to them are for this host.
-pub const DEVICE: &str = "kube-ipvs0";
+pub const DEVICE: &str = crate::kernel::IPVS_DEVICE;

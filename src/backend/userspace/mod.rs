@@ -5,28 +5,16 @@
 //! allowed by source or led by policy stays as it was, so that the rules are those of nftables mode.
 //! Pure: values in, values out. It must never know a set or a socket. Tests: below, `proptests`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::program::{Program, Role, Target, Unserved};
+pub use crate::kernel::relay_address;
 use crate::kernel::{NftBatch, RelayAnnounce, RelayKey, RelayServing, Socket};
 use crate::model::{Family, Protocol, TrafficPolicy};
 use crate::netlink::expr::{Compare, Rule, Verdict};
 use crate::netlink::nft::{Batch, ChainKind, Hook};
 use crate::netlink::set::Field;
-
-/// The address that a family's ports are bound to, on the loopback interface. Nobody else has it:
-/// link-local and unique local addresses are no Service's and no pod's, and a rule drops what
-/// was not led there by ours.
-pub fn relay_address(family: Family) -> IpAddr {
-    match family {
-        // The last two octets are "kp".
-        Family::V4 => Ipv4Addr::new(169, 254, 107, 112).into(),
-        // "kube-pr" in RFC 4193's range.
-        Family::V6 => Ipv6Addr::new(0xfd6b, 0x7562, 0x652d, 0x7072, 0, 0, 0, 1).into(),
-    }
-}
 
 /// The listening ports that a program's connections come in by, with what each serves.
 pub fn ports_of(program: &Program, family: Family) -> Vec<(RelayKey, RelayServing)> {

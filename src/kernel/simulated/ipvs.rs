@@ -60,8 +60,9 @@ pub(super) fn destinations(host: &mut sim::Host, server: &VirtualServer) -> Vec<
     answers.filter_map(|message| wire::destination(&message, server)).collect()
 }
 
-/// Sets what the host models of a sysctl; what it does not model is kept by the heart alone.
-pub(super) fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) -> bool {
+/// Sets what the host models of a sysctl, and says whether it does; what it does not model is kept
+/// by the heart alone.
+pub fn set_sysctl(host: &mut sim::Host, path: &str, value: &str) -> bool {
     let number: u8 = value.parse().unwrap_or_default();
     let settings = host.ipvs_sysctls_mut();
     match path.strip_prefix("net/ipv4/vs/") {
@@ -122,21 +123,12 @@ fn restore_text(operation: &IpsetOperation) -> (String, usize) {
         (text, entries.len())
     };
     match operation {
-        IpsetOperation::Create(spec) => (create_text(spec), 1),
+        IpsetOperation::Create(spec) => (spec.create_text(), 1),
         IpsetOperation::Destroy(set) => (format!("destroy {set}\n"), 1),
         IpsetOperation::Flush(set) => (format!("flush {set}\n"), 1),
         IpsetOperation::Swap(one, two) => (format!("swap {one} {two}\n"), 1),
         IpsetOperation::Add(set, entries) => lines("add", set, entries),
         IpsetOperation::Delete(set, entries) => lines("del", set, entries),
-    }
-}
-
-fn create_text(spec: &IpsetSpec) -> String {
-    let IpsetSpec { name, kind, family, most } = spec;
-    match (kind, family) {
-        (IpsetType::BitmapPort, _) => format!("create {name} {kind} range 0-65535\n"),
-        (_, Family::V4) => format!("create {name} {kind} family inet maxelem {most}\n"),
-        (_, Family::V6) => format!("create {name} {kind} family inet6 maxelem {most}\n"),
     }
 }
 

@@ -17,6 +17,8 @@ use super::{
 };
 use crate::model::{Family, Protocol};
 
+pub use ipvs::set_sysctl;
+
 /// A simulated host as a kernel. Clones share the host, so that a test can send packets through
 /// the host that a proxy programs.
 #[derive(Clone)]

@@ -50,11 +50,13 @@ fn link(message: &Message<'_>) -> Option<LinkFact> {
     let attributes = Attributes::new(message.body.get(LINK_HEAD..)?);
     let kind = attributes.get(18).map(Attributes::new);
     let port = kind.as_ref().and_then(|kind| kind.get(5)).map(Attributes::new);
+    let own_kind = kind.as_ref().and_then(|kind| kind.get(1)).map(text).unwrap_or_default();
     let of_bridge =
         kind.as_ref().and_then(|kind| kind.get(4)).map(text).as_deref() == Some("bridge");
     Some(LinkFact {
         index: u32_ne(message.body.get(4..)?)?,
         name: attributes.get(3).map(text)?,
+        kind: own_kind,
         up: u32_ne(message.body.get(8..)?)? & UP != 0,
         promiscuous: u32_ne(message.body.get(8..)?)? & PROMISCUOUS != 0,
         bridge: attributes.get(10).and_then(u32_ne).filter(|_| of_bridge),

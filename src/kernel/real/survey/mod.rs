@@ -4,6 +4,7 @@
 //! It must never know Services or judge what it finds. Tests: `netlab` (trace and check).
 
 mod conntrack;
+mod ipvs;
 mod links;
 mod nft;
 mod routes;
@@ -40,10 +41,8 @@ pub fn survey(flows: Flows, progress: &mut dyn FnMut(&str)) -> Result<Survey, Er
     progress("nf_tables");
     nft::read(&mut netfilter, &mut found, progress)?;
     progress("iptables and ipsets");
-    tools::read(&mut found);
-    if std::path::Path::new("/proc/thread-self/net/ip_vs").exists() && tools::has_ipvs() {
-        lack(&mut found, "IPVS virtual servers", "this build does not read them from a live node");
-    }
+    tools::read(&mut netfilter, &mut found);
+    ipvs::read(&mut found);
     if flows == Flows::All {
         progress("conntrack entries");
         if let Err(error) = conntrack::read(&mut netfilter, &mut found) {

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::process::Stdio;
 
 use super::{Survey, lack};
+use crate::kernel::real::socket::Netlink;
 use crate::kernel::survey::{Flavour, IptablesText};
+use crate::kernel::{IpsetFact, IpsetType};
 use crate::model::Family;
 use crate::netlink::nft::message;
 use crate::netlink::read::{Attributes, text};
@@ -14,7 +16,7 @@ use crate::netlink::read::{Attributes, text};
 /// Tables of iptables; in nf_tables iptables-nft uses the same names.
 const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
-pub(super) fn read(found: &mut Survey) {
+pub(super) fn read(netfilter: &mut Netlink, found: &mut Survey) {
     for family in Family::ALL {
         for table in legacy_tables(family) {
             save(found, (family, Flavour::Legacy), &table);
@@ -24,18 +26,21 @@ pub(super) fn read(found: &mut Survey) {
         }
     }
     if found.iptables.iter().any(|saved| saved.text.contains("--match-set")) {
-        match run("ipset", &["save"]) {
+        match sets(netfilter) {
             Ok(text) => found.ipsets = text,
             Err(why) => lack(found, "ipsets", &why),
         }
     }
 }
 
-/// Whether IPVS has any virtual server.
-pub(super) fn has_ipvs() -> bool {
-    let listed = std::fs::read_to_string("/proc/thread-self/net/ip_vs").unwrap_or_default();
-    // Three lines of heading.
-    listed.lines().count() > 3
+/// All sets as `ipset save` prints them: the kernel is asked itself, and the tool only where there
+/// are sets of types that nobody but the tool knows.
+fn sets(netfilter: &mut Netlink) -> Result<String, String> {
+    let known = |set: &IpsetFact| !matches!(set.spec.kind, IpsetType::Other(_));
+    match crate::kernel::real::ipset::sets(netfilter, "") {
+        Ok(sets) if sets.iter().all(known) => Ok(sets.iter().map(IpsetFact::save_text).collect()),
+        _ => run("ipset", &["save"]),
+    }
 }
 
 /// Tables that ip_tables has; asking the tool would load the module.
