@@ -64,6 +64,8 @@ pub enum Mode {
     IptablesNft,
     /// iptables mode, over ip_tables.
     IptablesLegacy,
+    /// ipvs mode: on this kernel if it has IPVS, else in a guest.
+    Ipvs,
 }
 
 impl Mode {
@@ -72,13 +74,14 @@ impl Mode {
         match self {
             Mode::Nftables => "nftables",
             Mode::IptablesNft | Mode::IptablesLegacy => "iptables",
+            Mode::Ipvs => "ipvs",
         }
     }
 
     /// The beginning of the tool's name that this mode writes with.
     pub fn tool(self) -> Option<&'static str> {
         match self {
-            Mode::Nftables => None,
+            Mode::Nftables | Mode::Ipvs => None,
             Mode::IptablesNft => Some("iptables-nft"),
             Mode::IptablesLegacy => Some("iptables-legacy"),
         }

@@ -6,6 +6,7 @@ mod affinity;
 mod api;
 mod heal;
 mod health;
+mod ipvs;
 mod modes;
 mod objects;
 mod operator;
@@ -13,6 +14,7 @@ mod process;
 mod served;
 mod starts;
 mod trace;
+mod whereto;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +24,7 @@ use std::time::Instant;
 
 use crate::probe::Script;
 use crate::setting::Setting;
-use crate::{demo, privilege, proxy, scratch};
+use crate::{demo, guest, privilege, proxy, scratch};
 
 /// Why a scenario did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +105,10 @@ fn all() -> Vec<Scenario> {
         served::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
+        ipvs::SCENARIOS,
     ];
-    files.into_iter().flatten().copied().collect()
+    let all = files.into_iter().flatten().copied();
+    all.filter(|s| whereto::belongs(s.name)).collect()
 }
 
 /// Scenarios that hold in nftables mode only, with the reason.
@@ -123,7 +127,8 @@ const OF_NFTABLES: &[(&str, &str)] = &[
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
     let (_, why) = OF_NFTABLES.iter().find(|(known, _)| *known == name)?;
-    (proxy::mode() != proxy::Mode::Nftables).then(|| Stop::Skipped((*why).to_owned()))
+    let apart = [proxy::Mode::Nftables, proxy::Mode::Ipvs].contains(&proxy::mode());
+    (!apart).then(|| Stop::Skipped((*why).to_owned()))
 }
 
 fn wanted(name: &str, words: &[String]) -> bool {
@@ -136,7 +141,8 @@ type Groups = BTreeMap<(String, Vec<String>), Vec<Script>>;
 fn scripts(root: &Path, words: &[String]) -> Result<Groups, String> {
     let mut groups = Groups::new();
     for script in Script::read_all(&root.join("netlab/scenarios"))? {
-        if wanted(&script.name, words) {
+        if wanted(&script.name, words) && guest::lacks().is_none_or(|what| what == "none") {
+            let script = script.in_mode(proxy::mode().word());
             groups
                 .entry((script.manifests.clone(), script.flags.clone()))
                 .or_default()
@@ -194,18 +200,33 @@ impl Count {
     }
 }
 
-/// Runs the scenarios whose names contain one of the words, or all.
+/// Runs the scenarios whose names contain one of the words, or all, in the mode of this run: here, or
+/// for ipvs mode where it can be.
 pub fn run(words: &[String]) -> ExitCode {
+    let mut count = Count::default();
+    if proxy::mode() == proxy::Mode::Ipvs && !guest::is_inside() {
+        whereto::ipvs(words, &mut count);
+    } else {
+        run_here(words, &mut count);
+    }
+    count.close()
+}
+
+/// The same in nftables mode and then in ipvs mode.
+pub fn run_all_modes(words: &[String]) -> ExitCode {
+    let mut count = Count::default();
+    run_here(words, &mut count);
+    whereto::ipvs(words, &mut count);
+    count.close()
+}
+
+fn run_here(words: &[String], count: &mut Count) {
     let root = proxy::workspace().to_owned();
     let groups = match scripts(&root, words) {
         Ok(groups) => groups,
-        Err(why) => {
-            eprintln!("{why}");
-            return ExitCode::FAILURE;
-        }
+        Err(why) => return count.add("scenarios", Instant::now(), Err(Stop::Failed(why))),
     };
     let chosen: Vec<Scenario> = all().into_iter().filter(|s| wanted(s.name, words)).collect();
-    let mut count = Count::default();
     // Building must come before the user namespace, and that before any thread.
     let ready = proxy::find().map_err(Stop::Failed).and_then(|binary| {
         privilege::obtain().map_err(Stop::Skipped)?;
@@ -214,7 +235,7 @@ pub fn run(words: &[String]) -> ExitCode {
     });
     match ready {
         Ok(bench) => {
-            run_all(&bench, (&groups, &chosen), &mut count);
+            run_all(&bench, (&groups, &chosen), count);
         }
         Err(stop) => {
             let names = groups.values().flatten().map(|s| s.name.as_str());
@@ -223,7 +244,6 @@ pub fn run(words: &[String]) -> ExitCode {
             }
         }
     }
-    count.close()
 }
 
 fn run_all(bench: &Bench, (groups, chosen): (&Groups, &[Scenario]), count: &mut Count) {
