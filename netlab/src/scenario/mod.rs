@@ -300,7 +300,10 @@ fn guarded_setting(
     let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     setting.start_proxy_with(&flags)?;
-    if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
+    // One family is programmed after the other.
+    for six in [false, true] {
+        let mut probes = scripts.iter().flat_map(|s| &s.probes).filter(|p| setting.can_ask(p));
+        let Some(first) = probes.find(|p| p.to.is_ipv6() == six) else { continue };
         setting
             .wait_for(first)
             .map_err(|why| format!("{manifests}: {why}\n{}", setting.last_words()))?;
