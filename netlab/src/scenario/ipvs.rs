@@ -111,6 +111,7 @@ fn move_endpoints(setting: &mut Setting) -> Verdict {
             });
         }
         set_endpoint(setting, (name, address, host), there)?;
+        setting.publish()?;
         eventually(|| {
             let now = is_there(setting, address).unwrap_or(there);
             (now == there).then(|| format!("{name} is as before: chosen {there}"))
@@ -145,20 +146,22 @@ fn is_there(setting: &Setting, address: &str) -> Result<bool, Stop> {
     Ok(weight.is_some_and(|weight| weight > 0))
 }
 
-/// Adds an endpoint of `web`, or takes it away where it is there.
+/// Adds an endpoint of `web`, or takes it away where it is there; shown when the manifests are written.
 fn set_endpoint(
     setting: &mut Setting,
     (name, address, host): (&str, &str, &str),
     there: bool,
 ) -> Result<(), String> {
-    setting.edit("EndpointSlice", "web-ipv4", |slice| {
-        let Some(endpoints) = slice["endpoints"].as_array_mut() else { return };
-        if there {
-            endpoints.retain(|known: &Value| known["targetRef"]["name"] != name);
-        } else {
-            endpoints.push(endpoint(name, address, host));
-        }
-    })
+    let known = setting.manifests.get("EndpointSlice", "web-ipv4");
+    let mut slice = known.ok_or("no EndpointSlice web-ipv4")?.clone();
+    let endpoints = slice["endpoints"].as_array_mut().ok_or("no endpoints")?;
+    if there {
+        endpoints.retain(|known: &Value| known["targetRef"]["name"] != name);
+    } else {
+        endpoints.push(endpoint(name, address, host));
+    }
+    setting.manifests.put(slice);
+    Ok(())
 }
 
 /// What is in the kernel, as the tools say it, without what counts or depends on history.
@@ -224,6 +227,7 @@ fn kill_often(setting: &mut Setting) -> Verdict {
     let full = held(setting)?;
     let leaver = MOVING[0];
     set_endpoint(setting, leaver, true)?;
+    setting.write()?;
     let gone = |found: &BTreeSet<String>| {
         !found.iter().any(|l| l.contains(TO) && l.contains(&format!("{}:", leaver.1)))
     };
@@ -237,6 +241,7 @@ fn kill_often(setting: &mut Setting) -> Verdict {
             setting.start_proxy()?;
         }
         set_endpoint(setting, leaver, there)?;
+        setting.write()?;
         std::thread::sleep(Duration::from_millis(chance.below(whole.as_millis() as u64 * 5 / 4)));
         setting.proxy = None;
         setting.start_proxy()?;
