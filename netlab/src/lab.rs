@@ -236,6 +236,11 @@ fn hint(node: &Namespace) -> Result<(), String> {
 fn prepare(namespace: &Namespace, ipv6: bool) -> Result<(), String> {
     links::up(namespace, "lo")?;
     sysctl(namespace, "net/ipv4/ip_forward", "1")?;
+    // A refusal that is held back because there was one a moment ago looks like silence.
+    sysctl(namespace, "net/ipv4/icmp_ratelimit", "0")?;
+    if ipv6 {
+        sysctl(namespace, "net/ipv6/icmp/ratelimit", "0")?;
+    }
     for scope in ["all", "default"] {
         // Some distributions filter by return path: pods reached through NAT would be silent.
         sysctl(namespace, &format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;

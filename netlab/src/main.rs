@@ -35,9 +35,10 @@ enum What {
     Test {
         /// Words.
         names: Vec<String>,
-        /// The proxy mode that scenarios run in, where they do not choose one.
-        #[arg(long, value_enum, default_value_t)]
-        mode: proxy::Mode,
+        /// The proxy mode that scenarios run in, where they do not choose one. Without it nftables
+        /// mode, and what there is for ipvs mode after it: on this kernel, or else in a guest.
+        #[arg(long, value_enum)]
+        mode: Option<proxy::Mode>,
         /// Only list the scenarios' names.
         #[arg(long)]
         list: bool,
@@ -122,11 +123,14 @@ fn main() -> ExitCode {
             words: if verbose { Words::All } else { Words::Few },
             kernel: if simulated { Kernel::Simulated } else { Kernel::Best },
         }),
-        What::Test { names, mode, list: false } => {
-            proxy::choose_mode(mode);
-            scenario::run(&names)
+        What::Test { names, mode, list } => {
+            proxy::choose_mode(mode.unwrap_or_default());
+            match (list, mode) {
+                (true, _) => scenario::list(&names),
+                (false, None) => scenario::run_all_modes(&names),
+                (false, Some(_)) => scenario::run(&names),
+            }
         }
-        What::Test { names, list: true, .. } => scenario::list(&names),
         What::Kernel { names, record } => netlab::twin::kernel(&names, record.into()),
         What::Fuzz { seed, packets, seconds, each, differences } => {
             let time = std::time::Duration::from_secs(seconds);

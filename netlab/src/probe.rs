@@ -11,12 +11,14 @@
 //!     udp from web-1 to 10.96.0.53:53 reaches one of dns-1 dns-2 as any
 //!     tcp from node to 10.96.0.18:80 is refused
 //!     tcp from stranger to 198.51.100.12:80 is lost
+//!     but in ipvs (the-name-of-a-difference) is refused
 //! ```
 //!
 //! `reaches A B`: every attempt one of these, and in the end each of them. `reaches one of A B`:
 //! every attempt the same one. `as itself`: the pod sees the client's own address; `as node`: an
 //! address of the node; `as any`: whichever. `is refused`: a reset or ICMP port unreachable;
-//! `is lost`: silence.
+//! `is unreachable`: another ICMP error; `is lost`: silence. `but in MODE (NAME)`: what holds in that mode instead of the line before, by a
+//! difference that `proptests::differences` names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +48,8 @@ pub enum Expected {
     One(BTreeSet<String>, Seen),
     /// Somebody says no.
     Refused,
+    /// Somebody on the way knows no way.
+    Unreachable,
     /// Nobody says anything.
     Lost,
 }
@@ -62,6 +66,19 @@ pub struct Probe {
     /// Which address and port.
     pub to: SocketAddr,
     /// What must come of it.
+    pub expected: Expected,
+    /// What holds in some modes instead.
+    pub departures: Vec<Departure>,
+}
+
+/// What must come of a probe in one mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// The mode, as `--proxy-mode` has it.
+    pub mode: String,
+    /// The difference's name.
+    pub name: String,
+    /// What must come of the probe there.
     pub expected: Expected,
 }
 
@@ -96,7 +113,10 @@ impl Script {
             if bare.is_empty() || bare.starts_with('#') {
                 continue;
             }
-            if line.starts_with(' ') {
+            if let Some(words) = bare.strip_prefix("but in ") {
+                let last = script.probes.last_mut().ok_or_else(|| wrong("no probe before it"))?;
+                last.departures.push(departure(words).map_err(|why| wrong(&why))?);
+            } else if line.starts_with(' ') {
                 script.probes.push(probe(&title, bare).map_err(|why| wrong(&why))?);
             } else if let Some(folder) = bare.strip_prefix("manifests ") {
                 script.manifests = folder.trim().to_owned();
@@ -111,6 +131,16 @@ impl Script {
             }
         }
         Ok(script)
+    }
+
+    /// The script as it holds in a mode.
+    pub fn in_mode(mut self, mode: &str) -> Script {
+        for probe in &mut self.probes {
+            if let Some(at) = probe.departures.iter().position(|d| d.mode == mode) {
+                probe.expected = probe.departures.swap_remove(at).expected;
+            }
+        }
+        self
     }
 
     /// Reads every `.txt` of a folder, by name.
@@ -143,12 +173,27 @@ fn probe(title: &str, line: &str) -> Result<Probe, String> {
         who: (*who).to_owned(),
         to: to.parse().map_err(|_| "not an address and port")?,
         expected: expected(rest)?,
+        departures: Vec::new(),
+    })
+}
+
+fn departure(words: &str) -> Result<Departure, String> {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let [mode, name, rest @ ..] = words.as_slice() else {
+        return Err("not `but in MODE (DIFFERENCE) …`".to_owned());
+    };
+    let name = name.strip_prefix('(').and_then(|name| name.strip_suffix(')'));
+    Ok(Departure {
+        mode: (*mode).to_owned(),
+        name: name.ok_or("the difference's name is not in brackets")?.to_owned(),
+        expected: expected(rest)?,
     })
 }
 
 fn expected(words: &[&str]) -> Result<Expected, String> {
     let (pods, seen, one) = match words {
         ["is", "refused"] => return Ok(Expected::Refused),
+        ["is", "unreachable"] => return Ok(Expected::Unreachable),
         ["is", "lost"] => return Ok(Expected::Lost),
         ["reaches", "one", "of", pods @ .., "as", seen] => (pods, seen, true),
         ["reaches", pods @ .., "as", seen] => (pods, seen, false),
@@ -171,6 +216,7 @@ impl std::fmt::Display for Expected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (which, pods, seen) = match self {
             Expected::Refused => return f.write_str("refused"),
+            Expected::Unreachable => return f.write_str("unreachable"),
             Expected::Lost => return f.write_str("silence"),
             Expected::Each(pods, seen) => ("", pods, seen),
             Expected::One(pods, seen) => ("always one of ", pods, seen),
@@ -251,7 +297,7 @@ pub fn judge(probe: &Probe, attempt: &mut dyn FnMut() -> Outcome) -> Row {
         // Chance decides: with 60 attempts a pod the odds of missing one are below 1 in 10^25.
         Expected::Each(pods, _) => (pods.len() * 4, pods.len() * 60),
         Expected::One(..) => (12, 12),
-        Expected::Refused => (2, 2),
+        Expected::Refused | Expected::Unreachable => (2, 2),
         Expected::Lost => (1, 1),
     };
     for made in 1..=most {
@@ -279,7 +325,9 @@ pub fn judge(probe: &Probe, attempt: &mut dyn FnMut() -> Outcome) -> Row {
 /// What is wrong with one outcome, given the pods reached so far.
 fn fault(probe: &Probe, outcome: &Outcome, reached: &BTreeMap<String, usize>) -> Option<String> {
     let (pods, seen, most) = match (&probe.expected, outcome) {
-        (Expected::Refused, Outcome::Refused) | (Expected::Lost, Outcome::Silence) => return None,
+        (Expected::Refused, Outcome::Refused)
+        | (Expected::Unreachable, Outcome::Unreachable)
+        | (Expected::Lost, Outcome::Silence) => return None,
         (Expected::Each(pods, seen), Outcome::Answered(_)) => (pods, seen, usize::MAX),
         (Expected::One(pods, seen), Outcome::Answered(_)) => (pods, seen, 1),
         (expected, other) => return Some(format!("expected {expected}, got {other:?}")),
@@ -377,6 +425,34 @@ mod tests {
         let lost = "tcp from a to 10.96.0.1:80 is lost";
         assert!(ask(lost, &[Outcome::Refused]).wrong.unwrap().contains("Refused"));
         assert_eq!(ask(lost, &[Outcome::Silence]).wrong, None);
+    }
+
+    #[test]
+    fn what_holds_in_a_mode_has_the_name_of_a_difference() {
+        let text = "T:\n    tcp from a to 10.0.0.1:1 is lost\n    but in ipvs (x) is refused\n";
+        let script = Script::parse("x", text).unwrap();
+        assert_eq!(script.clone().in_mode("nftables").probes[0].expected, Expected::Lost);
+        assert_eq!(script.in_mode("ipvs").probes[0].expected, Expected::Refused);
+        let error = Script::parse("x", "    but in ipvs (x) is refused\n").unwrap_err();
+        assert!(error.contains("no probe before"), "{error}");
+    }
+
+    /// A departure that nobody has named would hide a mistake. It is one that nftables mode, in
+    /// which scenarios are written, has and the other has not, or the other way round.
+    #[test]
+    fn departures_of_scenarios_are_named_differences() {
+        let folder = crate::proxy::workspace().join("netlab/scenarios");
+        let scripts = Script::read_all(&folder).unwrap();
+        let all: Vec<_> = scripts.iter().flat_map(|s| &s.probes).collect();
+        let departures: Vec<_> = all.iter().flat_map(|p| &p.departures).collect();
+        assert!(!departures.is_empty());
+        for departure in departures {
+            let known =
+                proptests::differences::DIFFERENCES.iter().find(|d| d.name == departure.name);
+            let modes = known.expect("a difference of this name").modes;
+            let has = |word: &str| modes.iter().any(|m| format!("{m:?}").to_lowercase() == word);
+            assert_ne!(has(&departure.mode), has("nftables"), "{departure:?}");
+        }
     }
 
     #[test]

@@ -66,6 +66,8 @@ pub enum Mode {
     IptablesLegacy,
     /// userspace mode.
     Userspace,
+    /// ipvs mode: on this kernel if it has IPVS, else in a guest.
+    Ipvs,
 }
 
 impl Mode {
@@ -75,13 +77,14 @@ impl Mode {
             Mode::Nftables => "nftables",
             Mode::IptablesNft | Mode::IptablesLegacy => "iptables",
             Mode::Userspace => "userspace",
+            Mode::Ipvs => "ipvs",
         }
     }
 
     /// The beginning of the tool's name that this mode writes with.
     pub fn tool(self) -> Option<&'static str> {
         match self {
-            Mode::Nftables | Mode::Userspace => None,
+            Mode::Nftables | Mode::Userspace | Mode::Ipvs => None,
             Mode::IptablesNft => Some("iptables-nft"),
             Mode::IptablesLegacy => Some("iptables-legacy"),
         }

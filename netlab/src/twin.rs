@@ -50,17 +50,19 @@ impl Count {
 
     /// Adds what a guest says at its end; gives back any other line.
     fn heard<'a>(&mut self, line: &'a str) -> Option<&'a str> {
-        let numbers: Vec<usize> = line
-            .split(", ")
-            .zip([" passed", " failed", " skipped"])
-            .filter_map(|(part, word)| part.strip_suffix(word)?.parse().ok())
-            .collect();
-        let [passed, failed, skipped] = numbers[..] else { return Some(line) };
+        let Some([passed, failed, skipped]) = total(line) else { return Some(line) };
         self.passed += passed;
         self.failed += failed;
         self.skipped += skipped;
         None
     }
+}
+
+/// The numbers of a line like `3 passed, 0 failed, 1 skipped`.
+pub(crate) fn total(line: &str) -> Option<[usize; 3]> {
+    let parts = line.split(", ").zip([" passed", " failed", " skipped"]);
+    let numbers = parts.map(|(part, word)| part.strip_suffix(word)?.parse().ok());
+    numbers.collect::<Option<Vec<usize>>>()?.try_into().ok()
 }
 
 /// Runs the cases of `netlab/scenarios/kernel` on the real kernel; those that it lacks something for

@@ -55,7 +55,7 @@ fn prepare(scratch: &Path) -> Result<(), String> {
     mounted("tmpfs", "/dev/shm", None)?;
     let _ = nix::unistd::sethostname("guest");
     let loader = scratch.join("modprobe");
-    let text = format!("#!/bin/sh\nexec modprobe -d {} \"$@\"\n", scratch.display());
+    let text = format!("#!/bin/sh\nexec modprobe -b -d {} \"$@\"\n", scratch.display());
     std::fs::write(&loader, text)
         .and_then(|()| std::fs::set_permissions(&loader, PermissionsExt::from_mode(0o755)))
         .and_then(|()| std::fs::write("/proc/sys/kernel/modprobe", loader.as_os_str().as_bytes()))
@@ -100,7 +100,7 @@ fn command(scratch: &Path) -> Result<u8, String> {
         .envs(variables)
         .env("TMPDIR", "/run/tmp")
         .env(SIGN, scratch)
-        .env("MODPROBE_OPTIONS", format!("-d {}", scratch.display()))
+        .env("MODPROBE_OPTIONS", format!("-b -d {}", scratch.display()))
         .current_dir(folder)
         .stdin(Stdio::null())
         .spawn()

@@ -23,6 +23,8 @@ const MODULES: &str = "/usr/lib/uml/modules";
 const BEGINS: &str = "netlab guest: it begins";
 /// The line that says the exit code.
 const ENDED: &str = "netlab guest: it ended with ";
+/// The kernel's word for modules that are withheld, before their names.
+const WITHOUT: &str = "modprobe.blacklist=";
 /// How long booting may take.
 const BOOTING: Duration = Duration::from_secs(30);
 
@@ -39,6 +41,8 @@ pub struct Order {
     pub memory: u32,
     /// Where the files go that the command leaves in the folder `kept` names.
     pub keep: Option<PathBuf>,
+    /// A module that cannot be loaded in there, nor what needs it.
+    pub without: Option<String>,
 }
 
 impl Order {
@@ -50,6 +54,7 @@ impl Order {
             patience: Duration::from_secs(600),
             memory: 1024,
             keep: None,
+            without: None,
         }
     }
 }
@@ -146,6 +151,7 @@ impl Guest {
             "quiet".to_owned(),
             "loglevel=1".to_owned(),
             "panic=-1".to_owned(),
+            format!("{WITHOUT}{}", order.without.as_deref().unwrap_or("none")),
             format!("init={own_path}"),
             "--".to_owned(),
             "guest-init".to_owned(),
@@ -159,6 +165,12 @@ impl Guest {
 /// Whether this process runs in a guest.
 pub fn is_inside() -> bool {
     std::env::var_os(inside::SIGN).is_some()
+}
+
+/// The module that this guest is without; `none` where it has all, nothing outside of a guest.
+pub fn lacks() -> Option<String> {
+    let line = std::fs::read_to_string("/proc/cmdline").ok().filter(|_| is_inside())?;
+    line.split_whitespace().find_map(|word| word.strip_prefix(WITHOUT)).map(str::to_owned)
 }
 
 /// The folder for files to be kept, in a guest that was told to keep some.

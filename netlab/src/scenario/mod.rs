@@ -9,6 +9,7 @@ mod crowds;
 mod faults;
 mod heal;
 mod health;
+mod ipvs;
 mod modes;
 mod objects;
 mod operator;
@@ -18,6 +19,7 @@ mod soak;
 mod starts;
 mod trace;
 mod userspace;
+mod whereto;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +31,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use crate::probe::Script;
 use crate::setting::Setting;
-use crate::{demo, privilege, proxy, scratch};
+use crate::{demo, guest, privilege, proxy, scratch};
 
 /// Why a scenario did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,8 +118,10 @@ fn all() -> Vec<Scenario> {
         trace::SCENARIOS,
         userspace::SCENARIOS,
         crowds::SCENARIOS,
+        ipvs::SCENARIOS,
     ];
-    files.into_iter().flatten().copied().collect()
+    let all = files.into_iter().flatten().copied();
+    all.filter(|s| whereto::belongs(s.name)).collect()
 }
 
 /// Scenarios that hold in nftables mode only, with the reason.
@@ -150,7 +154,7 @@ const OWN_PORT: &str = "trace and check do not know the proxy's own ports yet";
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
     let list = match proxy::mode() {
-        proxy::Mode::Nftables => return None,
+        proxy::Mode::Nftables | proxy::Mode::Ipvs => return None,
         proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => OF_NFTABLES,
         proxy::Mode::Userspace => NOT_OF_USERSPACE,
     };
@@ -168,7 +172,8 @@ type Groups = BTreeMap<(String, Vec<String>), Vec<Script>>;
 fn scripts(root: &Path, words: &[String]) -> Result<Groups, String> {
     let mut groups = Groups::new();
     for script in Script::read_all(&root.join("netlab/scenarios"))? {
-        if wanted(&script.name, words) {
+        if wanted(&script.name, words) && guest::lacks().is_none_or(|what| what == "none") {
+            let script = script.in_mode(proxy::mode().word());
             groups
                 .entry((script.manifests.clone(), script.flags.clone()))
                 .or_default()
@@ -234,18 +239,33 @@ impl Count {
 /// Descriptors for clients, pods and kube-proxy, asked for where we may: of crowds of connections.
 const DESCRIPTORS: u64 = 100_000;
 
-/// Runs the scenarios whose names contain one of the words, or all.
+/// Runs the scenarios whose names contain one of the words, or all, in the mode of this run: here, or
+/// for ipvs mode where it can be.
 pub fn run(words: &[String]) -> ExitCode {
+    let mut count = Count::default();
+    if proxy::mode() == proxy::Mode::Ipvs && !guest::is_inside() {
+        whereto::ipvs(words, &mut count);
+    } else {
+        run_here(words, &mut count);
+    }
+    count.close()
+}
+
+/// The same in nftables mode and then in ipvs mode.
+pub fn run_all_modes(words: &[String]) -> ExitCode {
+    let mut count = Count::default();
+    run_here(words, &mut count);
+    whereto::ipvs(words, &mut count);
+    count.close()
+}
+
+fn run_here(words: &[String], count: &mut Count) {
     let root = proxy::workspace().to_owned();
     let groups = match scripts(&root, words) {
         Ok(groups) => groups,
-        Err(why) => {
-            eprintln!("{why}");
-            return ExitCode::FAILURE;
-        }
+        Err(why) => return count.add("scenarios", Instant::now(), Err(Stop::Failed(why))),
     };
     let chosen: Vec<Scenario> = all().into_iter().filter(|s| wanted(s.name, words)).collect();
-    let mut count = Count::default();
     // Building must come before the user namespace, and that before any thread.
     let ready = proxy::find().map_err(Stop::Failed).and_then(|binary| {
         // Nor has anybody in a user namespace the right to this.
@@ -256,7 +276,7 @@ pub fn run(words: &[String]) -> ExitCode {
     });
     match ready {
         Ok(bench) => {
-            run_all(&bench, (&groups, &chosen), &mut count);
+            run_all(&bench, (&groups, &chosen), count);
         }
         Err(stop) => {
             let names = groups.values().flatten().map(|s| s.name.as_str());
@@ -265,7 +285,6 @@ pub fn run(words: &[String]) -> ExitCode {
             }
         }
     }
-    count.close()
 }
 
 fn run_all(bench: &Bench, (groups, chosen): (&Groups, &[Scenario]), count: &mut Count) {
@@ -322,7 +341,10 @@ fn guarded_setting(
     let mut setting = Setting::of_folder(&bench.binary, &bench.root.join(manifests))?;
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     setting.start_proxy_with(&flags)?;
-    if let Some(first) = scripts.iter().flat_map(|s| &s.probes).next() {
+    // One family is programmed after the other.
+    for six in [false, true] {
+        let mut probes = scripts.iter().flat_map(|s| &s.probes).filter(|p| setting.can_ask(p));
+        let Some(first) = probes.find(|p| p.to.is_ipv6() == six) else { continue };
         setting
             .wait_for(first)
             .map_err(|why| format!("{manifests}: {why}\n{}", setting.last_words()))?;

@@ -65,6 +65,7 @@ fn in_mode(mode: &str, stop: Stop) -> Stop {
     match stop {
         Stop::Failed(why) => Stop::Failed(format!("{mode} mode: {why}")),
         Stop::Skipped(why) => Stop::Skipped(format!("{mode} mode: {why}")),
+        Stop::Unfit(why) => Stop::Unfit(format!("{mode} mode: {why}")),
     }
 }
 
@@ -332,7 +333,7 @@ fn found_in(bench: &Bench, mode: &str) -> Result<(), Stop> {
     eventually(|| match checked(&mut setting, &[&flag]) {
         Ok((0, _)) => None,
         Ok((_, report)) => Some(format!("check is not content with a healthy node: {report:#}")),
-        Err(Stop::Failed(why) | Stop::Skipped(why)) => Some(why),
+        Err(Stop::Failed(why) | Stop::Skipped(why) | Stop::Unfit(why)) => Some(why),
     })?;
     setting.stop_proxy(Signal::SIGTERM)?;
     if mode != "iptables" {

@@ -386,7 +386,9 @@ impl<'a> Plan<'a> {
         if std::mem::take(&mut self.applied.no_device) {
             steps.links.push(LinkOperation::AddDummy(DEVICE.to_owned()));
         }
-        let bind = |address| LinkOperation::AddAddress(DEVICE.to_owned(), address);
+        // Hidden: else the kernel masquerades connections to a link without an address of its own,
+        // as that of a pod, behind a Service's IPv6 address (RFC 6724, rule 8: the longest prefix).
+        let bind = |address| LinkOperation::AddHiddenAddress(DEVICE.to_owned(), address);
         steps.links.extend(self.bound.into_iter().map(bind));
         let idle = std::mem::take(&mut self.applied.addresses.idle);
         let unbind = |address| LinkOperation::DeleteAddress(DEVICE.to_owned(), address);
