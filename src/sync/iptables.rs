@@ -3,6 +3,7 @@
 
 use super::Report;
 use super::driver::{Driver, Wanted};
+use super::iptables_netlink as netlink;
 use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::{Blocks, Text};
 use crate::backend::iptables::plan::Applied;
@@ -13,6 +14,7 @@ use crate::backend::iptables::shape::{
 use crate::kernel::drift::Touched;
 use crate::kernel::{
     Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
+    XtablesWriter,
 };
 use crate::model::Family;
 
@@ -30,6 +32,8 @@ pub(super) struct Iptables {
     applied: Option<Applied>,
     /// Looks that are left out until the next one: a large table takes the tool seconds.
     looks_left_out: usize,
+    /// Who wrote what is known.
+    writer: XtablesWriter,
 }
 
 /// To list so many rules costs the tool about as much as a look may cost.
@@ -51,13 +55,17 @@ impl Driver for Iptables {
             return Ok(None);
         }
         self.looks_left_out = applied.size() / RULES_A_LOOK;
+        if netlink::writes(kernel) {
+            let listing = netlink::listing(kernel, self.family)?;
+            return Ok(applied.drift(&Dump::heard(&listing)));
+        }
         let text = read(kernel, self.family)?;
         Ok(applied.drift(&Dump::read(&text)))
     }
 
-    fn minds(&self, _change: &Touched) -> bool {
+    fn minds(&self, change: &Touched) -> bool {
         // The tool writes for us in a process of its own, whose changes look like somebody else's.
-        false
+        self.writer == XtablesWriter::Netlink && netlink::minds(self.family, change)
     }
 
     fn bring(
@@ -73,6 +81,13 @@ impl Driver for Iptables {
         if shape.localhost && !applied.shape().localhost {
             route_localnet(kernel)?;
         }
+        if netlink::writes(kernel) {
+            let Some(change) = netlink::change(kernel, (applied, &wanted, &shape), report)? else {
+                return self.begin(kernel, wanted, report);
+            };
+            applied.take(change);
+            return Ok(());
+        }
         let mut pen = Text::new(self.family, blocks(kernel));
         let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
         apply(kernel, pen, report)?;
@@ -87,7 +102,13 @@ impl Driver for Iptables {
 
 impl Iptables {
     pub(super) fn new(family: Family) -> Iptables {
-        Iptables { family, ability: Ability::default(), applied: None, looks_left_out: 0 }
+        Iptables {
+            family,
+            ability: Ability::default(),
+            applied: None,
+            looks_left_out: 0,
+            writer: XtablesWriter::Tool,
+        }
     }
 
     /// From what is there to what is wanted.
@@ -101,6 +122,11 @@ impl Iptables {
         let shape = Shape::new(wanted.options, self.family, self.ability);
         if shape.localhost {
             route_localnet(kernel)?;
+        }
+        self.writer = kernel.capabilities().xtables_writer;
+        if self.writer == XtablesWriter::Netlink {
+            self.applied = Some(netlink::adopt(kernel, (&wanted, &shape), report)?);
+            return Ok(());
         }
         let text = read(kernel, self.family)?;
         let mut pen = Text::new(self.family, blocks(kernel));
