@@ -11,14 +11,13 @@ use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::{Dump, Listing};
 use crate::backend::iptables::plan::{Applied, Change};
 use crate::backend::iptables::shape::Shape;
-use crate::backend::iptables::wire::{Trouble, Wire, concerns};
+use crate::backend::iptables::wire::{Trouble, Wire, concerns, guarded};
 use crate::backend::program::Frontend;
 use crate::kernel::drift::Touched;
 use crate::kernel::{
     Depth, Error, ErrorKind, Facts, Kernel, NftBatch, Query, RuleFact, Transaction, XtablesWriter,
 };
 use crate::model::Family;
-use crate::netlink::nft::guarded;
 
 /// How often what is there is read anew because somebody changed something meanwhile. After that it
 /// is written whatever comes in between, as the tool does too.

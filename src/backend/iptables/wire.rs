@@ -14,6 +14,7 @@ use super::rule::Rule;
 use crate::kernel::{NftBatch, RuleFact};
 use crate::model::Family;
 use crate::netlink::expr::Rule as Expressions;
+pub use crate::netlink::nft::guarded;
 use crate::netlink::nft::{Batch, ChainKind, Hook};
 
 /// About as many bytes go to the kernel at once.
