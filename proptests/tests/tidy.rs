@@ -88,6 +88,7 @@ const PURE: &[&str] = &[
     "src/sync/ipvs.rs",
     "src/sync/nftables.rs",
     "src/sync/iptables.rs",
+    "src/sync/iptables_netlink.rs",
     "src/sync/conntrack.rs",
     "src/sync/schedule.rs",
 ];
