@@ -131,6 +131,11 @@ const MAY: &[(&str, &str, &str)] = &[
     ("src/sync/family.rs", "tracing::", "what somebody removed is worth a line, where seen"),
     ("src/kernel/simulated", "sim::", "it is the seam's side towards the simulator"),
     (
+        "src/sync/iptables_netlink.rs",
+        "tracing::",
+        "that somebody came in between, or took a rule away, is worth a line",
+    ),
+    (
         "src/sync/iptables.rs",
         "tracing::",
         "a kernel that cannot count is worth a line, where it is found out",
