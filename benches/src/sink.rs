@@ -49,7 +49,7 @@ impl Kernel for Sink {
             Query::Links => Facts::Links(Vec::new()),
             Query::Destinations(_) => Facts::Destinations(Vec::new()),
             Query::Lacks(_) => Facts::Lacks(Vec::new()),
-            Query::Cpus | Query::ConntrackBuckets => Facts::Number(1),
+            Query::Cpus | Query::ConntrackBuckets | Query::Generation => Facts::Number(1),
         })
     }
 

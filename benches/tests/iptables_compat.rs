@@ -168,7 +168,7 @@ fn batch(content: &Content, family: Family) -> Transaction {
     }
     for (chain, rules) in &content.chains {
         for rule in rules {
-            batch.add_rule(&chain.to_string(), &encode(rule, family));
+            batch.add_rule(&chain.to_string(), &encode(rule, family).unwrap());
         }
     }
     Transaction::Nft(batch.finish())

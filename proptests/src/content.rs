@@ -13,10 +13,18 @@ pub fn content(host: &sim::Host) -> BTreeSet<String> {
         for chain in table.chains() {
             let base = chain.base();
             lines.insert(format!("{place} chain {} {base:?}", chain.name()));
+            let unordered = UNORDERED.contains(&chain.name()) && table.name() != "kube-proxy";
+            let mut last = false;
             for (index, rule) in chain.rules().iter().enumerate() {
                 let (bytes, comment) = (rule.expressions(), rule.comment());
+                last |= bytes.windows(LAST.len()).any(|words| words == LAST.as_bytes());
+                let at = match (unordered, last) {
+                    (false, _) => index.to_string(),
+                    (true, false) => String::new(),
+                    (true, true) => "last".to_owned(),
+                };
                 lines.insert(format!(
-                    "{place} chain {} {index} {bytes:02x?} {comment:?}",
+                    "{place} chain {} {at} {bytes:02x?} {comment:?}",
                     chain.name()
                 ));
             }
@@ -59,6 +67,9 @@ fn ipvs_content(host: &sim::Host) -> BTreeSet<String> {
 const UNORDERED: [&str; 4] =
     ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-FIREWALL"];
 
+/// What the comment of those says.
+const LAST: &str = "must be the last rule";
+
 /// The tables of iptables, a line a chain or rule, with the place of each rule where it counts.
 fn xtables_content(host: &sim::Host) -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
@@ -79,7 +90,7 @@ fn xtables_content(host: &sim::Host) -> BTreeSet<String> {
             let count = index.entry(chain).or_default();
             let last = is_last.entry(chain).or_default();
             *count += 1;
-            *last |= rule.contains("must be the last rule");
+            *last |= rule.contains(LAST);
             let at = match (UNORDERED.contains(&chain), *last) {
                 (false, _) => count.to_string(),
                 (true, false) => String::new(),

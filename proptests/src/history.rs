@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use kube_proxy::api::decode::Decoder;
 use kube_proxy::kernel::fault::Fate as Fault;
-use kube_proxy::kernel::{Error, ErrorKind};
+use kube_proxy::kernel::{Error, ErrorKind, XtablesWriter};
 use kube_proxy::model::{Event, Kind, NamespacedName};
 use kube_proxy::sync::{Proxy, Report};
 
@@ -78,6 +78,8 @@ pub struct History {
     pub steps: Vec<Step>,
     /// The most bytes of one transaction.
     pub largest: usize,
+    /// Who writes in iptables mode.
+    pub writer: XtablesWriter,
 }
 
 /// Whether the kernel may fail in a history.
@@ -89,6 +91,12 @@ pub enum Weather {
     Foul,
 }
 
+/// Any history in iptables mode where the rules are written over netlink.
+pub fn history_over_netlink(weather: Weather) -> impl Strategy<Value = History> {
+    let netlink = |history| History { writer: XtablesWriter::Netlink, ..history };
+    history(Mode::Iptables, weather).prop_map(netlink)
+}
+
 /// Any history of a proxy in this mode.
 pub fn history(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
     let largest = prop_oneof![2 => Just(usize::MAX), 1 => Just(16_384usize), 1 => Just(4_096)];
@@ -96,8 +104,12 @@ pub fn history(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
         let localhost_node_ports = local && mode == Mode::Iptables;
         Setup { mode, localhost_node_ports, ..setup }
     });
-    (setup, objects(), vec(step(weather), 1..14), largest)
-        .prop_map(|(setup, objects, steps, largest)| History { setup, objects, steps, largest })
+    (setup, objects(), vec(step(weather), 1..14), largest).prop_map(
+        |(setup, objects, steps, largest)| {
+            let writer = XtablesWriter::Tool;
+            History { setup, objects, steps, largest, writer }
+        },
+    )
 }
 
 fn step(weather: Weather) -> BoxedStrategy<Step> {
@@ -154,6 +166,7 @@ struct Play {
     setup: Setup,
     objects: BTreeMap<Key, Value>,
     stage: Stage,
+    writer: XtablesWriter,
     proxy: Proxy,
     decoder: Decoder,
     /// States that may be in the kernel by now: the last one that was synced, and those that were
@@ -185,12 +198,14 @@ pub fn play(history: &History) -> Result<(), String> {
 
 impl Play {
     fn new(history: &History) -> Play {
-        let stage = Stage::new(&history.setup, history.largest);
+        let writer = history.writer;
+        let stage = Stage::written_by(&history.setup, history.largest, writer);
         let mut play = Play {
             setup: history.setup.clone(),
             objects: BTreeMap::new(),
             proxy: Proxy::new(Box::new(stage.clone()), options(&history.setup)),
             stage,
+            writer,
             decoder: Decoder::new(history.setup.node_name.as_str()),
             possible: Vec::new(),
             broken: Arc::default(),
@@ -356,7 +371,7 @@ impl Play {
     }
 
     fn same_as_from_nothing(&self) -> Result<(), String> {
-        let fresh = Stage::new(&self.setup, usize::MAX);
+        let fresh = Stage::written_by(&self.setup, usize::MAX, self.writer);
         crate::world::synced(Box::new(fresh.clone()), &self.setup, &self.current())?;
         let (here, there) = (self.stage.host(|h| content(h)), fresh.host(|h| content(h)));
         if here == there {

@@ -9,7 +9,7 @@ use kube_proxy::kernel::record::Record;
 use kube_proxy::kernel::simulated::Simulated;
 use kube_proxy::kernel::{
     Capabilities, Error, Facts, Kernel, Query, Receipt, RelayServing, Socket, Transaction,
-    XtablesFlavour,
+    XtablesFlavour, XtablesWriter,
 };
 use kube_proxy::model::Protocol;
 
@@ -56,10 +56,19 @@ pub struct Stage {
 impl Stage {
     /// An empty node of a setup; one transaction may have `largest` bytes.
     pub fn new(setup: &Setup, largest: usize) -> Stage {
+        Stage::written_by(setup, largest, XtablesWriter::Tool)
+    }
+
+    /// The same, where iptables mode's rules are written by the tool or over netlink.
+    pub fn written_by(setup: &Setup, largest: usize, xtables_writer: XtablesWriter) -> Stage {
         // A kernel that takes little at once stands for an iptables that takes texts in parts.
         let xtables = (largest != usize::MAX).then_some(XtablesFlavour::Nft);
-        let capabilities =
-            Capabilities { largest_batch: largest, xtables, ..Capabilities::default() };
+        let capabilities = Capabilities {
+            largest_batch: largest,
+            xtables,
+            xtables_writer,
+            ..Capabilities::default()
+        };
         let kernel = Simulated::new(node(setup, 1)).with_capabilities(capabilities);
         let watched = Watched { inner: kernel.clone(), watcher: None };
         let layers = Arc::new(Mutex::new(Fault::new(Record::new(watched))));

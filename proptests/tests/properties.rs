@@ -15,7 +15,7 @@ use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
 use proptests::fate::{Packet, Promise};
 use proptests::generate::{Case, case};
-use proptests::history::{Weather, history, play};
+use proptests::history::{Weather, history, history_over_netlink, play};
 use proptests::oracle::promise;
 use proptests::packets;
 use proptests::run::judge;
@@ -106,6 +106,18 @@ fn any_history_ends_as_one_sync_from_nothing() {
 fn any_history_in_iptables_mode_ends_as_one_sync_from_nothing() {
     let name = "any_history_in_iptables_mode_ends_as_one_sync_from_nothing";
     holds(name, 400, history(Mode::Iptables, Weather::Fair), play);
+}
+
+#[test]
+fn any_history_of_iptables_over_netlink_ends_as_one_sync_from_nothing() {
+    let name = "any_history_of_iptables_over_netlink_ends_as_one_sync_from_nothing";
+    holds(name, 200, history_over_netlink(Weather::Fair), play);
+}
+
+#[test]
+fn a_failing_kernel_with_iptables_over_netlink_converges_and_harms_nobody() {
+    let name = "a_failing_kernel_with_iptables_over_netlink_converges_and_harms_nobody";
+    holds(name, 200, history_over_netlink(Weather::Foul), play);
 }
 
 #[test]

@@ -88,6 +88,7 @@ const PURE: &[&str] = &[
     "src/sync/ipvs.rs",
     "src/sync/nftables.rs",
     "src/sync/iptables.rs",
+    "src/sync/iptables_netlink.rs",
     "src/sync/conntrack.rs",
     "src/sync/schedule.rs",
 ];
@@ -134,6 +135,11 @@ const MAY: &[(&str, &str, &str)] = &[
         "no crate has this socket option, the only cheap look at the legacy flavour's tables",
     ),
     ("src/kernel/simulated", "sim::", "it is the seam's side towards the simulator"),
+    (
+        "src/sync/iptables_netlink.rs",
+        "tracing::",
+        "that somebody came in between, or took a rule away, is worth a line",
+    ),
     (
         "src/sync/iptables.rs",
         "tracing::",

@@ -44,6 +44,8 @@ pub enum Capability {
     XtablesIpv6,
     /// MASQUERADE with `--random-fully` (iptables 1.6.2).
     XtablesRandomFully,
+    /// iptables' matches and targets in rules of nf_tables that this process writes itself.
+    XtablesOverNetlink,
 }
 
 impl Capability {
@@ -54,6 +56,7 @@ impl Capability {
             Capability::Xtables | Capability::XtablesIpv6 | Capability::XtablesRandomFully => {
                 matches!(mode, Mode::Iptables | Mode::Ipvs)
             }
+            Capability::XtablesOverNetlink => mode == Mode::Iptables,
             Capability::Ipvs
             | Capability::IpvsScheduler(_)
             | Capability::Ipset
@@ -115,6 +118,9 @@ impl Capability {
             Capability::XtablesRandomFully => {
                 "this iptables has no --random-fully: source ports of masqueraded connections may clash (iptables 1.6.2 or later)"
             }
+            Capability::XtablesOverNetlink => {
+                "iptables' rules cannot be written over netlink: set KUBE_PROXY_IPTABLES_WRITER to auto, tool or netlink; netlink needs the nf_tables flavour and nft_compat (CONFIG_NFT_COMPAT)"
+            }
             Capability::Conntrack => {
                 "conntrack entries cannot be listed: stale UDP flows stay until they time out (CONFIG_NF_CT_NETLINK)"
             }
@@ -155,6 +161,18 @@ pub struct Capabilities {
     pub largest_batch: usize,
     /// Which iptables there is, if it was looked for and found.
     pub xtables: Option<XtablesFlavour>,
+    /// Who writes iptables mode's rules.
+    pub xtables_writer: XtablesWriter,
+}
+
+/// Who writes iptables mode's rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XtablesWriter {
+    /// iptables-restore.
+    #[default]
+    Tool,
+    /// This process, as netlink messages; nf_tables flavour only.
+    Netlink,
 }
 
 /// Which of two kernel facilities iptables writes to.
@@ -168,7 +186,12 @@ pub enum XtablesFlavour {
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Capabilities { lacks: Vec::new(), largest_batch: usize::MAX, xtables: None }
+        Capabilities {
+            lacks: Vec::new(),
+            largest_batch: usize::MAX,
+            xtables: None,
+            xtables_writer: XtablesWriter::Tool,
+        }
     }
 }
 

@@ -11,7 +11,8 @@ pub enum ErrorKind {
     Absent,
     /// Something that was to be made is there already (EEXIST).
     Exists,
-    /// In use, or the kernel was interrupted: the same call may work later (EBUSY, EAGAIN, EINTR).
+    /// In use, or the kernel was interrupted: the same call may work later (EBUSY, EAGAIN, EINTR,
+    /// ERESTART).
     Busy,
     /// Not permitted: CAP_NET_ADMIN is missing (EPERM, EACCES), or /proc or /sys is read-only (EROFS).
     Denied,
@@ -60,7 +61,7 @@ impl Error {
         match errno {
             2 | 3 | 19 | 99 => ErrorKind::Absent,
             17 => ErrorKind::Exists,
-            4 | 11 | 16 => ErrorKind::Busy,
+            4 | 11 | 16 | 85 => ErrorKind::Busy,
             1 | 13 | 30 => ErrorKind::Denied,
             93 | 94 | 95 | 97 => ErrorKind::Unsupported,
             7 | 22 | 28 | 31 | 34 | 36 | 39 | 40 | 71 | 75 | 90 => ErrorKind::Invalid,

@@ -20,7 +20,7 @@ mod relay;
 pub mod simulated;
 pub mod survey;
 
-pub use capability::{Capabilities, Capability, XtablesFlavour};
+pub use capability::{Capabilities, Capability, XtablesFlavour, XtablesWriter};
 pub use error::{Error, ErrorKind};
 pub use facts::{ChainFact, ElementFact, Facts, FlowFact, RuleFact, SetFact, TableFact};
 pub use ipset::{IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType, LONGEST_IPSET_NAME};
@@ -202,6 +202,9 @@ pub enum Query {
     /// How many CPUs the machine has, whatever this process may use of them; answered by
     /// `Facts::Number`.
     Cpus,
+    /// The number of nf_tables' generation, which every transaction of anybody raises by one;
+    /// answered by `Facts::Number`.
+    Generation,
     /// The buckets of conntrack's hash table; answered by `Facts::Number`.
     ConntrackBuckets,
 }

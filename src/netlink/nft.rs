@@ -7,7 +7,7 @@
 use super::expr::{Rule, Verdict, write_verdict};
 use super::set::SetSpec;
 use super::write::{Head, Open, Writer};
-use super::{APPEND, CREATE, REQUEST, SUBSYS_NFTABLES, nfproto};
+use super::{APPEND, CREATE, HEADER_LEN, NFGEN_LEN, REQUEST, SUBSYS_NFTABLES, nfproto};
 use crate::kernel::NftBatch;
 use crate::model::Family;
 
@@ -362,6 +362,20 @@ impl<'t> Batch<'t> {
             self.writer.close_message(open.message);
         }
     }
+}
+
+/// The batch, for this generation of the ruleset only: after a change that somebody made meanwhile
+/// the kernel refuses it (ERESTART; `NFNL_BATCH_GENID`). 0 stands for any generation.
+pub fn guarded(mut batch: NftBatch, generation: u32) -> NftBatch {
+    const GENERATION: u16 = 1;
+    let mut w = Writer::new();
+    w.be32(GENERATION, generation);
+    let attribute = w.into_bytes();
+    let open = HEADER_LEN + NFGEN_LEN;
+    let length = (open + attribute.len()) as u32;
+    batch.bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    batch.bytes.splice(open..open, attribute);
+    batch
 }
 
 /// User data with a comment: one TLV of type 0 with a closing zero (libnftnl `udata`).

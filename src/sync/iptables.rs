@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Report;
 use super::driver::{Driver, Wanted};
+use super::iptables_netlink as netlink;
 use crate::backend::Options;
 use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::Dump;
@@ -17,6 +18,7 @@ use crate::backend::iptables::shape::{
 use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{
     Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
+    XtablesWriter,
 };
 use crate::model::Family;
 
@@ -34,6 +36,8 @@ pub(super) struct Iptables {
     applied: Option<Applied>,
     /// Looks that are left out until the next one: a large table takes the tool seconds.
     looks_left_out: usize,
+    /// Who wrote what is known.
+    writer: XtablesWriter,
 }
 
 /// To list so many rules costs the tool about as much as a look may cost.
@@ -55,13 +59,18 @@ impl Driver for Iptables {
             return Ok(None);
         }
         self.looks_left_out = applied.size() / RULES_A_LOOK;
+        if netlink::writes(kernel) {
+            let listing = netlink::listing(kernel, self.family)?;
+            return Ok(applied.drift(&Dump::heard(&listing)));
+        }
         let text = read(kernel, self.family)?;
         Ok(applied.drift(&Dump::read(&text)))
     }
 
-    fn minds(&self, _change: &Touched) -> bool {
-        // Chains are shared with others, kubelet first of all: `suspects` has them looked at.
-        false
+    fn minds(&self, change: &Touched) -> bool {
+        // Of what the tool writes, chains are shared with others, kubelet first of all: `suspects`
+        // has them looked at.
+        self.writer == XtablesWriter::Netlink && netlink::minds(self.family, change)
     }
 
     fn suspects(&mut self, foreign: &Foreign) -> bool {
@@ -86,6 +95,13 @@ impl Driver for Iptables {
         if shape.localhost && !applied.shape().localhost {
             route_localnet(kernel)?;
         }
+        if netlink::writes(kernel) {
+            let Some(change) = netlink::change(kernel, (applied, &wanted, &shape), report)? else {
+                return self.begin(kernel, wanted, report);
+            };
+            applied.take(change);
+            return Ok(());
+        }
         let mut pen = Text::new(self.family, blocks(kernel));
         let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
         let written = count(pen.rules());
@@ -102,7 +118,13 @@ impl Driver for Iptables {
 
 impl Iptables {
     pub(super) fn new(family: Family) -> Iptables {
-        Iptables { family, ability: Ability::default(), applied: None, looks_left_out: 0 }
+        Iptables {
+            family,
+            ability: Ability::default(),
+            applied: None,
+            looks_left_out: 0,
+            writer: XtablesWriter::Tool,
+        }
     }
 
     /// From what is there to what is wanted.
@@ -116,6 +138,11 @@ impl Iptables {
         let shape = Shape::new(wanted.options, self.family, self.ability);
         if shape.localhost {
             route_localnet(kernel)?;
+        }
+        self.writer = kernel.capabilities().xtables_writer;
+        if self.writer == XtablesWriter::Netlink {
+            self.applied = Some(netlink::adopt(kernel, (&wanted, &shape), report)?);
+            return Ok(());
         }
         let text = read(kernel, self.family)?;
         let mut pen = Text::new(self.family, blocks(kernel));

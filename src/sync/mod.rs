@@ -13,6 +13,7 @@ pub mod sysctls;
 mod driver;
 mod family;
 mod iptables;
+mod iptables_netlink;
 mod ipvs;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

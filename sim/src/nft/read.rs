@@ -70,6 +70,11 @@ impl<'h> Nft<'h> {
         Nft { store, now }
     }
 
+    /// The generation's number, which every transaction raises by one.
+    pub fn generation(self) -> u32 {
+        self.store.generation
+    }
+
     /// All tables, by family and name.
     pub fn tables(self) -> Vec<TableView<'h>> {
         let mut all: Vec<_> =

@@ -4,21 +4,31 @@
 //! Knows no chain's contents and no Service. Source: `iptables/nft-ipv4.c` (`nft_ipv4_add`) and
 //! `nft.c` of iptables. Tests: `benches/tests/iptables_compat.rs`, against the tool itself.
 
+use sha2::{Digest, Sha256};
+
 use super::rule::{Match, Rule, SourcePort, State, Target, Test};
 use crate::model::{Family, Protocol};
-use crate::netlink::compat::End;
+use crate::netlink::compat::{End, essence};
 use crate::netlink::expr::{Compare, Rule as Expressions, Verdict};
 use crate::netlink::xt;
 
-/// The rule's expressions, with a counter at zero.
-pub fn encode(rule: &Rule, family: Family) -> Expressions {
+/// The rule's expressions, with a counter at zero; `None` if something of it cannot be written,
+/// since a rule without it would be for more packets.
+pub fn encode(rule: &Rule, family: Family) -> Option<Expressions> {
     let mut out = head(rule, family);
     for each in &rule.matches {
-        out = one(out, each, (rule.protocol, family));
+        out = one(out, each, (rule.protocol, family))?;
     }
     let mut out = target(out.counter(), rule.target.as_ref(), family);
     out.compat = Some(rule.protocol.map_or(0, Protocol::number));
-    out
+    Some(out)
+}
+
+/// What a rule does, in 32 letters: the same for what is sent and for what the kernel lists.
+pub fn fingerprint(expressions: &[u8]) -> String {
+    let hash = Sha256::digest(essence(expressions));
+    let half: [u8; 16] = std::array::from_fn(|i| hash[i]);
+    format!("{:032x}", u128::from_be_bytes(half))
 }
 
 fn how<T>(test: &Test<T>) -> Compare {
@@ -47,8 +57,8 @@ fn one(
     out: Expressions,
     each: &Match,
     (protocol, family): (Option<Protocol>, Family),
-) -> Expressions {
-    match each {
+) -> Option<Expressions> {
+    Some(match each {
         Match::Comment(text) => out.xt_match(&xt::comment(text)),
         Match::Port(port) => ports(out, protocol, *port),
         Match::Mark(test) => out.mark(how(test), test.value),
@@ -66,8 +76,8 @@ fn one(
         }
         Match::Account(name) => out.xt_match(&xt::nfacct(name)),
         // Sets are ipvs mode's; the kernel would want a set's number here, not its name.
-        Match::Set(..) => out,
-    }
+        Match::Set(..) => return None,
+    })
 }
 
 /// TCP and UDP ports the tool compares natively; what asks for no port, and SCTP, are matches.

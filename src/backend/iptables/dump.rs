@@ -1,14 +1,30 @@
-//! What iptables-save printed, as far as it concerns us: chains whose names begin with `KUBE-`, and
-//! what built-in chains have. Words are kept as they are: they are compared, not understood.
+//! What iptables-save printed, or what netlink told, as far as it concerns us: chains whose names
+//! begin with `KUBE-`, and what built-in chains have. Words are compared, not understood.
 //! Tests: below.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::chain::Table;
+use super::compat::{self, fingerprint};
+use super::rule::Rule;
+use crate::kernel::RuleFact;
+use crate::model::Family;
+
+/// What rules are told in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Tongue {
+    /// Words of iptables-save.
+    #[default]
+    Text,
+    /// Fingerprints of their expressions.
+    Netlink,
+}
 
 /// The chains of one family, borrowed from the text.
 #[derive(Debug, Default)]
 pub struct Dump<'a> {
+    tongue: Tongue,
     tables: BTreeMap<Table, BTreeMap<&'a str, Vec<&'a str>>>,
 }
 
@@ -45,6 +61,22 @@ impl<'a> Dump<'a> {
         dump
     }
 
+    /// Reads what a [`Listing`] has.
+    pub fn heard(listing: &'a Listing) -> Dump<'a> {
+        Dump { tongue: Tongue::Netlink, ..Dump::read(&listing.0) }
+    }
+
+    /// What a rule is called here if it is as wanted.
+    pub fn words(&self, rule: &Rule, family: Family) -> String {
+        match self.tongue {
+            Tongue::Text => rule.text(family),
+            // What cannot be written is not there either.
+            Tongue::Netlink => compat::encode(rule, family)
+                .map(|rule| format!(" {}", fingerprint(rule.expressions())))
+                .unwrap_or_default(),
+        }
+    }
+
     /// The rules of a chain, each with a space before it; `None` if there is no such chain.
     pub fn rules(&self, table: Table, chain: &str) -> Option<&[&'a str]> {
         self.tables.get(&table)?.get(chain).map(Vec::as_slice)
@@ -54,6 +86,25 @@ impl<'a> Dump<'a> {
     pub fn chains(&self, table: Table) -> impl Iterator<Item = (&'a str, &[&'a str])> {
         let all = self.tables.get(&table).into_iter().flatten();
         all.map(|(name, rules)| (*name, rules.as_slice()))
+    }
+}
+
+/// What netlink told of a family's tables: chains, and fingerprints of their rules.
+#[derive(Debug, Default)]
+pub struct Listing(String);
+
+impl Listing {
+    /// What follows is of this table.
+    pub fn table(&mut self, table: Table) {
+        let _ = writeln!(self.0, "*{}", table.name());
+    }
+
+    /// A chain with its rules, in their order.
+    pub fn chain(&mut self, name: &str, rules: &[RuleFact]) {
+        let _ = writeln!(self.0, ":{name} - [0:0]");
+        for rule in rules {
+            let _ = writeln!(self.0, "-A {name} {}", fingerprint(&rule.expressions));
+        }
     }
 }
 

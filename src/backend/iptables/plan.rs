@@ -260,8 +260,8 @@ impl Adoption<'_> {
         self.kubelets();
         self.stale(&known);
         for jump in Shape::jumps() {
-            let text = jump.rule.text(self.wanted.shape.family);
-            let there = self.there((jump.table, jump.from)).is_some_and(|r| r.contains(&&*text));
+            let words = self.dump.words(&jump.rule, self.wanted.shape.family);
+            let there = self.there((jump.table, jump.from)).is_some_and(|r| r.contains(&&*words));
             if !there {
                 self.pen.insert(jump.table, jump.from, &jump.rule);
             }
@@ -277,7 +277,10 @@ impl Adoption<'_> {
         let family = self.wanted.shape.family;
         let right = self.there(place).is_some_and(|there| {
             there.len() == rules.len()
-                && there.iter().zip(rules).all(|(text, rule)| rule.text(family) == *text)
+                && there
+                    .iter()
+                    .zip(rules)
+                    .all(|(text, rule)| self.dump.words(rule, family) == *text)
         });
         if !right {
             write_whole(self.pen, place, rules);
@@ -296,11 +299,12 @@ impl Adoption<'_> {
             let right = self.there(place).is_some_and(|there| {
                 let Some(split) = there.len().checked_sub(tail.len()) else { return false };
                 let (head, end) = there.split_at(split);
-                let mut texts: Vec<String> = rules.iter().map(|r| r.text(family)).collect();
+                let words = |rule| self.dump.words(rule, family);
+                let mut texts: Vec<String> = rules.iter().map(words).collect();
                 let mut head = head.to_vec();
                 texts.sort();
                 head.sort_unstable();
-                texts == head && end.iter().zip(tail).all(|(t, rule)| rule.text(family) == *t)
+                texts == head && end.iter().zip(tail).all(|(t, rule)| words(rule) == *t)
             });
             if !right {
                 rules.extend_from_slice(tail);
@@ -326,7 +330,7 @@ impl Adoption<'_> {
         let place = (Table::Filter, chain::KUBELET_FIREWALL);
         let there = self.there(place);
         let guard = self.wanted.shape.guard();
-        let text = guard.as_ref().map(|rule| rule.text(self.wanted.shape.family));
+        let text = guard.as_ref().map(|rule| self.dump.words(rule, self.wanted.shape.family));
         let lacking = text.is_some_and(|text| !there.is_some_and(|r| r.contains(&text.as_str())));
         if there.is_none() {
             self.pen.chain(place.0, &place.1);

@@ -3,17 +3,18 @@
 //! yet, to which nothing leads, may be written before in steps, so that no step is too large.
 //! It must never know why a rule is there. Tests: below; what the rules are, against the tool: `benches/tests`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::chain::{Chain, Table};
-use super::compat::encode;
+use super::compat::{encode, fingerprint};
 use super::dump::Dump;
 use super::pen::Pen;
 use super::rule::Rule;
 use crate::kernel::{NftBatch, RuleFact};
 use crate::model::Family;
-use crate::netlink::compat::essence;
+use crate::netlink::expr::Rule as Expressions;
+pub use crate::netlink::nft::guarded;
 use crate::netlink::nft::{Batch, ChainKind, Hook};
 
 /// About as many bytes go to the kernel at once.
@@ -51,12 +52,18 @@ pub struct Wire<'a> {
     early: Vec<Batch<'static>>,
     late: Batch<'static>,
     removals: Batch<'static>,
-    deletions: Vec<(Table, Chain, Box<[u8]>)>,
+    deletions: Vec<(Table, Chain, String)>,
+    unwritable: Option<String>,
 }
 
-/// A rule that is to go is not there.
+/// Why there is nothing to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing(pub String);
+pub enum Trouble {
+    /// A rule that is to go is not there.
+    Missing(String),
+    /// A rule that has no form in netlink; without it all would be wrong.
+    Unwritable(String),
+}
 
 impl<'a> Wire<'a> {
     /// An empty one. With a dump of what is there, chains that are not in it are written in steps.
@@ -72,6 +79,7 @@ impl<'a> Wire<'a> {
             late: part(LATE),
             removals: part(REMOVALS),
             deletions: Vec::new(),
+            unwritable: None,
         }
     }
 
@@ -81,7 +89,10 @@ impl<'a> Wire<'a> {
     }
 
     /// The transactions, to be carried out one after the other; none if there is nothing to change.
-    pub fn finish(mut self, listed: &[(Table, RuleFact)]) -> Result<Vec<NftBatch>, Missing> {
+    pub fn finish(mut self, listed: &[(Table, RuleFact)]) -> Result<Vec<NftBatch>, Trouble> {
+        if let Some(rule) = self.unwritable.take() {
+            return Err(Trouble::Unwritable(rule));
+        }
         self.name_deletions(listed)?;
         let mut head = Batch::part(self.family, "", HEAD);
         for table in &self.tables {
@@ -110,25 +121,32 @@ impl<'a> Wire<'a> {
         Ok(out)
     }
 
-    /// Turns rules that are to go into deletions by handle, before everything else that is late.
-    fn name_deletions(&mut self, listed: &[(Table, RuleFact)]) -> Result<(), Missing> {
-        let mut taken = BTreeSet::new();
+    /// Turns rules that are to go into deletions by handle; of rules that are there twice, the first.
+    fn name_deletions(&mut self, listed: &[(Table, RuleFact)]) -> Result<(), Trouble> {
+        let mut there: BTreeMap<(Table, String, String), Vec<u64>> = BTreeMap::new();
+        for (table, rule) in listed.iter().rev().filter(|_| !self.deletions.is_empty()) {
+            let place = (*table, rule.chain.clone(), fingerprint(&rule.expressions));
+            there.entry(place).or_default().push(rule.handle);
+        }
         for (table, chain, wanted) in &self.deletions {
             let name = chain.to_string();
-            let found = listed.iter().find(|(there, rule)| {
-                there == table
-                    && rule.chain == name
-                    && !taken.contains(&(*table, rule.handle))
-                    && *essence(&rule.expressions) == **wanted
-            });
-            let Some((_, rule)) = found else {
-                return Err(Missing(format!("a rule of {name} in {}", table.name())));
+            let place = (*table, name.clone(), wanted.clone());
+            let Some(handle) = there.get_mut(&place).and_then(Vec::pop) else {
+                return Err(Trouble::Missing(format!("a rule of {name} in {}", table.name())));
             };
-            taken.insert((*table, rule.handle));
             self.late.turn_to(table.name());
-            self.late.delete_rule(&name, rule.handle);
+            self.late.delete_rule(&name, handle);
         }
         Ok(())
+    }
+
+    /// The rule as netlink has it; one that has no form there spoils the whole change.
+    fn encoded(&mut self, rule: &Rule) -> Option<Expressions> {
+        let encoded = encode(rule, self.family);
+        if encoded.is_none() {
+            self.unwritable.get_or_insert_with(|| rule.text(self.family));
+        }
+        encoded
     }
 
     fn is_new(&self, table: Table, chain: &dyn fmt::Display) -> bool {
@@ -164,6 +182,11 @@ impl<'a> Wire<'a> {
     }
 }
 
+/// Whether a chain of a table may have something of ours.
+pub fn concerns(table: Table, chain: &str) -> bool {
+    chain.starts_with("KUBE-") || BUILT_IN.iter().any(|(t, name, _)| *t == table && *name == chain)
+}
+
 impl Pen for Wire<'_> {
     fn chain(&mut self, table: Table, chain: &dyn fmt::Display) {
         self.tables.insert(table);
@@ -178,19 +201,19 @@ impl Pen for Wire<'_> {
 
     fn append(&mut self, table: Table, chain: Chain, rule: &Rule) {
         self.tables.insert(table);
-        let rule = encode(rule, self.family);
+        let Some(rule) = self.encoded(rule) else { return };
         self.sheet(table, &chain).add_rule(&chain.to_string(), &rule);
     }
 
     fn insert(&mut self, table: Table, chain: Chain, rule: &Rule) {
         self.tables.insert(table);
-        let rule = encode(rule, self.family);
+        let Some(rule) = self.encoded(rule) else { return };
         self.sheet(table, &chain).insert_rule((&chain.to_string(), None), &rule);
     }
 
     fn delete(&mut self, table: Table, chain: Chain, rule: &Rule) {
-        let rule = encode(rule, self.family);
-        self.deletions.push((table, chain, essence(rule.expressions()).into()));
+        let Some(rule) = self.encoded(rule) else { return };
+        self.deletions.push((table, chain, fingerprint(rule.expressions())));
     }
 
     fn remove(&mut self, table: Table, chain: &dyn fmt::Display) {
@@ -203,7 +226,7 @@ impl Pen for Wire<'_> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::chain;
-    use super::super::rule::{Match, Target};
+    use super::super::rule::{Match, Target, Test};
     use super::*;
     use crate::kernel::simulated::Simulated;
     use crate::kernel::{Facts, Kernel as _, Query, Transaction};
@@ -224,7 +247,7 @@ mod tests {
         pen.insert(Table::Nat, PRE, &Rule::default().jump(chain::SERVICES));
     }
 
-    fn apply(kernel: &mut Simulated, wire: Wire<'_>) -> Result<usize, Missing> {
+    fn apply(kernel: &mut Simulated, wire: Wire<'_>) -> Result<usize, Trouble> {
         let mut listed = Vec::new();
         for (table, chain) in wire.to_be_listed() {
             let query = Query::Rules(Family::V4, table.name().to_owned(), Some(chain));
@@ -273,7 +296,15 @@ mod tests {
         let mut wire = Wire::new(Family::V4, None);
         wire.delete(Table::Nat, chain::SERVICES, &local());
         let missing = apply(&mut kernel, wire).unwrap_err();
-        assert_eq!(missing.0, "a rule of KUBE-SERVICES in nat");
+        assert_eq!(missing, Trouble::Missing("a rule of KUBE-SERVICES in nat".to_owned()));
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_written_spoils_the_change() {
+        let mut wire = Wire::new(Family::V4, None);
+        let set = Match::Set(Test::is("KUBE-CLUSTER-IP"), "dst,dst");
+        wire.append(Table::Nat, chain::SERVICES, &Rule::default().with(set).jump(chain::MARK_MASQ));
+        assert!(matches!(wire.finish(&[]), Err(Trouble::Unwritable(_))));
     }
 
     #[test]

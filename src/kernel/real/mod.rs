@@ -4,6 +4,7 @@
 //! mean is tested in `sim`.
 
 mod accounts;
+mod compat;
 mod conntrack;
 mod ipset;
 mod ipvs;
@@ -85,7 +86,10 @@ impl Real {
     /// Finds iptables' tools as well, of this flavour or of the one that the node uses, and adds
     /// what they lack to the capabilities. Tables that are not there yet are made.
     pub fn with_xtables(self, flavour: Option<XtablesFlavour>) -> Real {
-        self.take(Tools::find(flavour).map(Tools::working))
+        let mut real = self.take(Tools::find(flavour).map(Tools::working));
+        let Real { netfilter, capabilities, xtables, .. } = &mut real;
+        compat::choose(netfilter, xtables.as_ref(), capabilities);
+        real
     }
 
     /// Finds iptables' tools as well, to look at what is there and nothing else.
@@ -175,6 +179,7 @@ impl Kernel for Real {
             Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay.ports(keys))),
             Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
             Query::Cpus => Ok(Facts::Number(cpus())),
+            Query::Generation => self.netfilter.generation().map(|n| Facts::Number(n.into())),
             Query::ConntrackBuckets => {
                 let file = std::path::Path::new(CONNTRACK_BUCKETS);
                 let text = std::fs::read_to_string(file).map_err(|e| io_error("read", file, &e))?;

@@ -13,8 +13,7 @@ use crate::netlink::set::{Field, SetSpec, Value};
 const TABLE: &str = "kube-proxy-probe";
 
 pub(super) fn capabilities(netfilter: &mut Netlink) -> Capabilities {
-    let mut found =
-        Capabilities { lacks: Vec::new(), largest_batch: netfilter.largest, xtables: None };
+    let mut found = Capabilities { largest_batch: netfilter.largest, ..Capabilities::default() };
     let lack = |found: &mut Capabilities, what, error: Error| {
         found.lacks.push((what, error.source));
     };

@@ -128,10 +128,10 @@ impl Netlink {
         let Some(ear) = self.ear.clone().filter(|_| bytes.len() > HEARD_WITH_EASE) else {
             return self.carry_out(bytes);
         };
-        let before = self.generation();
+        let before = self.generation().ok();
         ear.close();
         let outcome = self.carry_out(bytes);
-        let after = self.generation();
+        let after = self.generation().ok();
         let own = u32::from(outcome.is_ok());
         let alone = before.zip(after).is_some_and(|(b, a)| a.wrapping_sub(b) == own);
         ear.listen(if alone { Missed::Nothing } else { Missed::Something });
@@ -139,7 +139,7 @@ impl Netlink {
     }
 
     /// The number of the ruleset's generation, which each transaction raises by one.
-    fn generation(&mut self) -> Option<u32> {
+    pub(super) fn generation(&mut self) -> Result<u32, Error> {
         let mut w = Writer::new();
         let open = w.open_message(Head {
             kind: SUBSYS_NFTABLES | GET_GENERATION,
@@ -150,8 +150,9 @@ impl Netlink {
         });
         w.close_message(open);
         let what = ("ask for nf_tables' generation", w.as_bytes());
-        let told = self.ask(what, |out, message| out.extend(generation(message)));
-        told.ok()?.into_iter().next()
+        let told = self.ask(what, |out, message| out.extend(generation(message)))?;
+        let silent = || Error::new(ErrorKind::Broken, "ask for nf_tables' generation", "no answer");
+        told.into_iter().next().ok_or_else(silent)
     }
 
     fn carry_out(&mut self, bytes: &[u8]) -> Result<(), Error> {

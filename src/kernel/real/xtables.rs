@@ -85,6 +85,11 @@ impl Tools {
         self.flavour
     }
 
+    /// Major, minor, patch.
+    pub(super) fn version(&self) -> (u32, u32, u32) {
+        self.version
+    }
+
     pub(super) fn lacks(&self) -> impl Iterator<Item = (Capability, String)> {
         self.lacks.iter().cloned()
     }

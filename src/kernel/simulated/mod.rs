@@ -170,6 +170,7 @@ impl Kernel for Simulated {
                 let value = modelled.or_else(|| self.sysctls.get(path).cloned());
                 value.map(Facts::Text).ok_or_else(absent)
             }
+            Query::Generation => Ok(Facts::Number(host.nft().generation().into())),
             Query::Cpus => Ok(Facts::Number(2)),
             Query::ConntrackBuckets => Ok(Facts::Number(self.conntrack_buckets)),
             Query::Addresses => {
