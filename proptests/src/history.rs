@@ -175,6 +175,8 @@ struct Play {
     broken: Arc<Mutex<Vec<String>>>,
     /// A sync has succeeded.
     begun: bool,
+    /// Why the last sync failed, if it did.
+    failed: Option<String>,
     /// A sync may take several transactions.
     split: bool,
 }
@@ -210,6 +212,7 @@ impl Play {
             possible: Vec::new(),
             broken: Arc::default(),
             begun: false,
+            failed: None,
             // In ipvs mode one transaction is never all of it.
             split: history.largest != usize::MAX || history.setup.mode == Mode::Ipvs,
         };
@@ -295,6 +298,7 @@ impl Play {
         self.possible.push((self.setup.clone(), self.current().cluster()));
         self.watch();
         let outcome = self.proxy.sync();
+        self.failed = outcome.as_ref().err().map(ToString::to_string);
         if outcome.is_ok() {
             self.begun = true;
             self.possible.drain(..self.possible.len() - 1);
@@ -324,7 +328,8 @@ impl Play {
     fn settle(&mut self) -> Result<(), String> {
         self.sync()?;
         if self.possible.len() > 1 {
-            return Err("the first sync after the last fault fails".to_owned());
+            let said = self.failed.as_deref().unwrap_or("nobody knows why");
+            return Err(format!("the first sync after the last fault fails: {said}"));
         }
         self.tidy()?;
         if self.proxy.has_changes() { self.sync() } else { Ok(()) }

@@ -380,7 +380,7 @@ impl<'a> Promises<'a> {
         self.node.mode == Mode::Ipvs
             && self.node.families.contains(&family)
             && self.bound.contains(&address)
-            && !(self.is_own(address) && !self.cluster_ips.contains(&address))
+            && (!self.is_own(address) || self.cluster_ips.contains(&address))
     }
 
     /// Nothing that is no Service's port leaves the node for an address that is a Service's, or

@@ -131,7 +131,8 @@ impl Batch<'_> {
         }
         let attrs = message.body.attrs::<2>("a batch")?;
         match attrs.get(1).map(Span::be32).transpose()? {
-            Some(wanted) if wanted != self.store.generation => Err(Refusal::new(
+            // Zero is any (nf_tables_valid_genid).
+            Some(wanted) if wanted != 0 && wanted != self.store.generation => Err(Refusal::new(
                 Errno::ERESTART,
                 attrs.at(),
                 format!("generation {wanted} expected, now {}", self.store.generation),

@@ -56,10 +56,13 @@ impl fmt::Debug for Carried {
     }
 }
 
+/// Takes one figure out of all.
+type Reading = fn(&CarriedFigures) -> u64;
+
 /// The series of one look.
 struct Series {
     open: IntGaugeVec,
-    counters: [(IntCounterVec, fn(&CarriedFigures) -> u64); 5],
+    counters: [(IntCounterVec, Reading); 5],
     bytes: IntCounterVec,
 }
 

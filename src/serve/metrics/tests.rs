@@ -27,6 +27,11 @@ const OF_THREE: &[&str] = &[
     "conntrack_reconciler_sync_duration_seconds histogram",
     "sync_proxy_rules_no_local_endpoints_total gauge",
 ];
+/// The reference's userspace mode had none of them: ours looks for stale UDP flows as well.
+const OF_CONNTRACK: &[&str] = &[
+    "conntrack_reconciler_deleted_entries_total counter",
+    "conntrack_reconciler_sync_duration_seconds histogram",
+];
 const OF_NFTABLES: &[&str] = &[
     "sync_proxy_rules_nftables_cleanup_failures_total counter",
     "sync_proxy_rules_nftables_sync_failures_total counter",
@@ -52,7 +57,7 @@ fn each_mode_has_the_names_of_the_reference_and_ours() {
         (Mode::Nftables, &[OF_RULES, OF_THREE, OF_NFTABLES]),
         (Mode::Iptables, &[OF_RULES, OF_THREE, OF_RESTORE, OF_IPTABLES]),
         (Mode::Ipvs, &[OF_THREE, OF_RESTORE]),
-        (Mode::Userspace, &[]),
+        (Mode::Userspace, &[OF_CONNTRACK]),
     ];
     for (mode, groups) in modes {
         let text = Metrics::new(mode, &[Family::V4]).text();

@@ -136,6 +136,11 @@ fn words_of_match(which: (&str, u32), info: Span<'_>, family: XtFamily) -> Taken
         ("tcp", 0) => tcp(Struct::new(info, 12)?)?,
         ("udp", 0) => udp(Struct::new(info, 10)?)?,
         ("sctp", 0) => sctp(Struct::new(info, 292)?)?,
+        // It fits every packet. What it counts is not kept here: MODEL.md says so.
+        ("nfacct", 0) => {
+            Struct::new(info, 40)?.text(0, 32)?;
+            return Ok(Some("-m comment --comment nfacct".to_owned()));
+        }
         _ => return Ok(None),
     };
     Ok(Some(format!("-m {} {words}", which.0)))
