@@ -219,7 +219,8 @@ fn the_proxy_s_own_promises_are_the_oracle_s() {
 
 fn own_promises_fit(case: &Case, mode: Mode) -> Result<(), String> {
     let cluster = case.objects.cluster();
-    let localhost_node_ports = mode == Mode::Iptables && case.setup.masquerade_bit % 2 == 0;
+    let localhost_node_ports =
+        mode == Mode::Iptables && case.setup.masquerade_bit.is_multiple_of(2);
     let setup = Setup { mode, localhost_node_ports, ..case.setup.clone() };
     let packets = packets::all(&setup, &cluster);
     let own = proptests::own_promise::of(&setup, &case.objects, &packets);

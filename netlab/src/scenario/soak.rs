@@ -154,7 +154,7 @@ fn malformed(seed: usize, number: usize) -> Value {
         "/endpoints/0/nodeName",
     ];
     let name = format!("bad-{number}");
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let mut object = json!({
             "apiVersion": "v1", "kind": "Service", "status": {},
             "metadata": {"name": name, "namespace": "default"},
