@@ -240,7 +240,8 @@ fn net_admin_only(bench: &Bench) -> Verdict {
         return Err(Stop::Skipped("setpriv (util-linux) is not installed".to_owned()));
     }
     let mut setting = bench.examples()?;
-    let init = setting.start(&["--init-only"]);
+    // How many connections are tracked is the first network namespace's to say.
+    let init = setting.start(&["--init-only", "--conntrack-max-per-core=0"]);
     let mut init = KubeProxy::start(&setting.lab, &init)?;
     let (status, _) = init.process.wait(DEADLINE)?;
     if !status.success() {
