@@ -35,7 +35,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("api-truncates", |bench| play(bench, &Manners::default(), truncates)),
     scenario("api-relist-without-an-object", |bench| play(bench, &Manners::default(), vanished)),
     scenario("api-repeats-and-reorders", |bench| play(bench, &Manners::default(), repeats)),
-    scenario("api-lists-stale", |bench| play(bench, &Manners::default(), stale)),
     scenario("api-is-old", |bench| {
         let lacks = vec![Resource::ServiceCidrs];
         let old = Manners { streams_lists: false, protobuf: false, lacks, ..Manners::default() };
@@ -405,6 +404,11 @@ fn stale(play: &mut Play) -> Verdict {
     let old = play.desired[0].1.clone();
     let new = play.desired[1].1.clone();
     play.desired.push((Instant::now(), old));
+    // Each resource is listed anew in its own time; one that has not been yet would go back later.
+    let faults = &play.shared.faults;
+    eventually(|| faults.pending().then(|| "stale lists are left".to_owned()))?;
+    // The last of them is in the rules after `minSyncPeriod`, one second, at the latest.
+    std::thread::sleep(Duration::from_secs(2));
     play.desired.push((Instant::now(), new));
     play.settle()?;
     play.want(&["api-6"])?;
