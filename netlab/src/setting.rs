@@ -23,6 +23,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// How long a client waits before it says that there is only silence. Shorter than TCP's first
 /// retransmission, so that a lost probe is one packet.
 const SILENCE: Duration = Duration::from_millis(800);
+/// How long a client waits that is to be refused. Over veth the ICMPv6 error comes while `connect` still
+/// holds the socket; Linux then lets it pass, and hears the next one at TCP's first retransmission.
+const REFUSAL: Duration = Duration::from_millis(1500);
 
 /// The lab with all that belongs to a run.
 pub struct Setting {
@@ -174,8 +177,9 @@ impl Setting {
     /// Asks a probe until it is answered as expected, or the deadline has passed.
     pub fn wait_for(&mut self, probe: &Probe) -> Result<Row, String> {
         let began = Instant::now();
+        let patience = if probe.expected == Expected::Refused { REFUSAL } else { SILENCE };
         loop {
-            let row = judge(probe, &mut || self.attempt_within(probe, SILENCE));
+            let row = judge(probe, &mut || self.attempt_within(probe, patience));
             let Some(wrong) = &row.wrong else { return Ok(row) };
             if let Some(status) = self.proxy.as_mut().and_then(|p| p.process.ended()) {
                 return Err(format!("kube-proxy ended: {status}\n{}", self.last_words()));
