@@ -27,6 +27,7 @@ use crate::journey::{Sink, Step};
 use crate::nft::Hook;
 use crate::skb::{End, Env, Skb};
 use matches::Look;
+pub(crate) use matches::addrtype::ADDRESS_TYPES;
 use matches::recent::Recents;
 use objects::Accounts;
 use restore::Restore;

@@ -23,7 +23,7 @@ pub(super) fn table(
     depth: Depth,
 ) -> Result<Option<TableFact>, Error> {
     let what = format!("list table {family} {name}");
-    let request = request(netfilter, (message::GET_TABLE, ACK), family, &[(1, name)]);
+    let request = request(netfilter, (message::GET_TABLE, ACK), nfproto(family), &[(1, name)]);
     let comments = netfilter.ask((&what, &request), |out, m| {
         if belongs(m, message::NEW_TABLE) {
             out.push(m.attributes().get(6).map(comment).unwrap_or_default());
@@ -49,7 +49,7 @@ pub(super) fn table(
 }
 
 fn chains(netfilter: &mut Netlink, family: Family, table: &str) -> Result<Vec<ChainFact>, Error> {
-    let request = request(netfilter, (message::GET_CHAIN, DUMP), family, &[]);
+    let request = request(netfilter, (message::GET_CHAIN, DUMP), nfproto(family), &[]);
     let mut chains = netfilter.ask(("list chains", &request), |out, m| {
         let attributes = m.attributes();
         if belongs(m, message::NEW_CHAIN) && attributes.get(1).map(text).as_deref() == Some(table) {
@@ -68,7 +68,7 @@ pub(super) fn rules(
 ) -> Result<Vec<RuleFact>, Error> {
     let names: Vec<(u16, &str)> =
         std::iter::once((1, table)).chain(chain.map(|c| (2, c))).collect();
-    let request = request(netfilter, (message::GET_RULE, DUMP), family, &names);
+    let request = request(netfilter, (message::GET_RULE, DUMP), nfproto(family), &names);
     let what = format!("list rules of table {family} {table}");
     netfilter.ask((&what, &request), |out, m| {
         if belongs(m, message::NEW_RULE) {
@@ -94,7 +94,7 @@ fn chain(attributes: &Attributes<'_>) -> ChainFact {
 }
 
 fn sets(netfilter: &mut Netlink, family: Family, table: &str) -> Result<Vec<SetFact>, Error> {
-    let request = request(netfilter, (message::GET_SET, DUMP), family, &[(1, table)]);
+    let request = request(netfilter, (message::GET_SET, DUMP), nfproto(family), &[(1, table)]);
     let mut sets = netfilter.ask(("list sets", &request), |out, m| {
         let attributes = m.attributes();
         let number = |n| attributes.get(n).and_then(u32_be).unwrap_or(0);
@@ -122,7 +122,7 @@ pub(super) fn elements(
 ) -> Result<Vec<ElementFact>, Error> {
     let what = format!("list set {family} {table} {set}");
     let names = [(1, table), (2, set)];
-    let request = request(netfilter, (message::GET_ELEMENT, DUMP), family, &names);
+    let request = request(netfilter, (message::GET_ELEMENT, DUMP), nfproto(family), &names);
     let listed = netfilter.ask((&what, &request), |out, m| {
         if belongs(m, message::NEW_ELEMENT) {
             let list = m.attributes().get(3).unwrap_or(&[]);
@@ -175,10 +175,11 @@ fn belongs(message: &Message<'_>, number: u16) -> bool {
     message.kind == SUBSYS_NFTABLES | number
 }
 
-fn request(
+/// A request about what has these names; the family is nf_tables' number.
+pub(super) fn request(
     netfilter: &mut Netlink,
     (number, flags): (u16, u16),
-    family: Family,
+    family: u8,
     names: &[(u16, &str)],
 ) -> Vec<u8> {
     let mut w = Writer::new();
@@ -186,7 +187,7 @@ fn request(
         kind: SUBSYS_NFTABLES | number,
         flags: REQUEST | flags,
         sequence: netfilter.next_sequence(),
-        family: nfproto(family),
+        family,
         resource: 0,
     });
     names.iter().for_each(|(attribute, name)| w.text(*attribute, name));

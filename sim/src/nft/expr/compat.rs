@@ -9,7 +9,7 @@ use crate::nft::Family;
 use crate::nft::error::{Errno, Refusal, Taken};
 use crate::nft::wire::Span;
 use crate::xtables::part::{NoPart, Part};
-use crate::xtables::{XtFamily, XtTable};
+use crate::xtables::{ADDRESS_TYPES, XtFamily, XtTable};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -206,27 +206,13 @@ fn conntrack(info: Struct<'_>) -> Taken<String> {
 }
 
 fn addrtype(info: Struct<'_>) -> String {
-    const NAMES: [&str; 12] = [
-        "UNSPEC",
-        "UNICAST",
-        "LOCAL",
-        "BROADCAST",
-        "ANYCAST",
-        "MULTICAST",
-        "BLACKHOLE",
-        "UNREACHABLE",
-        "PROHIBIT",
-        "THROW",
-        "NAT",
-        "XRESOLVE",
-    ];
     let flags = info.u32(4);
     let mut out = String::new();
     for (at, option, inverted) in [(0, "--src-type", 1), (2, "--dst-type", 2)] {
         let bits = info.u16(at);
         let names: Vec<&str> = (0..16)
             .filter(|bit| bits & (1 << bit) != 0)
-            .map(|bit| NAMES.get(bit).copied().unwrap_or("unknown"))
+            .map(|bit| ADDRESS_TYPES.get(bit).copied().unwrap_or("unknown"))
             .collect();
         if !names.is_empty() {
             let _ = write!(out, "{}{option} {} ", not(flags & inverted != 0), names.join(","));

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 /// The types by bit number (linux/netfilter/xt_addrtype.h), which is RTN_* of linux/rtnetlink.h.
-const TYPES: [&str; 12] = [
+pub(crate) const ADDRESS_TYPES: [&str; 12] = [
     "UNSPEC",
     "UNICAST",
     "LOCAL",
@@ -40,7 +40,7 @@ fn types(opt: &mut Opt<'_>) -> Taken<(bool, u16)> {
     let word = opt.value()?;
     let mut bits = 0;
     for name in word.text.split(',') {
-        let found = TYPES.iter().position(|known| known.eq_ignore_ascii_case(name));
+        let found = ADDRESS_TYPES.iter().position(|known| known.eq_ignore_ascii_case(name));
         match found {
             Some(bit @ (1..=3 | 5 | 7)) => bits |= 1 << bit,
             Some(_) => {
@@ -100,7 +100,7 @@ impl Addrtype {
             let Some((not, bits)) = wanted else { continue };
             print_not(out, not);
             let names: Vec<&str> =
-                (0..12).filter(|bit| bits & 1 << bit != 0).map(|bit| TYPES[bit]).collect();
+                (0..12).filter(|bit| bits & 1 << bit != 0).map(|bit| ADDRESS_TYPES[bit]).collect();
             let _ = write!(out, " {option} {}", names.join(","));
         }
         out.push_str(if self.by_in_link { " --limit-iface-in" } else { "" });

@@ -2,7 +2,7 @@
 //! What a match needs of the host comes in `Look`. It must never know targets or chains.
 //! Tests: tests/xtables_texts.rs, tests/xtables_packets.rs.
 
-mod addrtype;
+pub(super) mod addrtype;
 mod conntrack;
 mod icmp;
 mod limit;

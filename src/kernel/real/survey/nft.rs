@@ -4,12 +4,12 @@
 
 use super::{Survey, lack, or_lack};
 use crate::kernel::Error;
+use crate::kernel::real::nftables::request;
 use crate::kernel::real::socket::Netlink;
 use crate::kernel::survey::NftObject;
 use crate::netlink::nft::message;
 use crate::netlink::read::{Attributes, Message, text, u32_be};
-use crate::netlink::write::{Head, Writer};
-use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_NFTABLES};
+use crate::netlink::{ACK, DUMP, SUBSYS_NFTABLES};
 
 /// How often it is read anew because it changed meanwhile.
 const TRIES: usize = 5;
@@ -94,23 +94,4 @@ fn list(
             out.push(NftObject { kind: new, family: head[0], attributes });
         }
     })
-}
-
-fn request(
-    netfilter: &mut Netlink,
-    (number, flags): (u16, u16),
-    family: u8,
-    names: &[(u16, &str)],
-) -> Vec<u8> {
-    let mut w = Writer::new();
-    let open = w.open_message(Head {
-        kind: SUBSYS_NFTABLES | number,
-        flags: REQUEST | flags,
-        sequence: netfilter.next_sequence(),
-        family,
-        resource: 0,
-    });
-    names.iter().for_each(|(attribute, name)| w.text(*attribute, name));
-    w.close_message(open);
-    w.into_bytes()
 }
