@@ -36,7 +36,16 @@ pub fn node(setup: &Setup, seed: u64) -> sim::Host {
 
 /// A packet in the simulator's words, if the host has the link it arrives on.
 pub fn packet(host: &sim::Host, packet: &Packet) -> Result<sim::Packet, String> {
-    let source = SocketAddr::new(packet.source, SPORT);
+    packet_from(host, packet, SPORT)
+}
+
+/// The same, of another connection: from this port.
+pub fn packet_from(
+    host: &sim::Host,
+    packet: &Packet,
+    source_port: u16,
+) -> Result<sim::Packet, String> {
+    let source = SocketAddr::new(packet.source, source_port);
     let dest = SocketAddr::new(packet.dest, packet.port);
     let made = match packet.protocol {
         Protocol::Tcp => sim::Packet::tcp(source, dest),

@@ -16,6 +16,7 @@ pub mod generate;
 pub mod history;
 pub mod host;
 pub mod lab;
+pub mod memory;
 pub mod oracle;
 pub mod own_promise;
 pub mod packets;

@@ -16,6 +16,7 @@ use proptests::explore::chance;
 use proptests::fate::{Packet, Promise};
 use proptests::generate::{Case, case};
 use proptests::history::{Weather, history, history_over_netlink, play};
+use proptests::memory::{live, memory};
 use proptests::oracle::promise;
 use proptests::packets;
 use proptests::run::judge;
@@ -159,6 +160,14 @@ fn a_failing_kernel_converges_and_harms_nobody() {
 }
 
 /// What a vector would say: by the rules of iptables mode, with one bit for all endpoints.
+#[test]
+fn affinity_holds_for_its_time_and_no_longer() {
+    for mode in [Mode::Nftables, Mode::Iptables, Mode::Ipvs] {
+        let name = format!("affinity_holds_for_its_time_and_no_longer ({mode:?})");
+        holds(&name, 150, memory(mode), live);
+    }
+}
+
 fn as_a_vector_says(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promise {
     let iptables = Setup { mode: Mode::Iptables, ..setup.clone() };
     match promise(cluster, &iptables, packet) {
