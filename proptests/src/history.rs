@@ -25,6 +25,7 @@ use crate::generate::{name, objects, service, setup, slice};
 use crate::host::{Marks, ask, journey, ruleset};
 use crate::oracle::{Question, entry, promise};
 use crate::packets;
+use crate::sim_heart::carried_on;
 use crate::stage::Stage;
 use crate::vectors::ARRIVAL;
 use crate::world::{Objects, events, node, options, told};
@@ -336,8 +337,8 @@ impl Play {
     }
 
     fn watch(&self) {
-        // Before the first sync there is nothing to keep.
-        if !self.begun {
+        // Before the first sync there is nothing to keep. In userspace mode a process takes its ports with it.
+        if !self.begun || self.setup.mode == Mode::Userspace {
             return;
         }
         let mut watched = watched(&self.possible);
@@ -375,9 +376,29 @@ impl Play {
         }
     }
 
+    /// In userspace mode ports are those that were free: packets end where they end on another node.
+    fn carries_as(&self, fresh: &Stage) -> Result<(), String> {
+        let all = packets::all(&self.setup, &self.current().cluster());
+        let step = all.len().div_ceil(WATCHED).max(1);
+        let carried = |stage: &Stage, packet: &Packet| {
+            let seen = stage.host(|host| ask(host, packet, Marks::default()))?;
+            Ok::<_, String>(carried_on(stage, packet, seen.outcomes))
+        };
+        for packet in all.iter().step_by(step) {
+            let (here, there) = (carried(&self.stage, packet)?, carried(fresh, packet)?);
+            if here != there {
+                return Err(format!("{packet}: {here:?}, from nothing {there:?}"));
+            }
+        }
+        Ok(())
+    }
+
     fn same_as_from_nothing(&self) -> Result<(), String> {
         let fresh = Stage::written_by(&self.setup, usize::MAX, self.writer);
         crate::world::synced(Box::new(fresh.clone()), &self.setup, &self.current())?;
+        if self.setup.mode == Mode::Userspace {
+            return self.carries_as(&fresh);
+        }
         let (here, there) = (self.stage.host(|h| content(h)), fresh.host(|h| content(h)));
         if here == there {
             return Ok(());

@@ -74,7 +74,7 @@ impl Heart for SimHeart {
 
 /// Connections that come in at a port of the proxy itself go on to each of its endpoints alike,
 /// from this node.
-fn carried_on(
+pub(crate) fn carried_on(
     stage: &Stage,
     packet: &Packet,
     outcomes: Vec<(Outcome, f64)>,

@@ -141,8 +141,18 @@ fn a_failing_kernel_converges_in_ipvs_mode_and_harms_nobody() {
 
 #[test]
 fn every_packet_meets_its_promise_in_ipvs_mode() {
-    holds("every_packet_meets_its_promise_in_ipvs_mode", 150, case(), |case| {
-        let setup = Setup { mode: Mode::Ipvs, ..case.setup.clone() };
+    some_packets_meet_their_promises("every_packet_meets_its_promise_in_ipvs_mode", Mode::Ipvs);
+}
+
+#[test]
+fn every_packet_meets_its_promise_in_userspace_mode() {
+    let name = "every_packet_meets_its_promise_in_userspace_mode";
+    some_packets_meet_their_promises(name, Mode::Userspace);
+}
+
+fn some_packets_meet_their_promises(name: &str, mode: Mode) {
+    holds(name, 150, case(), |case| {
+        let setup = Setup { mode, ..case.setup.clone() };
         let case = Case { setup, objects: case.objects.clone() };
         let all = packets::all(&case.setup, &case.objects.cluster());
         let step = all.len().div_ceil(300).max(1);
@@ -151,6 +161,12 @@ fn every_packet_meets_its_promise_in_ipvs_mode() {
         let tally = judge(&case, &packets, &mut SimHeart, &mut said);
         if tally.failed == 0 { Ok(()) } else { Err(said) }
     });
+}
+
+#[test]
+fn any_history_of_userspace_mode_ends_as_one_sync_from_nothing() {
+    let name = "any_history_of_userspace_mode_ends_as_one_sync_from_nothing";
+    holds(name, 100, history(Mode::Userspace, Weather::Fair), play);
 }
 
 #[test]
