@@ -20,6 +20,7 @@ pub mod memory;
 pub mod oracle;
 pub mod own_promise;
 pub mod packets;
+pub mod play;
 pub mod run;
 pub mod sim_heart;
 pub mod stage;

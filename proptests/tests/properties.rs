@@ -15,10 +15,11 @@ use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
 use proptests::fate::{Packet, Promise};
 use proptests::generate::{Case, case};
-use proptests::history::{Weather, history, history_over_netlink, play};
+use proptests::history::{Weather, history, history_over_netlink};
 use proptests::memory::{live, memory};
 use proptests::oracle::promise;
 use proptests::packets;
+use proptests::play::play;
 use proptests::run::judge;
 use proptests::sim_heart::SimHeart;
 
