@@ -180,7 +180,8 @@ pub fn kubeconfig(bytes: &[u8]) {
     let path = std::env::temp_dir().join(format!("kubeconfig-{}", std::process::id()));
     std::fs::write(&path, bytes).expect("a file in the temporary folder");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let server = Server { kubeconfig: Some(path.clone()), master: None };
+    let (form, pace) = (String::new(), kube_proxy::api::pace::Pace::default());
+    let server = Server { kubeconfig: Some(path.clone()), master: None, form, pace };
     if let Err(error) = runtime.block_on(connect(&server)) {
         assert!(!error.to_string().is_empty());
     }
