@@ -118,6 +118,7 @@ impl Cluster {
             externally_accessible: false,
             ipvs_scheduler: None,
             proxy_protocol: None,
+            forget_tcp_flows: false,
             ports: vec![port],
         }))
     }

@@ -34,6 +34,7 @@ lenient_object! {
     Annotations {
         ipvs_scheduler: Scalar = "kube-proxy.io/ipvs-scheduler",
         proxy_protocol: Scalar = "kube-proxy.io/proxy-protocol",
+        forget_tcp_flows: Scalar = "kube-proxy.io/forget-tcp-flows",
         trigger_time: Scalar = "endpoints.kubernetes.io/last-change-trigger-time",
         initial_end: Scalar = "k8s.io/initial-events-end",
     }

@@ -87,6 +87,8 @@ pub struct Program {
     pub targets_policy: TrafficPolicy,
     /// Endpoints, sorted; with role Local those that pods and the node itself may use.
     pub targets: Arc<[Target]>,
+    /// How many endpoints there are beyond the most that a frontend can have.
+    pub left_out: usize,
     /// With role Local, the endpoints of this node that everybody else may use.
     pub local: Arc<[Target]>,
     /// With a policy Local that leaves no endpoint, those of other nodes: for a mode that is told to
@@ -100,6 +102,8 @@ pub struct Program {
     pub ipvs_scheduler: Option<Arc<str>>,
     /// How userspace mode is asked to tell endpoints of their client; `None`: not at all.
     pub proxy_protocol: Option<Arc<str>>,
+    /// Whether TCP connections to endpoints that are gone are to be forgotten.
+    pub forget_tcp_flows: bool,
 }
 
 impl Program {
@@ -154,6 +158,7 @@ struct Port<'a> {
     port: &'a ServicePort,
     origin: Arc<ServicePortName>,
     any: bool,
+    left_out: usize,
     cluster: Arc<[Target]>,
     local: Arc<[Target]>,
 }
@@ -171,6 +176,7 @@ impl<'a> Port<'a> {
             port,
             origin: Arc::new(service.port_name(port)),
             any: reach.any,
+            left_out: reach.cluster.len().max(reach.local.len()).saturating_sub(MOST_TARGETS),
             cluster: targets(&reach.cluster),
             local: targets(&reach.local),
         }
@@ -233,12 +239,14 @@ impl<'a> Port<'a> {
             sticky: self.service.affinity,
             targets_policy: TrafficPolicy::Cluster,
             targets,
+            left_out: self.left_out,
             local: Arc::new([]),
             elsewhere: Arc::new([]),
             unserved: None,
             sources: None,
             ipvs_scheduler: self.service.ipvs_scheduler.clone(),
             proxy_protocol: self.service.proxy_protocol.clone(),
+            forget_tcp_flows: self.service.forget_tcp_flows,
         }
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::program::{Frontend, Program};
-use crate::model::{NamespacedName, Notice, Reason};
+use super::program::{Frontend, MOST_TARGETS, Program};
+use crate::model::{NamespacedName, Notice, Reason, ServicePortName};
 
 /// What is wanted of one family.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Ruleset {
     claims: BTreeMap<Frontend, Vec<Arc<Program>>>,
     owned: BTreeMap<NamespacedName, Box<[Frontend]>>,
     contested: BTreeSet<Frontend>,
+    /// Service ports with more endpoints than a frontend can have, and how many those are.
+    overfull: BTreeMap<NamespacedName, BTreeMap<Arc<ServicePortName>, usize>>,
     health_check_ports: BTreeMap<NamespacedName, u16>,
     /// Ranges from which cluster IPs are allocated, sorted, none inside another.
     pub service_cidrs: Vec<IpNet>,
@@ -64,6 +66,7 @@ impl Ruleset {
         for (frontend, program) in programs {
             new.entry(frontend).or_insert(program);
         }
+        self.set_overfull(service, new.values());
         let mut touched = BTreeSet::new();
         for frontend in self.owned.remove(service).unwrap_or_default() {
             if !new.contains_key(&frontend) {
@@ -80,6 +83,20 @@ impl Ruleset {
             }
         }
         touched
+    }
+
+    fn set_overfull<'p>(
+        &mut self,
+        service: &NamespacedName,
+        programs: impl Iterator<Item = &'p Program>,
+    ) {
+        let over = programs.filter(|program| program.left_out > 0);
+        let over: BTreeMap<_, _> = over.map(|p| (p.origin.clone(), p.left_out)).collect();
+        if over.is_empty() {
+            self.overfull.remove(service);
+        } else {
+            self.overfull.insert(service.clone(), over);
+        }
     }
 
     /// Whether the claim is other than it was.
@@ -148,8 +165,16 @@ impl Ruleset {
         self.claims.keys()
     }
 
+    /// What of all claims cannot be met: frontends that another Service has, endpoints beyond the
+    /// most that a frontend can have.
+    pub fn notices(&self) -> Vec<Notice> {
+        let overfull = self.overfull.values().flatten();
+        let overfull = overfull.map(|(port, left_out)| too_many(port, *left_out));
+        self.conflicts().into_iter().chain(overfull).collect()
+    }
+
     /// Services that do not have a frontend they claim, one Notice each.
-    pub fn conflicts(&self) -> Vec<Notice> {
+    fn conflicts(&self) -> Vec<Notice> {
         let mut notices = Vec::new();
         for frontend in &self.contested {
             let Some((winner, losers)) = self.claims.get(frontend).and_then(|c| c.split_first())
@@ -159,6 +184,19 @@ impl Ruleset {
             notices.extend(losers.iter().map(|loser| conflict(frontend, winner, loser)));
         }
         notices
+    }
+}
+
+fn too_many(port: &ServicePortName, left_out: usize) -> Notice {
+    Notice {
+        kind: "Service",
+        object: port.service.clone(),
+        field: String::new(),
+        reason: Reason::Unsupported,
+        message: format!(
+            "{port} has more than {MOST_TARGETS} endpoints; {left_out} of them get no traffic: \
+             make it several Services"
+        ),
     }
 }
 

@@ -132,6 +132,7 @@ mod tests {
             externally_accessible: true,
             ipvs_scheduler: None,
             proxy_protocol: None,
+            forget_tcp_flows: false,
             ports: vec![port],
         };
         let endpoint = |address: &str| Endpoint {

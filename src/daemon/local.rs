@@ -93,6 +93,7 @@ mod tests {
             externally_accessible: true,
             ipvs_scheduler: None,
             proxy_protocol: None,
+            forget_tcp_flows: false,
             ports: vec![ServicePort {
                 name: "".into(),
                 protocol: Protocol::Tcp,

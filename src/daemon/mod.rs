@@ -24,12 +24,13 @@ use tokio::sync::{mpsc, watch};
 use crate::cli::Action;
 use crate::commands;
 use crate::config::{DetectLocal, Settings};
-use crate::kernel::RelayKey;
 use crate::kernel::meter::{Dealing, Meter};
+use crate::kernel::{Kernel, RelayKey};
 use crate::logging::Handle;
 use crate::model::{Family, Mode, Node};
 use crate::relay::{Board, Figures};
 use crate::serve::{self, Shown};
+use crate::sync::flows::Forgetter;
 use crate::sync::run::{Gone, Loop, Pace, Request, Until, Wait};
 use crate::sync::{self, Options, Proxy};
 use hearts::{AnyKernel, every_kernel, families, open_kernel, open_with_board};
@@ -183,11 +184,13 @@ async fn live(
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
     let foreign = lookout::start(&mut *kernel);
+    let forgetter = forgetter(&mut *kernel, sources.metrics.clone());
     let resolve_options = resolve(settings.clone(), families.clone());
     let proxy = Proxy::new(metered(kernel, sources.metrics.clone()), resolve_options(None));
     let pace = pace(&settings, source.wait_for_node.then(|| wait(&settings)));
     let the_loop = Loop::new(proxy, (events, witness), Box::new(resolve_options), pace);
     let the_loop = foreign.into_iter().fold(the_loop, Loop::hear);
+    let the_loop = forgetter.into_iter().fold(the_loop, Loop::forgetting);
     let mut done = spawn(the_loop.answering(asked), stopped)?;
     let health = sources.health.clone();
     let shown = sources.pages.configuration.clone();
@@ -300,6 +303,18 @@ fn metered(kernel: AnyKernel, metrics: serve::Metrics) -> AnyKernel {
         }
     });
     Box::new(Meter::new(kernel, tell))
+}
+
+/// Who forgets stale flows while the loop goes on; `None`, with a warning, where the loop has to wait.
+fn forgetter(kernel: &mut dyn Kernel, metrics: serve::Metrics) -> Option<Forgetter> {
+    let warn = |error: &dyn fmt::Display| {
+        tracing::warn!(%error, "stale flows are looked for between two syncs");
+    };
+    let aside = kernel.aside().unwrap_or_else(|error| {
+        warn(&error);
+        None
+    });
+    Forgetter::start(metered(aside?, metrics)).inspect_err(|error| warn(error)).ok()
 }
 
 fn pace(settings: &Settings, wait_for_node: Option<Wait>) -> Pace {

@@ -56,6 +56,12 @@ pub trait Kernel {
     fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
         Ok(None)
     }
+
+    /// A way of its own to the same kernel, for what takes long and is done on another thread;
+    /// `None` where there is none.
+    fn aside(&mut self) -> Result<Option<Box<dyn Kernel + Send>>, Error> {
+        Ok(None)
+    }
 }
 
 impl<K: Kernel + ?Sized> Kernel for Box<K> {
@@ -70,6 +76,9 @@ impl<K: Kernel + ?Sized> Kernel for Box<K> {
     }
     fn lookout(&mut self) -> Result<Option<Box<dyn Lookout>>, Error> {
         (**self).lookout()
+    }
+    fn aside(&mut self) -> Result<Option<Box<dyn Kernel + Send>>, Error> {
+        (**self).aside()
     }
 }
 

@@ -54,6 +54,9 @@ pub struct Service {
     /// Annotation `kube-proxy.io/proxy-protocol`: how userspace mode tells endpoints of their client,
     /// as written; `None`: not at all.
     pub proxy_protocol: Option<Arc<str>>,
+    /// Annotation `kube-proxy.io/forget-tcp-flows`: whether TCP connections to an endpoint that is
+    /// gone are forgotten as UDP flows are, so that their clients hear of it at the next packet.
+    pub forget_tcp_flows: bool,
     /// The ports, in the order of the object.
     pub ports: Vec<ServicePort>,
 }

@@ -293,6 +293,7 @@ fn balanced(name: &str, port: u16) -> Event {
         externally_accessible: true,
         ipvs_scheduler: None,
         proxy_protocol: None,
+        forget_tcp_flows: false,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

@@ -1,6 +1,7 @@
 //! Which flows the kernel must forget: those that go on to an endpoint that does not answer any
 //! more, or that slipped past a Service before it had endpoints. UDP, and SCTP, whose clients come
-//! back with the ports they had; TCP flows end by themselves.
+//! back with the ports they had. TCP flows end by themselves, but may take long to: they are
+//! forgotten where the Service asks for it.
 //!
 //! Pure: flows in, flows out; it must never talk to a kernel or keep anything between calls.
 //! After `pkg/proxy/conntrack/cleanup.go`, without its faults (lines 50 and 51 of
@@ -15,8 +16,11 @@ use crate::model::{Family, NamespacedName, Protocol, Service, ServicePort};
 use crate::topology;
 use crate::track::Cluster;
 
-/// Protocols whose flows are looked after.
-pub const PROTOCOLS: [Protocol; 2] = [Protocol::Udp, Protocol::Sctp];
+/// Whether flows of a protocol are looked after, through a Service that has this to say of TCP.
+pub fn is_looked_after(protocol: Protocol, forget_tcp_flows: bool) -> bool {
+    protocol != Protocol::Tcp || forget_tcp_flows
+}
+
 /// Questions to the kernel that are asked one by one.
 const QUESTIONS: usize = 8;
 
@@ -55,7 +59,7 @@ impl Frontends {
         services.sort_by_key(|s| (s.created, &s.name));
         services.dedup_by_key(|s| &s.name);
         for service in services {
-            for port in service.ports.iter().filter(|p| PROTOCOLS.contains(&p.protocol)) {
+            for port in looked_after(service) {
                 for family in families.iter().filter(|f| service.cluster_ip(**f).is_some()) {
                     let serving = topology::serving(cluster, service, port, *family);
                     frontends.serving.push(serving.into_iter().collect());
@@ -161,6 +165,12 @@ impl Frontends {
     }
 }
 
+/// The ports of a Service whose flows are looked after.
+fn looked_after(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.ports.iter();
+    ports.filter(|port| is_looked_after(port.protocol, service.forget_tcp_flows))
+}
+
 /// The flows to forget, in the order given.
 pub fn stale(frontends: &Frontends, flows: &[FlowFact]) -> Vec<FlowFact> {
     flows.iter().filter(|flow| is_stale(frontends, flow)).cloned().collect()
@@ -207,6 +217,7 @@ mod tests {
             externally_accessible: true,
             ipvs_scheduler: None,
             proxy_protocol: None,
+            forget_tcp_flows: false,
             ports: vec![port(Protocol::Udp, 53, Some(30053)), port(Protocol::Tcp, 80, Some(30080))],
         }
     }

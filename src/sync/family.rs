@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::Report;
-use super::conntrack::PROTOCOLS;
+use super::conntrack::is_looked_after;
 use super::driver::{Driver, Wanted, driver};
 use crate::backend::Options;
 use crate::backend::program::{Frontend, compile, without_nested};
@@ -68,7 +68,7 @@ impl FamilySync {
 
     /// What cannot be done as asked.
     pub(super) fn notices(&self) -> impl Iterator<Item = Notice> {
-        self.ruleset.conflicts().into_iter().chain(self.driver.notices())
+        self.ruleset.notices().into_iter().chain(self.driver.notices())
     }
 
     /// Sees whether what was written is still there.
@@ -149,12 +149,14 @@ impl FamilySync {
             .filter(|s| s.cluster_ip(self.family).is_some())
             .and_then(|s| s.health_check_node_port);
         self.behind |= self.ruleset.set_health_check_port(name, health);
+        // Of one that is gone nobody knows afterwards what was wanted of its flows.
+        let mut concerned = self.looked_after(self.ruleset.claimed(name));
         let touched = self.ruleset.replace(name, programs);
         self.behind |= !touched.is_empty();
-        let concerned = self.ruleset.claimed(name).chain(&touched);
+        concerned.extend(self.looked_after(self.ruleset.claimed(name).chain(&touched)));
         let mut owners = BTreeSet::new();
         let mut gone = Vec::new();
-        for frontend in concerned.filter(|f| PROTOCOLS.contains(&f.protocol)) {
+        for frontend in &concerned {
             match self.ruleset.program(frontend) {
                 Some(program) => {
                     owners.insert(program.origin.service.clone());
@@ -164,6 +166,16 @@ impl FamilySync {
         }
         self.changed.extend(touched);
         (owners, gone)
+    }
+
+    /// Those of some frontends whose flows are looked after.
+    fn looked_after<'f>(&self, of: impl Iterator<Item = &'f Frontend>) -> BTreeSet<Frontend> {
+        let wanted = |frontend: &Frontend| {
+            let program = self.ruleset.program(frontend);
+            let forgets = program.is_some_and(|program| program.forget_tcp_flows);
+            is_looked_after(frontend.protocol, forgets)
+        };
+        of.filter(|frontend| wanted(frontend)).copied().collect()
     }
 
     pub(super) fn set_service_cidrs(&mut self, cidrs: &[IpNet]) {

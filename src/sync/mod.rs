@@ -6,6 +6,7 @@
 
 pub mod cleanup;
 pub mod conntrack;
+pub mod flows;
 pub mod run;
 pub mod schedule;
 pub mod sysctls;
@@ -21,6 +22,9 @@ mod ipvs_tests;
 mod nftables;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod run_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 mod userspace;
 
@@ -34,13 +38,13 @@ use ipnet::IpNet;
 use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
-use crate::backend::program::Frontend;
 use crate::kernel::drift::Foreign;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelayOperation, Transaction};
 pub use crate::kernel::{IpvsTimeouts, RelaySettings};
-use crate::model::{Event, Family, LocalDetector, Mode, NamespacedName, NodePortAddresses, Notice};
+use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
 use family::FamilySync;
+use flows::Suspects;
 
 /// What the node's configuration says about programming.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -114,10 +118,8 @@ pub struct Proxy {
     options: Options,
     tracker: Tracker,
     families: Vec<FamilySync>,
-    /// Services that flows may slip past, or go on through to endpoints that are gone.
-    stale_flows: BTreeSet<NamespacedName>,
-    /// Frontends that flows may go on through although nobody has them any more.
-    gone: BTreeSet<(Family, Frontend)>,
+    /// Through whom flows may be stale that nobody looks for yet.
+    suspects: Suspects,
     last_changes: Changes,
 }
 
@@ -135,8 +137,7 @@ impl Proxy {
             tracker: Tracker::new(options.node_name.clone()),
             families: options.families.iter().map(|f| FamilySync::new(options.mode, *f)).collect(),
             options,
-            stale_flows: BTreeSet::new(),
-            gone: BTreeSet::new(),
+            suspects: Suspects::default(),
             last_changes: Changes::default(),
         }
     }
@@ -306,29 +307,47 @@ impl Proxy {
         cleanup::leave_only(&mut *self.kernel, self.options.mode)
     }
 
-    /// Whether flows may have to be forgotten.
+    /// Whether flows may have to be forgotten that nobody looks for yet.
     pub fn has_stale_flows(&self) -> bool {
-        !self.stale_flows.is_empty() || !self.gone.is_empty()
+        !self.suspects.is_empty()
     }
 
     /// The second half of [`Proxy::sync`], which may take the kernel longer than the first: it looks
     /// at every entry of its table. Gives how many flows were forgotten; what could not be is tried
     /// again by the next call.
     pub fn forget_flows(&mut self) -> Result<usize, Error> {
-        if !self.has_stale_flows() {
-            return Ok(0);
-        }
-        // Flows of a family whose rules could not be written would come back as they were.
-        let written = self.families.iter().filter(|family| family.is_written());
-        let written: Vec<Family> = written.map(FamilySync::family).collect();
-        let services = std::mem::take(&mut self.stale_flows);
-        let gone = std::mem::take(&mut self.gone);
-        let forgotten = self.forget_stale_flows((&services, &gone), &written);
-        if forgotten.is_err() || written.len() < self.families.len() {
-            self.stale_flows = services;
-            self.gone = gone;
+        let Some(work) = self.take_flow_work() else { return Ok(0) };
+        let forgotten = work.carry_out(&mut *self.kernel);
+        if forgotten.is_err() {
+            self.suspects.extend(work.suspects);
         }
         forgotten
+    }
+
+    /// The same as a piece of work for somebody else, who gives back what it was about if it could
+    /// not be done: [`Proxy::suspect_flows`]. `None`: there is nothing to do, or nothing can be done
+    /// before the rules are in.
+    pub fn take_flow_work(&mut self) -> Option<flows::Work> {
+        let written = self.families.iter().filter(|family| family.is_written());
+        let families: Vec<Family> = written.map(FamilySync::family).collect();
+        if self.suspects.is_empty() || families.is_empty() {
+            return None;
+        }
+        let suspects = std::mem::take(&mut self.suspects);
+        if !self.kernel.capabilities().has(Capability::Conntrack) {
+            return None;
+        }
+        let frontends = self.frontends_of(&suspects);
+        // Flows of a family whose rules could not be written would come back as they were.
+        if families.len() < self.families.len() {
+            self.suspects = suspects.clone();
+        }
+        Some(flows::Work { frontends, families, suspects })
+    }
+
+    /// Has flows looked for, by the next work.
+    pub fn suspect_flows(&mut self, suspects: Suspects) {
+        self.suspects.extend(suspects);
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
@@ -351,8 +370,9 @@ impl Proxy {
         for name in &changes.services {
             for family in &mut self.families {
                 let (owners, gone) = family.compile(cluster, name);
-                self.stale_flows.extend(owners);
-                self.gone.extend(gone.into_iter().map(|frontend| (family.family(), frontend)));
+                self.suspects.services.extend(owners);
+                let gone = gone.into_iter().map(|frontend| (family.family(), frontend));
+                self.suspects.gone.extend(gone);
             }
         }
         if changes.service_cidrs || changes.everything {
@@ -375,16 +395,8 @@ impl Proxy {
         all.iter().copied().filter(takes).collect()
     }
 
-    /// Rules hold for new flows only: flows that go on to an endpoint that is gone are forgotten,
-    /// after the rules are in.
-    fn forget_stale_flows(
-        &mut self,
-        (services, gone): (&BTreeSet<NamespacedName>, &BTreeSet<(Family, Frontend)>),
-        written: &[Family],
-    ) -> Result<usize, Error> {
-        if !self.kernel.capabilities().has(Capability::Conntrack) {
-            return Ok(0);
-        }
+    /// Rules hold for new flows only: where flows go that may be stale, and where they may go on to.
+    fn frontends_of(&mut self, suspects: &Suspects) -> conntrack::Frontends {
         let addresses = match self.kernel.read(&Query::Addresses) {
             Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
             _ => None,
@@ -393,32 +405,15 @@ impl Proxy {
         let contenders = self.families.iter().flat_map(|family| family.ruleset().contenders());
         let frontends = conntrack::Frontends::of(
             self.tracker.cluster(),
-            contenders.chain(services),
+            contenders.chain(&suspects.services),
             &self.options.families,
             addresses.as_deref(),
         );
-        let mut frontends = frontends.without(gone.iter());
+        let mut frontends = frontends.without(suspects.gone.iter());
         for family in &self.families {
             frontends.answered(family.family(), &family.answers());
         }
-        let mut forgotten = 0;
-        for (family, protocol) in written
-            .iter()
-            .flat_map(|family| conntrack::PROTOCOLS.map(|protocol| (*family, protocol)))
-        {
-            for to in frontends.questions(family, protocol) {
-                let flows = match self.kernel.read(&Query::Flows(family, protocol, to))? {
-                    Facts::Flows(flows) => flows,
-                    other => unreachable_answer("flows", &other)?,
-                };
-                let stale = conntrack::stale(&frontends, &flows);
-                if !stale.is_empty() {
-                    forgotten += stale.len();
-                    self.kernel.apply(&Transaction::ForgetFlows(stale))?;
-                }
-            }
-        }
-        Ok(forgotten)
+        frontends
     }
 }
 

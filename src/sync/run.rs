@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::flows::{Done, Forgetter};
 use super::schedule::Schedule;
 use super::{Options, Proxy, Report};
 use crate::kernel::Error;
@@ -136,6 +137,8 @@ pub struct Loop<O> {
     /// What others do in the kernel.
     foreign: Option<mpsc::Receiver<Foreign>>,
     requests: mpsc::Receiver<Request>,
+    /// Who forgets stale flows while the loop goes on; without, it is done between two syncs.
+    forgetter: Option<Forgetter>,
     observer: O,
     options: Resolve,
     pace: Pace,
@@ -168,6 +171,7 @@ impl<O: Observer> Loop<O> {
             events,
             foreign: None,
             requests: mpsc::channel(1).1,
+            forgetter: None,
             observer,
             options,
             schedule: Schedule::new(pace.min_sync_period, pace.sync_period),
@@ -183,6 +187,11 @@ impl<O: Observer> Loop<O> {
     /// Hears of what others do in the kernel; without, it is looked now and then.
     pub fn hear(self, foreign: mpsc::Receiver<Foreign>) -> Loop<O> {
         Loop { foreign: Some(foreign), ..self }
+    }
+
+    /// Has stale flows forgotten by this thread.
+    pub fn forgetting(self, forgetter: Forgetter) -> Loop<O> {
+        Loop { forgetter: Some(forgetter), ..self }
     }
 
     /// Does what is asked over this channel, too.
@@ -211,6 +220,7 @@ impl<O: Observer> Loop<O> {
                 }
                 () = at(self.look) => self.look_closer(),
                 heard = next(&mut self.foreign) => self.suspect(&heard),
+                done = end_of(&mut self.forgetter) => self.forgot(done),
                 _ = house.tick() => self.keep_house(),
                 Some(request) = self.requests.recv() => {
                     if self.carry_out(request) { house = rounds(&self.pace); }
@@ -357,12 +367,43 @@ impl<O: Observer> Loop<O> {
 
     /// Only now: the rules do not wait for the kernel to look through all of its flows.
     fn forget_flows(&mut self) {
-        if !self.proxy.has_stale_flows() {
-            return;
+        match &mut self.forgetter {
+            // The end of what is under way begins the next.
+            Some(forgetter) if forgetter.is_busy() => {}
+            Some(forgetter) => {
+                let Some(work) = self.proxy.take_flow_work() else { return };
+                if let Err(suspects) = forgetter.give(work) {
+                    self.proxy.suspect_flows(suspects);
+                    self.forgetter = None;
+                    self.forget_flows();
+                }
+            }
+            None if self.proxy.has_stale_flows() => {
+                let begun = Instant::now();
+                let forgotten = self.proxy.forget_flows();
+                self.observer.forgot(&forgotten, begun.elapsed());
+            }
+            None => {}
         }
-        let begun = Instant::now();
-        let forgotten = self.proxy.forget_flows();
-        self.observer.forgot(&forgotten, begun.elapsed());
+    }
+
+    /// Takes in what became of the stale flows.
+    fn forgot(&mut self, done: Option<Done>) {
+        let Some(done) = done else {
+            tracing::warn!(
+                "the thread for stale flows died; they are looked for between two syncs"
+            );
+            self.forgetter = None;
+            return;
+        };
+        self.observer.forgot(&done.outcome, done.took);
+        match done.outcome {
+            Ok(_) => self.forget_flows(),
+            Err(_) => {
+                self.proxy.suspect_flows(done.suspects);
+                self.schedule.want(self.start.elapsed() + REST);
+            }
+        }
     }
 
     /// Sees to it that the tables are still there, and removes chains that nobody needs.
@@ -389,6 +430,14 @@ async fn next(foreign: &mut Option<mpsc::Receiver<Foreign>>) -> Foreign {
         *foreign = None;
     }
     std::future::pending().await
+}
+
+/// The end of the work under way; never where there is nobody to do it.
+async fn end_of(forgetter: &mut Option<Forgetter>) -> Option<Done> {
+    match forgetter {
+        Some(forgetter) => forgetter.done().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// That moment; never where there is none.

@@ -545,6 +545,53 @@ fn flows_that_could_not_be_forgotten_are_still_to_be() {
 }
 
 #[test]
+fn a_tcp_flow_to_an_endpoint_that_went_is_forgotten_where_the_service_asks_for_it() {
+    let link = |kernel: &Simulated| kernel.host().link("eth0").map(|l| l.index).unwrap();
+    let open = sim::Packet::tcp("10.2.0.1:99".parse().unwrap(), "10.96.0.3:80".parse().unwrap());
+    let asking = service("web", "10.96.0.3", "").replace(
+        "namespace: ns}",
+        "namespace: ns, annotations: {kube-proxy.io/forget-tcp-flows: \"true\"}}",
+    );
+    for (service, forgotten) in [(asking, 1), (service("web", "10.96.0.3", ""), 0)] {
+        let gone = || Event::ServiceGone(NamespacedName::new("ns", "web"));
+        let other = || slice("web", "TCP", &["10.1.0.2"]);
+        for change in [&(|proxy: &mut Proxy| feed(proxy, &other())) as &dyn Fn(&mut Proxy), &|p| {
+            p.feed(gone())
+        }] {
+            let kernel = simulated();
+            let objects = service.clone() + &slice("web", "TCP", &["10.1.0.1"]);
+            let mut proxy = proxy(Box::new(kernel.clone()), &objects);
+            proxy.sync().unwrap();
+            let link = link(&kernel);
+            assert_eq!(kernel.host().receive(&open, link).dnat, endpoint("10.1.0.1"));
+            change(&mut proxy);
+            assert_eq!(proxy.sync().map(|report| report.forgotten), Ok(forgotten));
+        }
+    }
+}
+
+#[test]
+fn endpoints_beyond_the_most_that_fit_are_a_notice_until_they_go() {
+    let addresses = |count: u32| -> Vec<String> {
+        let address = |i| std::net::Ipv4Addr::from(0x0a01_0000 + i).to_string();
+        (1..=count).map(address).collect()
+    };
+    let told = |count: u32| {
+        let all = addresses(count);
+        slice("web", "TCP", &all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let objects = service("web", "10.96.0.1", "") + &told(65_538);
+    let mut proxy = proxy(Box::new(simulated()), &objects);
+    proxy.sync().unwrap();
+    let notices: Vec<String> = proxy.notices().iter().map(ToString::to_string).collect();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("ns/web") && notices[0].contains("; 3 of them"), "{notices:?}");
+    feed(&mut proxy, &told(65_535));
+    proxy.sync().unwrap();
+    assert_eq!(proxy.notices(), []);
+}
+
+#[test]
 fn one_family_that_fails_does_not_keep_flows_of_the_other() {
     let kernel = simulated();
     let shared = Shared::new(kernel.clone());

@@ -61,6 +61,7 @@ fn service(policies: &str) -> Service {
         externally_accessible: letters[1] != '-',
         ipvs_scheduler: None,
         proxy_protocol: None,
+        forget_tcp_flows: false,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,

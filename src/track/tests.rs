@@ -28,6 +28,7 @@ fn service(text: &str) -> Service {
         externally_accessible: false,
         ipvs_scheduler: None,
         proxy_protocol: None,
+        forget_tcp_flows: false,
         ports: vec![ServicePort {
             name: "".into(),
             protocol: Protocol::Tcp,

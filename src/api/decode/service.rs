@@ -61,6 +61,7 @@ fn service(raw: &objects::Service, check: &mut Check, decoder: &mut Decoder) -> 
         externally_accessible: exposure != Exposure::Inside,
         ipvs_scheduler: ipvs_scheduler(&raw.meta, check, decoder),
         proxy_protocol: proxy_protocol(&raw.meta, check, decoder),
+        forget_tcp_flows: forget_tcp_flows(&raw.meta, check),
         ports: ports(spec, check, decoder),
     })
 }
@@ -101,6 +102,20 @@ fn proxy_protocol(
     let field = format_args!("metadata.annotations[kube-proxy.io/proxy-protocol]");
     let text = check.text(&meta.annotations.proxy_protocol, field)?.trim();
     (!text.is_empty()).then(|| decoder.intern(text))
+}
+
+/// The annotation that says whether TCP connections to endpoints that are gone are forgotten.
+fn forget_tcp_flows(meta: &objects::Meta, check: &mut Check) -> bool {
+    let field = format_args!("metadata.annotations[kube-proxy.io/forget-tcp-flows]");
+    match check.text(&meta.annotations.forget_tcp_flows, field).map(str::trim) {
+        None | Some("" | "false") => false,
+        Some("true") => true,
+        Some(other) => {
+            let text = shown(other);
+            check.wrong(field, format_args!("{text} is neither true nor false; taken as false"));
+            false
+        }
+    }
 }
 
 /// `clusterIPs` where there are any, else `clusterIP`; none if headless or without a usable one.

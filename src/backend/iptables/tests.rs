@@ -45,12 +45,14 @@ fn cluster_ip(name: &str, endpoints: &[&str]) -> (Frontend, Program) {
         sticky: None,
         targets: targets(endpoints),
         targets_policy: TrafficPolicy::Cluster,
+        left_out: 0,
         local: targets(&[]),
         elsewhere: targets(&[]),
         unserved: endpoints.is_empty().then_some(Unserved::Reject),
         sources: None,
         ipvs_scheduler: None,
         proxy_protocol: None,
+        forget_tcp_flows: false,
     };
     (frontend, program)
 }

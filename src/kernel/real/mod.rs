@@ -54,14 +54,18 @@ impl Real {
     pub fn open() -> Result<Real, Error> {
         let mut netfilter = Netlink::open(NETFILTER)?;
         let capabilities = probe::capabilities(&mut netfilter);
-        Ok(Real {
+        Ok(Real::over(netfilter, capabilities))
+    }
+
+    fn over(netfilter: Netlink, capabilities: Capabilities) -> Real {
+        Real {
             netfilter,
             ipvs: None,
             route: None,
             relay: relay::Relay::default(),
             capabilities,
             xtables: None,
-        })
+        }
     }
 
     /// Where the figures of carried connections are seen, from any thread.
@@ -191,6 +195,13 @@ impl Kernel for Real {
 
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Without iptables' tools: two that take turns at one lock gain nothing.
+    fn aside(&mut self) -> Result<Option<Box<dyn Kernel + Send>>, Error> {
+        let netfilter = Netlink::open(NETFILTER)?;
+        let capabilities = self.capabilities.clone();
+        Ok(Some(Box::new(Real::over(netfilter, capabilities))))
     }
 
     /// Of nf_tables and of iptables' tables in either flavour: other facilities tell nobody.

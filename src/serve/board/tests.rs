@@ -26,6 +26,7 @@ fn service(name: &str, ip: [u8; 4]) -> Event {
         externally_accessible: true,
         ipvs_scheduler: None,
         proxy_protocol: None,
+        forget_tcp_flows: false,
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
