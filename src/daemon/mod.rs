@@ -104,11 +104,19 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
     let failed = |e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed"));
     let mut removed = 0;
+    let mut left = Vec::new();
     for mut kernel in every_kernel(settings)? {
         removed += sync::cleanup::cleanup(&mut *kernel).map_err(failed)?;
+        left = sync::cleanup::sets_left(&mut *kernel).map_err(failed)?;
     }
     tracing::info!(removed, "cleaned up");
-    Ok(())
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(format_args!(
+            "--cleanup: rules that are not ours ask the ipsets {}; delete those rules and run it again",
+            left.join(", ")
+        ))),
+    }
 }
 
 /// Sets what needs more rights than the proxy itself: conntrack's sysctls.

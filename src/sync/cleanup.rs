@@ -15,8 +15,8 @@ use crate::backend::nftables::layout::{STANDBY, TABLE};
 use crate::backend::userspace::{GUARD, relay_address};
 use crate::backend::xtables::chain::Table;
 use crate::kernel::{
-    Capability, Depth, Error, ErrorKind, Facts, IpvsOperation, Kernel, LinkOperation, Query,
-    Transaction, XtablesText,
+    Capability, Depth, Error, ErrorKind, Facts, IpsetOperation, IpvsOperation, Kernel,
+    LinkOperation, Query, Transaction, XtablesText,
 };
 use crate::model::{Family, Mode};
 
@@ -122,18 +122,45 @@ fn ipvs_mode(kernel: &mut dyn Kernel, family: Family, stays: Option<Mode>) -> Re
     };
     let links: Vec<LinkOperation> = found.unbinding(family);
     let sets = found.removal(family);
-    let removed = servers.len() + links.len() + sets.len() + usize::from(!rules.is_empty());
+    let removed = servers.len() + links.len() + usize::from(!rules.is_empty());
     let text = XtablesText { family, text: rules, operations: 1 };
     let steps = [
         (servers.is_empty(), Transaction::Ipvs(servers)),
         (links.is_empty(), Transaction::Links(links)),
         (text.text.is_empty(), Transaction::Xtables(text)),
-        (sets.is_empty(), Transaction::Ipset(sets)),
     ];
     for (_, transaction) in steps.into_iter().filter(|(nothing, _)| !nothing) {
         kernel.apply(&transaction)?;
     }
-    Ok(removed)
+    Ok(removed + destroy(kernel, sets)?)
+}
+
+/// Destroys sets one by one: one that is in use stays, since the rules that ask it may be in the
+/// tables of iptables' other flavour, whose turn comes. [`sets_left`] finds it.
+fn destroy(kernel: &mut dyn Kernel, sets: Vec<IpsetOperation>) -> Result<usize, Error> {
+    let mut destroyed = 0;
+    for set in sets {
+        match kernel.apply(&Transaction::Ipset(vec![set])) {
+            Ok(_) => destroyed += 1,
+            Err(error) if error.kind == ErrorKind::Busy => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(destroyed)
+}
+
+/// The names of our sets that are still there: after everything of ours was removed, those that
+/// rules of somebody else ask.
+pub fn sets_left(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
+    let mut left = Vec::new();
+    for family in Family::ALL {
+        match ipvs::list(kernel, family) {
+            Ok(found) => left.extend(found.own_set_names(family)),
+            Err(error) if !matters(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left)
 }
 
 /// Whether an error is more than the lack of the facility.

@@ -7,6 +7,7 @@ use sim::ipvs::{Destination, Scheduler, Service, ServiceKey};
 
 use super::tests::{Shared, feed, options, service, simulated, slice};
 use super::*;
+use crate::kernel::XtablesText;
 use crate::kernel::record::Exchange;
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{IpsetOperation, IpvsOperation};
@@ -86,6 +87,26 @@ fn nobody_elses_virtual_server_is_touched_and_ours_of_before_go() {
     let nat = kernel.host().iptables_save(sim::XtFamily::V4, sim::XtTable::Nat);
     assert!(!nat.contains("KUBE"), "{nat}");
     assert_eq!(cleanup::cleanup(&mut kernel), Ok(0));
+}
+
+/// The rules that ask a set may be in the tables of iptables' other flavour, or somebody else's.
+#[test]
+fn a_set_that_a_rule_asks_outlives_the_cleanup_and_is_named() {
+    let mut kernel = simulated();
+    told(Box::new(kernel.clone()), ipvs_options(), &web(&["10.1.0.1"])).sync().unwrap();
+    let rules = |verb: &str| XtablesText {
+        family: Family::V4,
+        text: format!(
+            "*filter\n{verb} INPUT -m set --match-set KUBE-CLUSTER-IP dst,dst -j DROP\nCOMMIT\n"
+        ),
+        operations: 1,
+    };
+    kernel.apply(&Transaction::Xtables(rules("-A"))).unwrap();
+    assert!(cleanup::cleanup(&mut kernel).unwrap() > 0);
+    assert_eq!(cleanup::sets_left(&mut kernel), Ok(vec!["KUBE-CLUSTER-IP".to_owned()]));
+    kernel.apply(&Transaction::Xtables(rules("-D"))).unwrap();
+    assert_eq!(cleanup::cleanup(&mut kernel), Ok(1));
+    assert_eq!(cleanup::sets_left(&mut kernel), Ok(vec![]));
 }
 
 #[test]

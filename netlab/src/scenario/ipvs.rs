@@ -297,10 +297,16 @@ fn cleanup(bench: &Bench) -> Verdict {
 /// From ipvs mode to iptables mode and back: what the other made is gone, and traffic flows.
 fn change(bench: &Bench) -> Verdict {
     let mut setting = bench.examples()?;
-    setting.start_proxy()?;
     for mode in ["ipvs", "iptables", "ipvs", "iptables"] {
         setting.proxy.take().map(|proxy| proxy.stop(Signal::SIGTERM)).transpose()?;
         setting.start_proxy_with(&[&format!("--proxy-mode={mode}")])?;
+        // What the last one left looks like what this one is to make: it is this one that must have
+        // made it.
+        let synced = eventually(|| {
+            let said = setting.proxy.as_ref().map(|proxy| proxy.process.said()).unwrap_or_default();
+            (!said.contains("synced")).then(|| format!("in {mode} mode: no sync yet: {said}"))
+        });
+        told(&setting, synced.map(|()| String::new()))?;
         let changed = eventually(|| {
             let servers = tool(&setting, "ipvsadm -S -n").unwrap_or_default().contains(TO);
             let device = tool(&setting, "ip link show kube-ipvs0").is_ok();

@@ -109,10 +109,15 @@ impl Found {
 
     /// Destroys our sets; for when no rule asks them any more.
     pub fn removal(&self, family: Family) -> Vec<IpsetOperation> {
-        let sets = self.own_sets(family).map(|(_, fact)| fact.spec.name.clone());
+        let sets = self.own_set_names(family);
         let mut operations: Vec<IpsetOperation> = sets.map(IpsetOperation::Destroy).collect();
         operations.extend(self.unfinished_sets(family));
         operations
+    }
+
+    /// The names of our sets.
+    pub fn own_set_names(&self, family: Family) -> impl Iterator<Item = String> {
+        self.own_sets(family).map(|(_, fact)| fact.spec.name.clone())
     }
 
     /// Sets that were being filled when an earlier process ended.
