@@ -37,6 +37,8 @@ pub struct Wish {
     pub changes: usize,
     /// How long to wait for other work on this machine to end.
     pub patience: Duration,
+    /// What both are given as `--proxy-mode`.
+    pub mode: String,
 }
 
 /// A binary and what it is called in the results.
@@ -46,13 +48,15 @@ struct Candidate {
     flags: Vec<String>,
 }
 
-fn candidates() -> Result<Vec<Candidate>, String> {
-    let ours = Candidate { name: "ours", binary: netlab::proxy::find()?, flags: Vec::new() };
+fn candidates(mode: &str) -> Result<Vec<Candidate>, String> {
+    let mode = format!("--proxy-mode={mode}");
+    let ours =
+        Candidate { name: "ours", binary: netlab::proxy::find()?, flags: vec![mode.clone()] };
     let peer = std::env::var_os(PEER).map(|binary| Candidate {
         name: "peer",
         binary: binary.into(),
         // The lab's API server speaks JSON only; conntrack's sysctls are none of a namespace's.
-        flags: ["--kube-api-content-type=application/json", "--conntrack-max-per-core=0"]
+        flags: ["--kube-api-content-type=application/json", "--conntrack-max-per-core=0", &mode]
             .map(str::to_owned)
             .to_vec(),
     });
@@ -63,7 +67,7 @@ fn candidates() -> Result<Vec<Candidate>, String> {
 pub fn run(wish: &Wish) -> Result<BTreeMap<String, Runs>, String> {
     netlab::privilege::obtain()?;
     netlab::scratch::clean_on_signals()?;
-    let candidates = candidates()?;
+    let candidates = candidates(&wish.mode)?;
     let mut results: BTreeMap<String, Runs> = BTreeMap::new();
     for round in 1..=wish.runs {
         for candidate in &candidates {
@@ -160,14 +164,23 @@ pub fn report(wish: &Wish, results: &BTreeMap<String, Runs>) -> Result<(), Strin
         let cases: Vec<(usize, &Runs)> =
             wish.endpoints.iter().filter_map(|e| Some((*e, case(e)?))).collect();
         if !cases.is_empty() {
-            let title = format!("{name}: {} Services, API server as input", wish.services);
+            let (mode, services) = (&wish.mode, wish.services);
+            let title = format!("{name}, {mode} mode: {services} Services, API server as input");
             tables.push(table(&title, &rows(wish, &cases)));
         }
     }
     tables.iter().for_each(|table| println!("{table}"));
-    let folder = write("daemon", results, &tables)?;
+    let folder = write(&file_name(wish), results, &tables)?;
     println!("written to {}", folder.display());
     Ok(())
+}
+
+/// Each mode has a file of its own.
+fn file_name(wish: &Wish) -> String {
+    match wish.mode.as_str() {
+        "nftables" => "daemon".to_owned(),
+        mode => format!("daemon-{mode}-{}", wish.services),
+    }
 }
 
 fn rows(wish: &Wish, cases: &[(usize, &Runs)]) -> Vec<Row> {

@@ -1,8 +1,8 @@
 //! How fast and how big the proxy is, by numbers that can be compared from day to day.
 //!
 //! `cluster` makes clusters of N Services, `meter` measures, `figures` keeps what was measured and
-//! writes it down with `machine`'s description. `real` programs the real kernel, `daemon` runs the
-//! real binary on an API server; `benches/*.rs` are criterion's, on the simulated kernel.
+//! writes it down with `machine`'s description. `real` programs the real kernel in nftables mode, `modes` in the other
+//! ones, `daemon` runs the real binary on an API server; `benches/*.rs` are criterion's, on the simulated kernel.
 //! Nothing here asserts a time: who reads the numbers judges them.
 
 pub mod cluster;
@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod figures;
 pub mod machine;
 pub mod meter;
+pub mod modes;
 pub mod node;
 pub mod objects;
 pub mod real;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use benches::modes::{self, Way};
 use benches::real::{Case, What};
 use benches::{daemon, real};
 use clap::{Parser, Subcommand};
@@ -50,6 +51,40 @@ enum Command {
         /// Seconds to wait before each case for the machine to calm down.
         #[arg(long, default_value_t = 0)]
         patience: u64,
+        /// What both are given as `--proxy-mode`.
+        #[arg(long, default_value = "nftables")]
+        mode: String,
+    },
+    /// Program clusters of N Services through the library in other modes.
+    Modes {
+        /// How packets are programmed.
+        #[arg(
+            long = "mode",
+            value_delimiter = ',',
+            value_enum,
+            default_value = "iptables-nft,iptables-netlink,iptables-legacy"
+        )]
+        ways: Vec<Way>,
+        /// Numbers of Services.
+        #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+        services: Vec<usize>,
+        /// Runs of each case.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Changes in a run.
+        #[arg(long, default_value_t = 10)]
+        changes: usize,
+    },
+    /// One run of one case of `modes`, in this process.
+    #[command(hide = true)]
+    ModeCase {
+        /// How packets are programmed.
+        #[arg(value_enum)]
+        way: Way,
+        /// How many Services.
+        services: usize,
+        /// How many changes.
+        changes: usize,
     },
     /// One run of one case, in this process.
     #[command(hide = true)]
@@ -90,10 +125,17 @@ fn act(command: Command) -> Result<(), String> {
             let patience = Duration::from_secs(patience);
             real::report(&real::run(&real::Wish { services, runs, changes, patience })?)
         }
-        Command::Daemon { services, endpoints, runs, changes, patience } => {
+        Command::Daemon { services, endpoints, runs, changes, patience, mode } => {
             let patience = Duration::from_secs(patience);
-            let wish = daemon::Wish { services, endpoints, runs, changes, patience };
+            let wish = daemon::Wish { services, endpoints, runs, changes, patience, mode };
             daemon::report(&wish, &daemon::run(&wish)?)
+        }
+        Command::Modes { ways, services, runs, changes } => {
+            modes::report(&modes::run(&modes::Wish { ways, services, runs, changes })?)
+        }
+        Command::ModeCase { way, services, changes } => {
+            println!("{}", modes::play(way, services, changes)?.to_line());
+            Ok(())
         }
         Command::Case { what, services, endpoints, changes } => {
             let known = What::ALL.into_iter().find(|known| known.as_str() == what);

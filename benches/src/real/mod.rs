@@ -148,7 +148,7 @@ pub fn play(case: &Case) -> Result<Figures, String> {
     }
 }
 
-fn enter_new_namespace() -> Result<(), String> {
+pub(crate) fn enter_new_namespace() -> Result<(), String> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|e| format!("no network namespace of our own ({e}): run as root"))
 }
