@@ -178,6 +178,7 @@ fn in_child(way: Way, services: usize, changes: usize) -> Result<Figures, String
 /// started.
 pub fn play(way: Way, services: usize, changes: usize) -> Result<Figures, String> {
     crate::real::enter_new_namespace()?;
+    bring_up_loopback()?;
     let families = vec![Family::V4];
     let cluster = Cluster::new(Shape { services, endpoints: 10, families, mix: Mix::Plain });
     let mut figures = Figures::default();
@@ -209,6 +210,17 @@ pub fn play(way: Way, services: usize, changes: usize) -> Result<Figures, String
         bare(way, (first.transactions, later), &mut figures)?;
     }
     Ok(figures)
+}
+
+/// Before the first address is there, IPVS takes every destination for a broadcast
+/// (`__inet_dev_addr_type`).
+fn bring_up_loopback() -> Result<(), String> {
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("ip link set lo up: {status}")),
+        Err(error) => Err(format!("ip: {error}")),
+    }
 }
 
 /// Random Services lose a random endpoint, and get it back. Gives what was said to the kernel.
@@ -279,8 +291,14 @@ pub fn report(results: &BTreeMap<(usize, Way), Runs>) -> Result<(), String> {
     let ways: std::collections::BTreeSet<&str> =
         results.keys().map(|(_, way)| way.as_str()).collect();
     let ways: Vec<&str> = ways.into_iter().collect();
-    let folder = crate::report::write(&format!("modes-{}", ways.join("+")), &named, &tables)?;
-    println!("written to {}", folder.display());
+    let sizes: std::collections::BTreeSet<usize> = results.keys().map(|(n, _)| *n).collect();
+    let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+    let name = format!("modes-{}-{}", ways.join("+"), sizes.join("+"));
+    match crate::report::write(&name, &named, &tables) {
+        Ok(folder) => println!("written to {}", folder.display()),
+        // A guest's files are this machine's, which it cannot change.
+        Err(why) => println!("not kept ({why})"),
+    }
     Ok(())
 }
 

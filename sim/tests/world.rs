@@ -5,7 +5,7 @@ mod support;
 
 use sim::conntrack::status;
 use sim::packet::{flags, protocol};
-use sim::world::{Ending, HostId, Next, World};
+use sim::world::{Ending, HostId, Leg, Next, World};
 use sim::{Fate, Host, Packet};
 use std::net::SocketAddr;
 use support::bytes::{Batch, expr};
@@ -191,7 +191,15 @@ fn no_route_no_neighbour_and_no_time_left_are_answered() {
         "the loop ends by the time to live: {} legs",
         legs.len()
     );
+    let looped = |legs: &[Leg]| -> Vec<Fate> {
+        let looped = legs.iter().filter(|leg| leg.next == Next::Looped);
+        looped.map(|leg| leg.journey.outcome.fate.clone()).collect()
+    };
+    assert_eq!(looped(&legs), [Fate::Expired]);
+    // One whose time ends on the straight way does not go in circles.
+    let legs = c.world.send(c.outside, &Packet { ttl: 1, ..udp("192.168.1.1:5", "10.1.0.3:5353") });
     assert!(legs.iter().any(|leg| leg.journey.outcome.fate == Fate::Expired));
+    assert_eq!(looped(&legs), []);
 }
 
 #[test]

@@ -36,7 +36,8 @@ impl World {
         packet: &Packet,
         legs: &mut Vec<Leg>,
     ) -> Vec<Arrival> {
-        let most = legs.len() + MOST_LEGS;
+        let first = legs.len();
+        let most = first + MOST_LEGS;
         let mut arrivals = Vec::new();
         let mut queue = VecDeque::from([(from, packet.clone().sent_here())]);
         while let Some((at, packet)) = queue.pop_front() {
@@ -45,7 +46,12 @@ impl World {
             }
             let (journey, answer) = self.members[at.0].host.send_and_answer(&packet);
             for journey in [Some(journey), answer].into_iter().flatten() {
-                let (next, follow) = self.after(at, &journey);
+                let (mut next, follow) = self.after(at, &journey);
+                if journey.outcome.fate == Fate::Expired
+                    && self.came_through(&legs[first..], (at, &journey))
+                {
+                    next = Next::Looped;
+                }
                 if journey.outcome.fate == Fate::Delivered {
                     let packet = journey.outcome.packet.clone();
                     arrivals.push(Arrival { at, packet, leg: legs.len() });
@@ -55,6 +61,16 @@ impl World {
             }
         }
         arrivals
+    }
+
+    /// Whether a packet had come through this host before.
+    fn came_through(&self, legs: &[Leg], (at, journey): (HostId, &Journey)) -> bool {
+        let ends = |journey: &Journey| {
+            let packet = &journey.packet;
+            (packet.src, packet.dst, packet.transport.clone())
+        };
+        let host = &self.member(at).name;
+        legs.iter().any(|leg| leg.host == *host && ends(&leg.journey) == ends(journey))
     }
 
     /// Where a packet goes that a host is done with, and what is to be sent on.

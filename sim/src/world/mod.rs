@@ -50,6 +50,8 @@ pub enum Next {
     NoNeighbour,
     /// It left by a link that leads nowhere.
     Away,
+    /// Its time to live ended on a host that it had come through before: it went in circles.
+    Looped,
     /// It ended on the host; the journey says how.
     Ended,
 }
