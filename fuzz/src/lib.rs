@@ -115,7 +115,8 @@ pub fn iptables(bytes: &[u8]) {
         for table in XtTable::ALL {
             let saved = node.host.iptables_save(family, table);
             let mut again = Node::new();
-            let taken = again.host.iptables_restore(family, &saved, XtRestore::default());
+            let with_counters = XtRestore { counters: true, ..XtRestore::default() };
+            let taken = again.host.iptables_restore(family, &saved, with_counters);
             assert!(taken.is_ok(), "{saved}: {taken:?}");
             assert_eq!(again.host.iptables_save(family, table), saved);
         }

@@ -482,6 +482,18 @@ async fn refusal(kubeconfig: Option<&str>, master: Option<&str>) -> String {
 }
 
 #[tokio::test]
+async fn half_a_character_of_utf_16_is_refused() {
+    let path = std::env::temp_dir().join(format!("kp-kubeconfig-half-{}", std::process::id()));
+    for bad in [&b"\xff\xfea"[..], b"\xfe\xffabc"] {
+        std::fs::write(&path, bad).unwrap();
+        let server = Server { kubeconfig: Some(path.clone()), ..Server::default() };
+        let text = connect(&server).await.unwrap_err().to_string();
+        assert!(text.ends_with("at its end; it must be a kubeconfig in YAML or JSON"), "{text}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[tokio::test]
 async fn refusals_say_what_where_and_what_to_do() {
     let missing =
         Server { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..Server::default() };
