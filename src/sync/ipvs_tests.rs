@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use sim::ipvs::{Destination, Scheduler, Service, ServiceKey};
 
-use super::tests::{Shared, feed, options, service, simulated, slice};
+use super::tests::{Shared, feed, options, proxy_with, service, simulated, slice};
 use super::*;
 use crate::kernel::XtablesText;
 use crate::kernel::record::Exchange;
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{IpsetOperation, IpvsOperation};
-use crate::model::{Kind, Reason};
+use crate::model::Reason;
 
 fn ipvs_options() -> Options {
     Options {
@@ -23,11 +23,7 @@ fn ipvs_options() -> Options {
 }
 
 fn told(kernel: Box<dyn Kernel + Send>, options: Options, objects: &str) -> Proxy {
-    let mut proxy = Proxy::new(kernel, options);
-    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
-    feed(&mut proxy, objects);
-    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListEnded(kind)));
-    proxy
+    proxy_with(options, kernel, objects)
 }
 
 fn key(address: &str, port: u16) -> ServiceKey {

@@ -398,6 +398,8 @@ impl<O: Observer> Loop<O> {
         };
         self.observer.forgot(&done.outcome, done.took);
         match done.outcome {
+            // What is left of a family whose rules are not in waits for the sync that writes them.
+            Ok(_) if self.proxy.is_unsynced() => {}
             Ok(_) => self.forget_flows(),
             Err(_) => {
                 self.proxy.suspect_flows(done.suspects);

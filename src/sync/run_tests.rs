@@ -1,19 +1,17 @@
 //! The loop, with the clock that it has: what must not wait for what.
 
 use std::sync::mpsc as plain;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::flows::Forgetter;
 use super::run::{Ended, Loop, Observer, Pace};
-use super::tests::{feed, options, service, simulated, slice};
+use super::tests::{options, proxy_with, service, simulated, slice};
 use super::*;
 use crate::api::{Decoder, decode_text};
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capabilities, ErrorKind, Receipt};
-use crate::model::Kind;
 
 /// Long enough for anything that is not stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,7 +40,7 @@ struct Slow {
     inner: Simulated,
     /// Says that it was asked; then waits for whether to answer.
     asked: mpsc::UnboundedSender<()>,
-    answer: Arc<Mutex<plain::Receiver<bool>>>,
+    answer: plain::Receiver<bool>,
 }
 
 impl Kernel for Slow {
@@ -52,7 +50,7 @@ impl Kernel for Slow {
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
         if matches!(query, Query::Flows(..)) {
             let _ = self.asked.send(());
-            if self.answer.lock().unwrap().recv() != Ok(true) {
+            if self.answer.recv() != Ok(true) {
                 return Err(Error::new(ErrorKind::Busy, "list", "the test says no"));
             }
         }
@@ -76,10 +74,8 @@ async fn until(word: &str, of: &mut mpsc::UnboundedReceiver<String>) {
 async fn a_sync_does_not_wait_for_stale_flows_and_what_failed_is_tried_again() {
     let kernel = simulated();
     let dns = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
-    let mut proxy = Proxy::new(Box::new(kernel.clone()), options());
-    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
-    feed(&mut proxy, &(dns + &slice("dns", "UDP", &["10.1.0.1"])));
-    Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListEnded(kind)));
+    let objects = dns + &slice("dns", "UDP", &["10.1.0.1"]);
+    let mut proxy = proxy_with(options(), Box::new(kernel.clone()), &objects);
     proxy.sync().unwrap();
     let link = kernel.host().link("eth0").map(|l| l.index).unwrap();
     let ask = sim::Packet::udp("10.2.0.1:99".parse().unwrap(), "10.96.0.3:80".parse().unwrap());
@@ -89,7 +85,7 @@ async fn a_sync_does_not_wait_for_stale_flows_and_what_failed_is_tried_again() {
     let (said, mut words) = mpsc::unbounded_channel();
     let (asked, mut questions) = mpsc::unbounded_channel();
     let (answers, answer) = plain::channel();
-    let slow = Slow { inner: kernel.clone(), asked, answer: Arc::new(Mutex::new(answer)) };
+    let slow = Slow { inner: kernel.clone(), asked, answer };
     let hour = Duration::from_secs(3600);
     let pace = Pace { min_sync_period: Duration::ZERO, sync_period: hour, wait_for_node: None };
     let the_loop = Loop::new(proxy, (taken, Words(said)), Box::new(|_| options()), pace)
@@ -119,4 +115,62 @@ async fn a_sync_does_not_wait_for_stale_flows_and_what_failed_is_tried_again() {
     until("forgot 1", &mut words).await;
     stop.send(true).unwrap();
     tokio::time::timeout(PATIENCE, running).await.expect("the loop ends").unwrap();
+}
+
+/// A kernel whose IPv6 rules cannot be looked at, so that they are never in.
+struct Half(Simulated);
+
+impl Kernel for Half {
+    fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
+        self.0.apply(transaction)
+    }
+    fn read(&mut self, query: &Query) -> Result<Facts, Error> {
+        match query {
+            Query::Table(Family::V6, ..) => Err(Error::new(ErrorKind::Busy, "look", "for ever")),
+            _ => self.0.read(query),
+        }
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[tokio::test]
+async fn flows_are_looked_for_once_a_sync_while_one_family_cannot_be_written() {
+    let kernel = simulated();
+    let dns = service("dns", "10.96.0.3", "").replace("TCP", "UDP");
+    let objects = dns + &slice("dns", "UDP", &["10.1.0.1"]);
+    let proxy = proxy_with(options(), Box::new(Half(kernel.clone())), &objects);
+
+    let (events, taken) = mpsc::channel(16);
+    let (said, mut words) = mpsc::unbounded_channel();
+    let (asked, mut questions) = mpsc::unbounded_channel();
+    let (answers, answer) = plain::channel();
+    (0..1000).for_each(|_| answers.send(true).unwrap());
+    let slow = Slow { inner: kernel.clone(), asked, answer };
+    let hour = Duration::from_secs(3600);
+    let pace = Pace { min_sync_period: Duration::ZERO, sync_period: hour, wait_for_node: None };
+    let the_loop = Loop::new(proxy, (taken, Words(said)), Box::new(|_| options()), pace)
+        .forgetting(Forgetter::start(Box::new(slow)).unwrap());
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(the_loop.run(stopped));
+    let other = decode_text(&service("web", "10.96.0.4", ""), &mut Decoder::new("here"));
+    for event in other {
+        events.send(event).await.unwrap();
+    }
+    for _ in 0..3 {
+        until("synced false", &mut words).await;
+        until("forgot 0", &mut words).await;
+    }
+    stop.send(true).unwrap();
+    tokio::time::timeout(PATIENCE, running).await.expect("the loop ends").unwrap();
+    let mut more = 0;
+    while let Ok(word) = words.try_recv() {
+        more += usize::from(word.starts_with("synced"));
+    }
+    let mut looked = 0;
+    while questions.try_recv().is_ok() {
+        looked += 1;
+    }
+    assert!(looked <= 3 + more, "{looked} looks in {} syncs", 3 + more);
 }

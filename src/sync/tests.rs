@@ -37,7 +37,7 @@ fn proxy(kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
     proxy_with(options(), kernel, objects)
 }
 
-fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
+pub(super) fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
     let mut proxy = Proxy::new(kernel, options);
     Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
     feed(&mut proxy, objects);
