@@ -104,12 +104,16 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
     let failed = |e| Failure::new(format_args!("--cleanup: {e}; nothing more was removed"));
     let mut removed = 0;
-    let mut left = Vec::new();
-    for mut kernel in every_kernel(settings)? {
-        removed += sync::cleanup::cleanup(&mut *kernel).map_err(failed)?;
-        left = sync::cleanup::sets_left(&mut *kernel).map_err(failed)?;
+    let mut kernels = every_kernel(settings)?;
+    for kernel in &mut kernels {
+        removed += sync::cleanup::cleanup(&mut **kernel).map_err(failed)?;
     }
     tracing::info!(removed, "cleaned up");
+    // Sets are the same for every flavour.
+    let left = match kernels.first_mut() {
+        Some(kernel) => sync::cleanup::sets_left(&mut **kernel).map_err(failed)?,
+        None => Vec::new(),
+    };
     match left.is_empty() {
         true => Ok(()),
         false => Err(Failure::new(format_args!(

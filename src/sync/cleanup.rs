@@ -9,6 +9,7 @@ use crate::backend::Options;
 use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::Text;
 use crate::backend::iptables::removal;
+use crate::backend::ipvs::adopt::Found;
 use crate::backend::ipvs::rules::Rules;
 use crate::backend::nftables;
 use crate::backend::nftables::layout::{STANDBY, TABLE};
@@ -110,10 +111,7 @@ fn ipvs_mode(kernel: &mut dyn Kernel, family: Family, stays: Option<Mode>) -> Re
         Some(Mode::Iptables) => removal::chains(),
         _ => Kept::new(),
     };
-    let found = match ipvs::list(kernel, family) {
-        Err(error) if !matters(&error) => return Ok(0),
-        found => found?,
-    };
+    let Some(found) = found(kernel, family)? else { return Ok(0) };
     let ours = found.ours(family, &Options::default());
     let servers: Vec<IpvsOperation> = ours.into_iter().map(IpvsOperation::DeleteServer).collect();
     let rules = match ipvs::dump(kernel, family) {
@@ -154,13 +152,18 @@ fn destroy(kernel: &mut dyn Kernel, sets: Vec<IpsetOperation>) -> Result<usize, 
 pub fn sets_left(kernel: &mut dyn Kernel) -> Result<Vec<String>, Error> {
     let mut left = Vec::new();
     for family in Family::ALL {
-        match ipvs::list(kernel, family) {
-            Ok(found) => left.extend(found.own_set_names(family)),
-            Err(error) if !matters(&error) => {}
-            Err(error) => return Err(error),
-        }
+        let found = found(kernel, family)?;
+        left.extend(found.iter().flat_map(|found| found.own_set_names(family)));
     }
     Ok(left)
+}
+
+/// What there is of ipvs mode in one family; `None` where the kernel has no IPVS.
+fn found(kernel: &mut dyn Kernel, family: Family) -> Result<Option<Found>, Error> {
+    match ipvs::list(kernel, family) {
+        Err(error) if !matters(&error) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 /// Whether an error is more than the lack of the facility.

@@ -46,12 +46,7 @@ impl World {
             }
             let (journey, answer) = self.members[at.0].host.send_and_answer(&packet);
             for journey in [Some(journey), answer].into_iter().flatten() {
-                let (mut next, follow) = self.after(at, &journey);
-                if journey.outcome.fate == Fate::Expired
-                    && self.came_through(&legs[first..], (at, &journey))
-                {
-                    next = Next::Looped;
-                }
+                let (next, follow) = self.after(&legs[first..], (at, &journey));
                 if journey.outcome.fate == Fate::Delivered {
                     let packet = journey.outcome.packet.clone();
                     arrivals.push(Arrival { at, packet, leg: legs.len() });
@@ -65,18 +60,22 @@ impl World {
 
     /// Whether a packet had come through this host before.
     fn came_through(&self, legs: &[Leg], (at, journey): (HostId, &Journey)) -> bool {
-        let ends = |journey: &Journey| {
-            let packet = &journey.packet;
-            (packet.src, packet.dst, packet.transport.clone())
+        let (host, packet) = (&self.member(at).name, &journey.packet);
+        let is_the_same = |other: &Packet| {
+            (other.src, other.dst, &other.transport) == (packet.src, packet.dst, &packet.transport)
         };
-        let host = &self.member(at).name;
-        legs.iter().any(|leg| leg.host == *host && ends(&leg.journey) == ends(journey))
+        legs.iter().any(|leg| leg.host == *host && is_the_same(&leg.journey.packet))
     }
 
-    /// Where a packet goes that a host is done with, and what is to be sent on.
-    fn after(&self, at: HostId, journey: &Journey) -> (Next, Option<(HostId, Packet)>) {
+    /// Where a packet goes that a host is done with after these legs, and what is to be sent on.
+    fn after(
+        &self,
+        legs: &[Leg],
+        (at, journey): (HostId, &Journey),
+    ) -> (Next, Option<(HostId, Packet)>) {
         let hop = match journey.outcome.fate {
             Fate::Forwarded(hop) | Fate::Sent(hop) => hop,
+            Fate::Expired if self.came_through(legs, (at, journey)) => return (Next::Looped, None),
             _ => return (Next::Ended, None),
         };
         let packet = &journey.outcome.packet;

@@ -157,13 +157,13 @@ async fn from_kubeconfig(path: &Path, files: &mut Vec<PathBuf>) -> Result<Config
     // Tried by hand first: the library's error for it repeats the path and the layers between.
     let bytes = std::fs::read(path)
         .map_err(|error| refuse(&error, "check the path and its permissions"))?;
+    let form = "it must be a kubeconfig in YAML or JSON";
     // The library panics at these (kube-client 5.0.0, `read_path`; found by libFuzzer).
     if matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) && bytes.len() % 2 == 1 {
         let error = std::io::Error::other("half a UTF-16 character at its end");
-        return Err(refuse(&error, "it must be a kubeconfig in YAML or JSON"));
+        return Err(refuse(&error, form));
     }
-    let read = Kubeconfig::read_from(path)
-        .map_err(|error| refuse(&error, "it must be a kubeconfig in YAML or JSON"))?;
+    let read = Kubeconfig::read_from(path).map_err(|error| refuse(&error, form))?;
     files.push(path.to_owned());
     files.extend(files_of(&read));
     let named = named_proxy(&read);
