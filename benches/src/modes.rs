@@ -5,11 +5,14 @@
 //!
 //! Each run of each case is a process and a network namespace of its own. Tests: by running it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use clap::ValueEnum;
+
+use kube_proxy::kernel::meter::{Dealing, Meter};
 use kube_proxy::kernel::real::Real;
 use kube_proxy::kernel::{
     Capabilities, Error, Facts, Kernel, Query, Receipt, Transaction, XtablesFlavour,
@@ -20,10 +23,11 @@ use kube_proxy::sync::{Options, Proxy};
 use crate::cluster::{Chance, Cluster, Mix, Shape, feed};
 use crate::figures::{Figures, Runs};
 use crate::meter::{self, Span, measure};
+use crate::real;
 use crate::report::{Row, table};
 
 /// How packets are programmed, and by whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Way {
     /// iptables mode by `iptables-nft-restore`.
     IptablesNft,
@@ -39,14 +43,9 @@ pub enum Way {
 
 impl Way {
     /// Its name on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Way::IptablesNft => "iptables-nft",
-            Way::IptablesNetlink => "iptables-netlink",
-            Way::IptablesLegacy => "iptables-legacy",
-            Way::Ipvs => "ipvs",
-            Way::Nftables => "nftables",
-        }
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     fn mode(self) -> Mode {
@@ -71,7 +70,7 @@ impl Way {
             Way::Nftables => real,
         };
         match real.capabilities().lines(self.mode()).first() {
-            Some(lack) => Err(format!("{}: {lack}", self.as_str())),
+            Some(lack) => Err(format!("{}: {lack}", self.name())),
             None => Ok(real),
         }
     }
@@ -94,7 +93,10 @@ pub struct Wish {
 #[derive(Default)]
 struct Seen {
     took: Duration,
-    transactions: Vec<Transaction>,
+    count: usize,
+    bytes: usize,
+    /// The transactions themselves, where they are kept.
+    kept: Vec<Transaction>,
 }
 
 impl Seen {
@@ -102,41 +104,49 @@ impl Seen {
         std::mem::take(self)
     }
 
-    fn bytes(&self) -> usize {
-        let of = |transaction: &Transaction| match transaction {
+    fn note(&mut self, transaction: &Transaction, keeps: bool) {
+        self.count += 1;
+        self.bytes += match transaction {
             Transaction::Nft(batch) => batch.bytes.len(),
             Transaction::Xtables(text) => text.text.len(),
             _ => 0,
         };
-        self.transactions.iter().map(of).sum()
+        if keeps {
+            self.kept.push(transaction.clone());
+        }
     }
 }
 
-/// Linux, watched.
+/// Linux, timed; what it was told is counted, and kept where it is to be said once more.
 struct Watched {
-    inner: Real,
-    seen: Arc<Mutex<Seen>>,
+    inner: Meter<Real>,
+    seen: Shared,
+    keeps: bool,
+}
+
+type Shared = Arc<Mutex<Seen>>;
+
+fn seen(shared: &Shared) -> std::sync::MutexGuard<'_, Seen> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Watched {
-    fn timed<T>(&mut self, call: impl FnOnce(&mut Real) -> T) -> T {
-        let began = Instant::now();
-        let answer = call(&mut self.inner);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).took += began.elapsed();
-        answer
+    fn new(inner: Real, shared: &Shared, keeps: bool) -> Watched {
+        let clock = shared.clone();
+        let tell = Box::new(move |dealing: Dealing| seen(&clock).took += dealing.took);
+        Watched { inner: Meter::new(inner, tell), seen: shared.clone(), keeps }
     }
 }
 
 impl Kernel for Watched {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
-        let copy = transaction.clone();
-        let outcome = self.timed(|kernel| kernel.apply(transaction));
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).transactions.push(copy);
+        let outcome = self.inner.apply(transaction);
+        seen(&self.seen).note(transaction, self.keeps);
         outcome
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
-        self.timed(|kernel| kernel.read(query))
+        self.inner.read(query)
     }
 
     fn capabilities(&self) -> &Capabilities {
@@ -151,7 +161,7 @@ pub fn run(wish: &Wish) -> Result<BTreeMap<(usize, Way), Runs>, String> {
         for services in &wish.services {
             for way in &wish.ways {
                 let figures = in_child(*way, *services, wish.changes)?;
-                eprintln!("run {round}: {} {services}x10: {}", way.as_str(), figures.to_line());
+                eprintln!("run {round}: {}: {}", case_name(*services, *way), figures.to_line());
                 results.entry((*services, *way)).or_default().push(figures);
                 std::thread::sleep(Duration::from_millis(300 + *services as u64 / 10));
             }
@@ -161,29 +171,32 @@ pub fn run(wish: &Wish) -> Result<BTreeMap<(usize, Way), Runs>, String> {
 }
 
 fn in_child(way: Way, services: usize, changes: usize) -> Result<Figures, String> {
-    let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
-    let output = Command::new(own)
-        .env("KUBE_PROXY_IPTABLES_WRITER", way.writer())
-        .args(["mode-case", way.as_str(), &services.to_string(), &changes.to_string()])
-        .output()
-        .map_err(|e| format!("{}: {e}", way.as_str()))?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{} {services}: {}\n{errors}", way.as_str(), output.status));
-    }
-    Figures::from_line(String::from_utf8_lossy(&output.stdout).trim())
+    let mut own = real::own_binary()?;
+    own.env("KUBE_PROXY_IPTABLES_WRITER", way.writer()).args([
+        "mode-case",
+        &way.name(),
+        &services.to_string(),
+        &changes.to_string(),
+    ]);
+    real::figures_of(own, &case_name(services, way))
+}
+
+fn case_name(services: usize, way: Way) -> String {
+    format!("{} {services}x10", way.name())
 }
 
 /// What a child does: runs a case in a new network namespace. Must be called before any thread is
 /// started.
 pub fn play(way: Way, services: usize, changes: usize) -> Result<Figures, String> {
-    crate::real::enter_new_namespace()?;
+    real::enter_new_namespace()?;
     bring_up_loopback()?;
     let families = vec![Family::V4];
     let cluster = Cluster::new(Shape { services, endpoints: 10, families, mix: Mix::Plain });
     let mut figures = Figures::default();
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let kernel = Watched { inner: way.open()?, seen: seen.clone() };
+    let shared = Shared::default();
+    // Of IPVS what goes before and after depends on what is there: nothing to be said once more.
+    let again = way.mode() != Mode::Ipvs;
+    let kernel = Watched::new(way.open()?, &shared, again);
     let options = Options { mode: way.mode(), ..cluster.options() };
     figures.memory("before", meter::memory("self"));
     let mut proxy = Proxy::new(Box::new(kernel), options);
@@ -192,22 +205,23 @@ pub fn play(way: Way, services: usize, changes: usize) -> Result<Figures, String
         proxy.sync()
     });
     outcome.map_err(|e| e.to_string())?;
-    let first = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let first = seen(&shared).take();
     figures.span("first_all", all);
     figures.put("first_kernel_ms", first.took.as_secs_f64() * 1000.0);
     figures.put("first_ours_ms", all.wall.saturating_sub(first.took).as_secs_f64() * 1000.0);
-    figures.put("first_bytes", first.bytes() as f64);
-    figures.memory("synced", meter::memory("self"));
+    figures.put("first_bytes", first.bytes as f64);
+    if !again {
+        // Elsewhere it would be that of what is kept, too.
+        figures.memory("synced", meter::memory("self"));
+    }
     let (second, span) = measure(|| proxy.sync());
     second.map_err(|e| e.to_string())?;
     figures.span("second_sync", span);
-    let said = seen.lock().unwrap_or_else(PoisonError::into_inner).take().transactions.len();
-    figures.put("second_sync_transactions", said as f64);
-    let later = change((&mut proxy, &seen), &cluster, changes, &mut figures)?;
+    figures.put("second_sync_transactions", seen(&shared).take().count as f64);
+    let later = change((&mut proxy, &shared), &cluster, changes, &mut figures)?;
     drop(proxy);
-    if way.mode() != Mode::Ipvs {
-        // Of IPVS what goes before and after depends on what is there.
-        bare(way, (first.transactions, later), &mut figures)?;
+    if again {
+        bare(way, (first.kept, later), &mut figures)?;
     }
     Ok(figures)
 }
@@ -225,7 +239,7 @@ fn bring_up_loopback() -> Result<(), String> {
 
 /// Random Services lose a random endpoint, and get it back. Gives what was said to the kernel.
 fn change(
-    (proxy, seen): (&mut Proxy, &Arc<Mutex<Seen>>),
+    (proxy, shared): (&mut Proxy, &Shared),
     cluster: &Cluster,
     count: usize,
     figures: &mut Figures,
@@ -243,12 +257,12 @@ fn change(
                 proxy.sync()
             });
             outcome.map_err(|e| e.to_string())?;
-            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let seen = seen(shared).take();
             all.push(span);
             kernel.push(Span { wall: seen.took, ..Span::default() });
             ours.push(Span { wall: span.wall.saturating_sub(seen.took), ..Span::default() });
-            bytes.push(seen.bytes() as f64);
-            said.push(seen.transactions);
+            bytes.push(seen.bytes as f64);
+            said.push(seen.kept);
         }
     }
     figures.spans("change", &all);
@@ -265,7 +279,7 @@ fn bare(
     (first, changes): (Vec<Transaction>, Vec<Vec<Transaction>>),
     figures: &mut Figures,
 ) -> Result<(), String> {
-    crate::real::enter_new_namespace()?;
+    real::enter_new_namespace()?;
     // The namespace that was left is taken apart meanwhile.
     std::thread::sleep(Duration::from_secs(2));
     let mut kernel = way.open()?;
@@ -282,16 +296,15 @@ fn bare(
 /// Prints and keeps the results.
 pub fn report(results: &BTreeMap<(usize, Way), Runs>) -> Result<(), String> {
     let of = |((services, way), runs): (&(usize, Way), &Runs)| {
-        table(&format!("{} mode, {services} Services × 10 endpoints", way.as_str()), &rows(runs))
+        table(&format!("{} mode, {services} Services × 10 endpoints", way.name()), &rows(runs))
     };
     let tables: Vec<String> = results.iter().map(of).collect();
     tables.iter().for_each(|table| println!("{table}"));
-    let name = |(services, way): &(usize, Way)| format!("{} {services}x10", way.as_str());
+    let name = |(services, way): &(usize, Way)| case_name(*services, *way);
     let named = results.iter().map(|(case, runs)| (name(case), runs.clone())).collect();
-    let ways: std::collections::BTreeSet<&str> =
-        results.keys().map(|(_, way)| way.as_str()).collect();
-    let ways: Vec<&str> = ways.into_iter().collect();
-    let sizes: std::collections::BTreeSet<usize> = results.keys().map(|(n, _)| *n).collect();
+    let ways: BTreeSet<String> = results.keys().map(|(_, way)| way.name()).collect();
+    let ways: Vec<String> = ways.into_iter().collect();
+    let sizes: BTreeSet<usize> = results.keys().map(|(n, _)| *n).collect();
     let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
     let name = format!("modes-{}-{}", ways.join("+"), sizes.join("+"));
     match crate::report::write(&name, &named, &tables) {
@@ -302,34 +315,37 @@ pub fn report(results: &BTreeMap<(usize, Way), Runs>) -> Result<(), String> {
     Ok(())
 }
 
+/// What is shown: in which words, which figure, the divisor that brings it to its unit.
+const SHOWN: &[(&str, &str, f64, &str)] = &[
+    ("everything: feed, compile, render, commit", "first_all_ms", 1.0, "ms"),
+    ("… of it the kernel and its tool", "first_kernel_ms", 1.0, "ms"),
+    ("… of it our own", "first_ours_ms", 1.0, "ms"),
+    ("… bytes", "first_bytes", 1.0, ""),
+    ("the same transactions alone", "bare_first_ms", 1.0, "ms"),
+    ("a second sync: transactions", "second_sync_transactions", 1.0, ""),
+    ("one endpoint less or more: p50", "change_p50_us", 1000.0, "ms"),
+    ("… p99", "change_p99_us", 1000.0, "ms"),
+    ("… of it the kernel and its tool, p50", "change_kernel_p50_us", 1000.0, "ms"),
+    ("… of it our own, p50", "change_ours_p50_us", 1000.0, "ms"),
+    ("… of it our own, p99", "change_ours_p99_us", 1000.0, "ms"),
+    ("… bytes, p50", "change_bytes", 1.0, ""),
+    ("the same transactions alone, p50", "bare_change_p50_us", 1000.0, "ms"),
+    ("resident after the first sync (library only)", "synced_rss_kib", 1024.0, "MiB"),
+];
+
+/// Ratios with the most they may be.
+const RATIOS: &[(&str, &str, &str, f64)] = &[
+    ("everything against the same alone", "first_all_ms", "bare_first_ms", 1.3),
+    ("one endpoint against the same alone", "change_p50_us", "bare_change_p50_us", 1.2),
+];
+
 fn rows(runs: &Runs) -> Vec<Row> {
-    let get = |name: &str| runs.median(name);
-    let mut rows = Vec::new();
-    let mut plain = |words: &str, value: Option<f64>, unit: &str| {
-        rows.extend(value.map(|value| Row::plain(words, value, unit)));
-    };
-    plain("everything: feed, compile, render, commit", get("first_all_ms"), "ms");
-    plain("… of it the kernel and its tool", get("first_kernel_ms"), "ms");
-    plain("… of it our own", get("first_ours_ms"), "ms");
-    plain("… bytes", get("first_bytes"), "");
-    plain("the same transactions alone", get("bare_first_ms"), "ms");
-    plain("a second sync: transactions", get("second_sync_transactions"), "");
-    let ms = |name: &str| Some(get(name)? / 1000.0);
-    plain("one endpoint less or more: p50", ms("change_p50_us"), "ms");
-    plain("… p99", ms("change_p99_us"), "ms");
-    plain("… of it the kernel and its tool, p50", ms("change_kernel_p50_us"), "ms");
-    plain("… of it our own, p50", ms("change_ours_p50_us"), "ms");
-    plain("… of it our own, p99", ms("change_ours_p99_us"), "ms");
-    plain("… bytes, p50", get("change_bytes"), "");
-    plain("the same transactions alone, p50", ms("bare_change_p50_us"), "ms");
-    let mib = |name: &str| Some(get(name)? / 1024.0);
-    plain("resident after the first sync (library only)", mib("synced_rss_kib"), "MiB");
-    let ratio = |one: &str, other: &str| Some(get(one)? / get(other)?);
-    if let Some(ratio) = ratio("first_all_ms", "bare_first_ms") {
-        rows.push(Row::most("everything against the same alone", ratio, (1.3, "×")));
-    }
-    if let Some(ratio) = ratio("change_p50_us", "bare_change_p50_us") {
-        rows.push(Row::most("one endpoint against the same alone", ratio, (1.2, "×")));
-    }
-    rows
+    let shown = SHOWN.iter().filter_map(|(words, name, divisor, unit)| {
+        Some(Row::plain(*words, runs.median(name)? / divisor, unit))
+    });
+    let ratios = RATIOS.iter().filter_map(|(words, one, other, most)| {
+        let ratio = runs.median(one)? / runs.median(other)?;
+        Some(Row::most(*words, ratio, (*most, "×")))
+    });
+    shown.chain(ratios).collect()
 }

@@ -124,16 +124,25 @@ pub fn run(wish: &Wish) -> Result<BTreeMap<Case, Runs>, String> {
 
 /// Runs one case in a process of its own.
 fn in_child(case: &Case) -> Result<Figures, String> {
+    let mut own = own_binary()?;
+    own.args(["case", case.what.as_str(), &case.services.to_string()])
+        .args([case.endpoints.to_string(), case.changes.to_string()]);
+    figures_of(own, &case.name())
+}
+
+/// This program, to be started once more.
+pub(crate) fn own_binary() -> Result<Command, String> {
     let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
-    let output = Command::new(own)
-        .args(["case", case.what.as_str(), &case.services.to_string()])
-        .args([case.endpoints.to_string(), case.changes.to_string()])
-        .output()
-        .map_err(|e| format!("{}: {e}", case.name()))?;
+    Ok(Command::new(own))
+}
+
+/// Runs a child that prints the figures of a case.
+pub(crate) fn figures_of(mut child: Command, case: &str) -> Result<Figures, String> {
+    let output = child.output().map_err(|e| format!("{case}: {e}"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{}: {}\n{errors}", case.name(), output.status));
+        return Err(format!("{case}: {}\n{errors}", output.status));
     }
     Figures::from_line(text.trim())
 }
