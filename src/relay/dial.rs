@@ -50,7 +50,8 @@ impl<S: Sockets> Dialing<S> {
     }
 
     /// Begins the next dial; gives which patience it has and until when. `None`: nobody is left to
-    /// be dialled.
+    /// be dialled. Without a descriptor for the endpoint's side the client keeps its own and waits
+    /// one patience as if the endpoint were silent, which is then not held against the endpoint.
     pub(super) fn dial(
         &mut self,
         sockets: &mut S,
@@ -75,7 +76,12 @@ impl<S: Sockets> Dialing<S> {
                     return Some((self.waits, self.deadline));
                 }
                 // Not the endpoint's fault: no other can be dialled either.
-                Err(Trouble::Exhausted) => return None,
+                Err(Trouble::Exhausted) => {
+                    pool.say_exhausted(now);
+                    self.endpoint = None;
+                    self.deadline = now + patience;
+                    return Some((self.waits, self.deadline));
+                }
                 Err(trouble) => self.failed(sockets, (pool, trouble), now),
             }
         }
@@ -105,7 +111,11 @@ impl<S: Sockets> Dialing<S> {
     /// The dial failed; `NotNow` says that it took too long.
     pub(super) fn failed(&mut self, sockets: &mut S, (pool, why): (&Pool, Trouble), now: Duration) {
         self.server.take().into_iter().for_each(|socket| sockets.reset(socket));
-        let Some(endpoint) = self.endpoint.take() else { return };
+        let Some(endpoint) = self.endpoint.take() else {
+            // Nobody was dialled for want of a descriptor.
+            self.waits += 1;
+            return;
+        };
         pool.failed(self.peer.ip(), endpoint, now);
         if why == Trouble::NotNow {
             self.waits += 1;

@@ -245,6 +245,33 @@ fn without_descriptors_nobody_is_accepted_for_a_while_and_open_connections_go_on
 }
 
 #[test]
+fn who_got_the_last_descriptor_waits_for_one_more_and_no_endpoint_is_blamed() {
+    let mut stage = Stage::new(5, 1, Announce::Nothing);
+    stage.net.leave_descriptors(Some(1));
+    let waits = stage.net.client(client(1), PORT);
+    stage.settle();
+    assert_eq!(stage.net.take(waits), (Vec::new(), None, false));
+    stage.net.leave_descriptors(None);
+    stage.pass(Duration::from_millis(250));
+    assert_eq!(stage.net.reached().len(), 1);
+    assert_eq!(stage.pool.counters.figures().failed_dials, 0);
+}
+
+#[test]
+fn who_got_the_last_descriptor_does_not_wait_for_ever() {
+    let mut stage = Stage::new(5, 1, Announce::Nothing);
+    stage.net.leave_descriptors(Some(1));
+    let gives_up = stage.net.client(client(1), PORT);
+    for patience in [250, 500, 1000, 2000] {
+        stage.settle();
+        assert_eq!(stage.net.take(gives_up).1, None);
+        stage.pass(Duration::from_millis(patience));
+    }
+    assert_eq!(stage.net.take(gives_up).1, Some(Trouble::Reset));
+    assert_eq!(stage.pool.counters.figures().unserved, 1);
+}
+
+#[test]
 fn the_endpoint_is_told_of_its_client_where_that_is_asked_for() {
     let mut stage = Stage::new(5, 1, Announce::ProxyV2);
     let (here, there) = stage.connection(1);

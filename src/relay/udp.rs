@@ -212,7 +212,14 @@ impl<D: Datagrams> UdpWorker<D> {
         let pool = found.pool.clone();
         let place = pool.enter(now)?;
         let endpoint = pool.choose(client.ip(), &[], now)?;
-        let upstream = self.sockets.connect(endpoint).ok()?;
+        let upstream = match self.sockets.connect(endpoint) {
+            Ok(upstream) => upstream,
+            Err(Trouble::Exhausted) => {
+                pool.say_exhausted(now);
+                return None;
+            }
+            Err(_) => return None,
+        };
         let flow = Flow { upstream, place, listening, client, endpoint, last: now };
         let slot = self.flows.insert_with(|_| flow);
         let watched = self.flows.get_mut(slot).map(|flow| (slot.number() << 2, &flow.upstream));
