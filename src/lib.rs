@@ -26,3 +26,4 @@ pub mod sync;
 pub mod topology;
 pub mod trace;
 pub mod track;
+pub mod verify;

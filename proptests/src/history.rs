@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use kube_proxy::kernel::fault::Fate as Fault;
 use kube_proxy::kernel::{ErrorKind, XtablesWriter};
 use kube_proxy::model::Kind;
+use kube_proxy::sync::examine::Extent;
 
 use crate::cluster::{Mode, Setup};
 use crate::generate::{name, objects, service, setup, slice};
@@ -64,6 +65,8 @@ pub struct History {
     pub largest: usize,
     /// Who writes in iptables mode.
     pub writer: XtablesWriter,
+    /// How much the proxy itself looks at before it writes it.
+    pub verify: Extent,
 }
 
 /// Whether the kernel may fail in a history.
@@ -90,8 +93,8 @@ pub fn history(mode: Mode, weather: Weather) -> impl Strategy<Value = History> {
     });
     (setup, objects(), vec(step(weather), 1..14), largest).prop_map(
         |(setup, objects, steps, largest)| {
-            let writer = XtablesWriter::Tool;
-            History { setup, objects, steps, largest, writer }
+            let (writer, verify) = (XtablesWriter::Tool, Extent::Off);
+            History { setup, objects, steps, largest, writer, verify }
         },
     )
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 use kube_proxy::api::decode::Decoder;
 use kube_proxy::kernel::{Error, XtablesWriter};
 use kube_proxy::model::{Event, Kind, NamespacedName};
+use kube_proxy::sync::examine::{Broken, Extent as Verify, Known};
 use kube_proxy::sync::{Proxy, Report};
+use kube_proxy::verify::{Looked, Verifier};
 
 use crate::cluster::{Cluster, Mode, Setup};
 use crate::content::content;
@@ -35,6 +37,7 @@ struct Play {
     objects: BTreeMap<Key, Value>,
     stage: Stage,
     writer: XtablesWriter,
+    verify: Verify,
     proxy: Proxy,
     decoder: Decoder,
     /// States that may be in the kernel by now: the last one that was synced, and those that were
@@ -66,19 +69,46 @@ pub fn play(history: &History) -> Result<(), String> {
     })
 }
 
+/// A proxy on a stage; what it finds itself to be wrong is put to the broken promises.
+fn proxy(
+    stage: &Stage,
+    setup: &Setup,
+    (verify, broken): (Verify, &Arc<Mutex<Vec<String>>>),
+) -> Proxy {
+    let proxy = Proxy::new(Box::new(stage.clone()), options(setup));
+    if verify == Verify::Off {
+        return proxy;
+    }
+    let (told, kept) = (broken.clone(), broken.clone());
+    let add = |list: &Mutex<Vec<String>>, what: String| {
+        list.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    };
+    let tell = move |looked: &Looked| {
+        if looked.refused || looked.unknown > 0 {
+            add(&told, format!("the proxy could not look at all of it: {looked:?}"));
+        }
+    };
+    let keep = move |_: Known<'_>, found: &[Broken]| {
+        found.iter().for_each(|broken| add(&kept, format!("the proxy itself found: {broken:?}")));
+    };
+    proxy.examined_by(Box::new(Verifier::new(verify, Box::new(tell), Box::new(keep))))
+}
+
 impl Play {
     fn new(history: &History) -> Play {
         let writer = history.writer;
         let stage = Stage::written_by(&history.setup, history.largest, writer);
+        let broken = Arc::default();
         let mut play = Play {
             setup: history.setup.clone(),
             objects: BTreeMap::new(),
-            proxy: Proxy::new(Box::new(stage.clone()), options(&history.setup)),
+            proxy: proxy(&stage, &history.setup, (history.verify, &broken)),
             stage,
             writer,
+            verify: history.verify,
             decoder: Decoder::new(history.setup.node_name.as_str()),
             possible: Vec::new(),
-            broken: Arc::default(),
+            broken,
             begun: false,
             failed: None,
             // In ipvs mode one transaction is never all of it.
@@ -129,8 +159,7 @@ impl Play {
             Step::Tidy => self.tidy()?,
             Step::Faults(fates) => self.stage.with(|l| l.schedule(fates.iter().copied())),
             Step::Restart => {
-                let options = options(&self.setup);
-                self.proxy = Proxy::new(Box::new(self.stage.clone()), options);
+                self.proxy = proxy(&self.stage, &self.setup, (self.verify, &self.broken));
                 self.decoder = Decoder::new(self.setup.node_name.as_str());
                 self.tell_all();
                 self.sync()?;

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use kube_proxy::sync::examine::Extent as Verify;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
@@ -15,7 +16,7 @@ use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
 use proptests::fate::{Packet, Promise};
 use proptests::generate::{Case, case};
-use proptests::history::{Weather, history, history_over_netlink};
+use proptests::history::{History, Weather, history, history_over_netlink};
 use proptests::memory::{live, memory};
 use proptests::oracle::promise;
 use proptests::packets;
@@ -126,6 +127,24 @@ fn a_failing_kernel_with_iptables_over_netlink_converges_and_harms_nobody() {
 fn a_failing_kernel_in_iptables_mode_converges_and_harms_nobody() {
     let name = "a_failing_kernel_in_iptables_mode_converges_and_harms_nobody";
     holds(name, 400, history(Mode::Iptables, Weather::Foul), play);
+}
+
+#[test]
+fn a_proxy_that_looks_before_it_writes_ends_the_same_and_finds_nothing_wrong() {
+    let name = "a_proxy_that_looks_before_it_writes_ends_the_same_and_finds_nothing_wrong";
+    for (mode, weather) in [
+        (Mode::Nftables, Weather::Fair),
+        (Mode::Nftables, Weather::Foul),
+        (Mode::Iptables, Weather::Fair),
+        (Mode::Iptables, Weather::Foul),
+        (Mode::Ipvs, Weather::Fair),
+        (Mode::Userspace, Weather::Fair),
+    ] {
+        for verify in [Verify::Sample, Verify::Full] {
+            let looking = history(mode, weather).prop_map(move |h| History { verify, ..h });
+            holds(name, 60, looking, play);
+        }
+    }
 }
 
 #[test]

@@ -154,6 +154,16 @@ impl Ruleset {
         self.owned.get(service).into_iter().flatten()
     }
 
+    /// What a Service wants, in the order of its frontends.
+    pub fn wanted_of(&self, service: &NamespacedName) -> Vec<(Frontend, Program)> {
+        let own = |frontend: &Frontend| {
+            let claims = self.claims.get(frontend)?;
+            let claim = claims.iter().find(|claim| claim.origin.service == *service)?;
+            Some((*frontend, Program::clone(claim)))
+        };
+        self.claimed(service).filter_map(own).collect()
+    }
+
     /// Services that claim a frontend which another one claims as well.
     pub fn contenders(&self) -> impl Iterator<Item = &NamespacedName> {
         let claims = self.contested.iter().filter_map(|frontend| self.claims.get(frontend));

@@ -24,6 +24,9 @@ pub(super) struct Clients {
     node_ports: Vec<IpAddr>,
 }
 
+/// Of so many addresses in a row one is not the node's.
+const MOST_OWN: usize = 256;
+
 /// Addresses that stand for somebody outside.
 const OUTSIDE: [[&str; 2]; 2] =
     [["203.0.113.77", "198.51.100.77"], ["2001:db8:ffff::77", "2001:db8:fffe::77"]];
@@ -109,7 +112,7 @@ impl Clients {
             );
             packets.extend(itself(world, claim).map(|(a, link)| packet(a, Some(&link))));
             packets.extend(
-                self.ranged(claim, destination)
+                self.ranged(world, claim, destination)
                     .map(|a| packet(a, self.outside.as_ref().map(|(_, link)| link.as_str()))),
             );
         }
@@ -120,16 +123,48 @@ impl Clients {
         packets
     }
 
+    /// A pod that asks where there is none else.
+    pub(super) fn or_pods(&mut self, pod: &Option<(IpAddr, String)>) {
+        if self.pods.is_empty() {
+            self.pods.extend(pod.clone());
+        }
+    }
+
+    /// Packets to an address that is no Service's any more.
+    pub(super) fn to(&self, world: &World, (address, protocol, port): &Frontend) -> Vec<Packet> {
+        let Some(destination) = *address else { return Vec::new() };
+        let packet = |source: IpAddr, link: Option<&String>| Packet {
+            protocol: *protocol,
+            source,
+            destination,
+            port: *port,
+            link: link.cloned(),
+        };
+        let own = world.host.source_for(destination).map(|source| packet(source, None));
+        let others = self.pods.iter().chain(&self.outside);
+        others.map(|(source, link)| packet(*source, Some(link))).chain(own).collect()
+    }
+
     /// A source inside of each kind of range of a load balancer.
-    fn ranged(&self, claim: &Claim<'_>, destination: IpAddr) -> impl Iterator<Item = IpAddr> {
+    fn ranged(
+        &self,
+        world: &World,
+        claim: &Claim<'_>,
+        destination: IpAddr,
+    ) -> impl Iterator<Item = IpAddr> {
         let family = Family::of(destination);
         let ranges: &[IpNet] = match claim.service.load_balancer_ips.contains(&destination) {
             true => &claim.service.source_ranges,
             false => &[],
         };
         let usable = self.outside.is_some();
-        let first = ranges.iter().find(|range| usable && Family::of(range.addr()) == family);
-        first.and_then(|range| range.hosts().next()).into_iter()
+        // A range of everybody has somebody outside in it anyway.
+        let narrow = |range: &&IpNet| range.prefix_len() > 0 && Family::of(range.addr()) == family;
+        let first = ranges.iter().filter(|_| usable).find(narrow);
+        // Nobody outside has an address of the node's.
+        let odd = |a: &IpAddr| a.is_unspecified() || a.is_loopback() || a.is_multicast();
+        let stranger = |address: &IpAddr| !odd(address) && !world.host.is_local(*address);
+        first.and_then(|range| range.hosts().take(MOST_OWN).find(stranger)).into_iter()
     }
 
     /// A packet to a cluster IP at a port that it does not have.

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 
 use sim::{Fate, Outcomes, Step};
 
-use super::classes::clients;
+use super::classes::{Clients, clients};
 use super::drift::Drift;
 use super::{ByCause, Finding, Report, Sort};
 use crate::kernel::Socket;
-use crate::model::Family;
-use crate::promise::{Packet, Promise, Promises};
-use crate::trace::{Answer, Doubt, Ending, Kind, Question, World, ask, packet_of};
+use crate::model::{Family, Protocol};
+use crate::promise::{Claim, Face, Frontend, Packet, Promise, Promises};
+use crate::trace::{Answer, Doubt, Ending, Kind, Question, World, ask, endpoint_of, packet_of};
 
 /// What holding a packet against its promise came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,16 +80,7 @@ pub(super) fn all(
         let clients = clients(world, promises, promises.detector(), family);
         for (frontend, claim) in promises.claims(family) {
             let mut packets = clients.packets(world, frontend, claim);
-            if claim.face == crate::promise::Face::Cluster {
-                let taken = |port| {
-                    promises.claims(family).contains_key(&(
-                        frontend.0,
-                        crate::model::Protocol::Tcp,
-                        port,
-                    ))
-                };
-                packets.extend(clients.beside(world, frontend, taken));
-            }
+            packets.extend(beside(world, promises, (&clients, family), (frontend, claim)));
             let name = claim.service.port_name(claim.port).to_string();
             let mut troubles: BTreeMap<(Sort, String), String> = BTreeMap::new();
             for packet in &packets {
@@ -109,6 +100,28 @@ pub(super) fn all(
     }
 }
 
+/// A packet to a cluster IP at a port that it does not have.
+pub(super) fn beside(
+    world: &World,
+    promises: &Promises<'_>,
+    (clients, family): (&Clients, Family),
+    (frontend, claim): (&Frontend, &Claim<'_>),
+) -> Option<Packet> {
+    let claims = promises.claims(family);
+    let taken = |port| claims.contains_key(&(frontend.0, Protocol::Tcp, port));
+    if claim.face == Face::Cluster { clients.beside(world, frontend, taken) } else { None }
+}
+
+/// Holds what becomes of a packet against its promise.
+pub(super) fn ask_one(world: &mut World, promises: &Promises<'_>, packet: &Packet) -> Verdict {
+    let promise = promises.of(packet);
+    let sticky = promises.claim_of(packet).is_some_and(|claim| claim.service.affinity.is_some());
+    let sent = packet_of(world, &question(packet));
+    world.aim_at(&sent);
+    let outcomes = world.outcomes(&sent);
+    judge(world, (&sent, &outcomes), (&promise, sticky || promises.take_turns()))
+}
+
 type Trouble = ((Sort, String), String);
 
 fn one(
@@ -117,27 +130,21 @@ fn one(
     packet: &Packet,
     (report, causes): (&mut Report, &Causes),
 ) -> Option<Trouble> {
-    let promise = promises.of(packet);
-    let sticky = promises.claim_of(packet).is_some_and(|claim| claim.service.affinity.is_some());
-    let question = question(packet);
-    let sent = packet_of(world, &question);
-    world.aim_at(&sent);
-    let outcomes = world.outcomes(&sent);
-    let verdict = judge(world, &outcomes, (&promise, sticky));
+    let verdict = ask_one(world, promises, packet);
     if verdict == Verdict::Kept {
         return None;
     }
-    let answer = ask(world, &question);
+    let answer = ask(world, &question(packet));
     if verdict == Verdict::Unknown {
         report.gaps.extend(answer.gaps);
         return None;
     }
     let Verdict::Broken(words) = verdict else { return None };
-    let cause = cause(&answer, &promise, causes);
+    let cause = cause(&answer, &promises.of(packet), causes);
     Some((cause, format!("{} {}: {words}", answer.packet, entered(packet))))
 }
 
-fn entered(packet: &Packet) -> String {
+pub(super) fn entered(packet: &Packet) -> String {
     packet.link.as_ref().map_or_else(|| "from this node".to_owned(), |link| format!("by {link}"))
 }
 
@@ -162,16 +169,20 @@ pub(super) fn asked(question: &Question) -> Packet {
     }
 }
 
-/// Holds outcomes against a promise; of a sticky Service a client may have its endpoint already.
-pub fn judge(world: &World, outcomes: &Outcomes, (promise, sticky): (&Promise, bool)) -> Verdict {
+/// Holds outcomes against a promise; of a sticky Service a client may have its endpoint already, and
+/// where endpoints take turns it is one's turn.
+pub fn judge(
+    world: &World,
+    (sent, outcomes): (&sim::Packet, &Outcomes),
+    (promise, settled): (&Promise, bool),
+) -> Verdict {
     let mut shares: BTreeMap<Socket, f64> = BTreeMap::new();
     for (probability, outcome) in outcomes {
         if world.is_unknown(outcome) {
             return Verdict::Unknown;
         }
         let through = matches!(outcome.fate, Fate::Delivered | Fate::Forwarded(_) | Fate::Sent(_));
-        let endpoint =
-            outcome.dnat.filter(|_| through).map(|(address, port)| Socket { address, port });
+        let endpoint = endpoint_of(sent, outcome).filter(|_| through);
         let relayed = endpoint.is_some_and(|endpoint| world.is_relay(endpoint.address));
         let kept = match (promise, endpoint, &outcome.fate) {
             // The relay chooses among them itself.
@@ -202,7 +213,7 @@ pub fn judge(world: &World, outcomes: &Outcomes, (promise, sticky): (&Promise, b
         }
     }
     match promise {
-        Promise::Endpoints(promised) => spread(promised, &shares, sticky),
+        Promise::Endpoints(promised) => spread(promised, &shares, settled),
         _ => Verdict::Kept,
     }
 }
@@ -211,9 +222,9 @@ pub fn judge(world: &World, outcomes: &Outcomes, (promise, sticky): (&Promise, b
 fn spread(
     promised: &BTreeMap<Socket, bool>,
     shares: &BTreeMap<Socket, f64>,
-    sticky: bool,
+    settled: bool,
 ) -> Verdict {
-    if sticky && shares.len() == 1 {
+    if settled && shares.len() == 1 {
         return Verdict::Kept;
     }
     if let Some(missing) = promised.keys().find(|endpoint| !shares.contains_key(endpoint)) {

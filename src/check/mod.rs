@@ -9,6 +9,7 @@ mod chains;
 mod classes;
 mod drift;
 mod judge;
+mod services;
 mod surroundings;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -16,6 +17,7 @@ mod tests;
 mod what_if;
 
 pub use judge::{Verdict, judge};
+pub use services::{Came, These, ask_some};
 pub use what_if::{Change, Effect, effects};
 
 use std::collections::{BTreeMap, BTreeSet};

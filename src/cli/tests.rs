@@ -213,6 +213,8 @@ const VALUES: &[(&str, &str, Option<&str>)] = &[
     ("userspace-max-connections", "10000", Some("-1")),
     ("userspace-max-connections-per-service", "100", Some("many")),
     ("v", "10", Some("-1")),
+    ("verify", "sample", Some("some")),
+    ("verify-dumps", "/var/log", None),
     ("version", "false", Some("long")),
     ("vmodule", "sync=4,api*=6", Some("sync")),
     ("write-config-to", "''", None),

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::settings::KernelChoice;
+use crate::sync::examine::Extent;
 
 /// What flags ask beside the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct Errand {
     pub manifests: Option<PathBuf>,
     /// `--master`.
     pub master: Option<String>,
+    /// `--verify`.
+    pub verify: Extent,
+    /// `--verify-dumps`.
+    pub verify_dumps: Option<PathBuf>,
     /// `--version`.
     pub version: Option<VersionForm>,
     /// `--write-config-to`.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
 use crate::sync;
+use crate::sync::examine::Extent;
 pub use crate::sync::sysctls::Conntrack;
 
 /// Everything the user asked for.
@@ -21,6 +22,10 @@ pub struct Settings {
     pub mode: Mode,
     /// Which kernel is programmed.
     pub kernel: KernelChoice,
+    /// How much is looked at before it is written.
+    pub verify: Extent,
+    /// The folder for dumps of what would have broken a promise; `None`: none is kept.
+    pub verify_dumps: Option<PathBuf>,
     /// This node's name.
     pub node_name: Arc<str>,
     /// Where the cluster's state comes from.

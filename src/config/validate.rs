@@ -37,6 +37,8 @@ pub(super) fn validate(
     let settings = Settings {
         mode,
         kernel: errand.kernel,
+        verify: errand.verify,
+        verify_dumps: errand.verify_dumps.clone(),
         node_name: check.node_name(text(&wire.hostname_override), hostname),
         source: check.source(wire, errand),
         client: check.client(&wire.client_connection),

@@ -2,12 +2,14 @@
 //! simulated host with this node's addresses, and the packet sent through it. Nothing of the real
 //! kernel is read or written. Tests: below.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::kernel::simulated::Simulated;
-use crate::model::{Event, Family, LocalDetector, Node, Protocol};
+use crate::model::{Event, Protocol};
 use crate::serve::board::{Asked, Entry, Judged};
 use crate::sync::{Options, Proxy};
+use crate::trace::load;
+use crate::trace::stand_in::{OUTSIDE, pod_link, stand_in};
 
 /// Source port of every packet that is asked about.
 const SPORT: u16 = 40_000;
@@ -22,7 +24,7 @@ pub(super) fn judge(
         Event::Node(node) => Some((**node).clone()),
         _ => None,
     });
-    let kernel = Simulated::new(host(&options, node.as_ref()));
+    let kernel = Simulated::new(load(stand_in(&options, node.as_ref(), &[])).host);
     let mut proxy = Proxy::new(Box::new(kernel.clone()), options.clone());
     objects.into_iter().for_each(|event| proxy.feed(event));
     proxy.sync().map_err(|error| format!("the simulated kernel refused the rules: {error}"))?;
@@ -34,38 +36,6 @@ pub(super) fn judge(
     });
     let fates = fates.collect();
     Ok(Judged { fates, journey: host.send(&packet).to_string() })
-}
-
-/// A node with the Node object's addresses, a link to its pods and one to everything else.
-fn host(options: &Options, node: Option<&Node>) -> sim::Host {
-    let mut host = sim::Host::new(1);
-    let outside = host.add_link("outside0");
-    let pods = host.add_link(&pod_link(&options.detector));
-    for address in node.iter().flat_map(|node| &node.addresses) {
-        host.add_address(outside, *address, if address.is_ipv4() { 24 } else { 64 });
-    }
-    for cidr in node.iter().flat_map(|node| &node.pod_cidrs) {
-        if let Some(first) = cidr.hosts().next() {
-            host.add_address(pods, first, cidr.prefix_len());
-        }
-    }
-    for family in Family::ALL {
-        let all: IpAddr = match family {
-            Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
-            Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        };
-        host.add_route((all, 0), None, outside);
-    }
-    host
-}
-
-/// The link that pods' packets come in over, named as the way to tell local traffic wants it.
-fn pod_link(detector: &LocalDetector) -> String {
-    match detector {
-        LocalDetector::Bridge(name) => name.clone(),
-        LocalDetector::InterfacePrefix(prefix) => format!("{prefix}0").chars().take(15).collect(),
-        LocalDetector::None | LocalDetector::Cidrs(_) => "pods0".to_owned(),
-    }
 }
 
 fn packet(host: &sim::Host, options: &Options, asked: &Asked) -> Result<sim::Packet, String> {
@@ -80,7 +50,7 @@ fn packet(host: &sim::Host, options: &Options, asked: &Asked) -> Result<sim::Pac
         Entry::Node if host.is_local(asked.source) => return Ok(packet),
         Entry::Node => return Err(format!("source: {} is no address of this node", asked.source)),
         Entry::Pod => pod_link(&options.detector),
-        Entry::Outside => "outside0".to_owned(),
+        Entry::Outside => OUTSIDE.to_owned(),
     };
     let link = host.link(&link).ok_or("the simulated node lacks a link; this is a bug")?;
     Ok(packet.arriving(link.index))
@@ -106,8 +76,8 @@ fn words(outcome: &sim::Outcome, asked: &Asked) -> String {
 mod tests {
     use super::*;
     use crate::model::{
-        Conditions, Endpoint, EndpointSlice, Kind, NamespacedName, NodePortAddresses, Service,
-        ServicePort, SlicePort, TrafficPolicy,
+        Conditions, Endpoint, EndpointSlice, Family, Kind, LocalDetector, NamespacedName, Node,
+        NodePortAddresses, Service, ServicePort, SlicePort, TrafficPolicy,
     };
 
     fn objects() -> Vec<Event> {

@@ -12,6 +12,7 @@ mod lookout;
 mod observe;
 mod ready;
 mod source;
+mod verifier;
 
 use std::fmt;
 use std::io::Write;
@@ -199,6 +200,7 @@ async fn live(
     let forgetter = forgetter(&mut *kernel, sources.metrics.clone());
     let resolve_options = resolve(settings.clone(), families.clone());
     let proxy = Proxy::new(metered(kernel, sources.metrics.clone()), resolve_options(None));
+    let proxy = verifier::verified(proxy, &settings, sources.metrics.clone());
     let pace = pace(&settings, source.wait_for_node.then(|| wait(&settings)));
     let the_loop = Loop::new(proxy, (events, witness), Box::new(resolve_options), pace);
     let the_loop = foreign.into_iter().fold(the_loop, Loop::hear);

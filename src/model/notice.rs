@@ -18,16 +18,19 @@ pub enum Reason {
     Unsupported,
     /// The health check node port of a Service cannot be listened on.
     HealthCheckPort,
+    /// What was to be programmed would not keep the API's promise (`--verify`).
+    PromiseBroken,
 }
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Reason; 5] = [
+    pub const ALL: [Reason; 6] = [
         Reason::InvalidField,
         Reason::InvalidObject,
         Reason::AddressConflict,
         Reason::Unsupported,
         Reason::HealthCheckPort,
+        Reason::PromiseBroken,
     ];
 
     /// CamelCase, as the API wants an Event's reason.
@@ -38,6 +41,7 @@ impl Reason {
             Reason::AddressConflict => "AddressConflict",
             Reason::Unsupported => "Unsupported",
             Reason::HealthCheckPort => "FailedToStartServiceHealthcheck",
+            Reason::PromiseBroken => "PromiseBroken",
         }
     }
 }

@@ -113,17 +113,26 @@ pub struct Promises<'a> {
 impl<'a> Promises<'a> {
     /// Works out who has which frontend: of several claimants the oldest, by name among equals.
     pub fn new(cluster: &'a Cluster, node: &'a Node) -> Promises<'a> {
+        Promises::among(cluster, node, cluster.services().collect())
+    }
+
+    /// The same as if there were only some of the Services. It is right for those of them whose
+    /// addresses and node ports no other Service has.
+    pub fn among(
+        cluster: &'a Cluster,
+        node: &'a Node,
+        mut services: Vec<&'a Service>,
+    ) -> Promises<'a> {
         let mut promises = Promises {
             cluster,
             node,
             claims: [BTreeMap::new(), BTreeMap::new()],
             losers: Vec::new(),
-            cluster_ips: cluster.services().flat_map(|s| s.cluster_ips.iter().copied()).collect(),
+            cluster_ips: services.iter().flat_map(|s| s.cluster_ips.iter().copied()).collect(),
             bound: BTreeSet::new(),
             health_ports: [BTreeSet::new(), BTreeSet::new()],
             service_cidrs: cluster.service_cidrs(),
         };
-        let mut services: Vec<&Service> = cluster.services().collect();
         services.sort_by_key(|service| (service.created, &service.name));
         for service in services {
             for family in Family::ALL.into_iter().filter(|f| service.cluster_ip(*f).is_some()) {
@@ -175,6 +184,12 @@ impl<'a> Promises<'a> {
     /// How local pods are told from the rest.
     pub fn detector(&self) -> &LocalDetector {
         &self.node.detector
+    }
+
+    /// Whether each packet has one endpoint that is chosen by what was before it, so that others are
+    /// not seen from it: IPVS' schedulers take turns.
+    pub fn take_turns(&self) -> bool {
+        self.node.mode == Mode::Ipvs
     }
 
     /// Every health check node port of a family.

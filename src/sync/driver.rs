@@ -56,6 +56,12 @@ pub(super) trait Driver: std::fmt::Debug + Send {
         report: &mut Report,
     ) -> Result<(), Error>;
 
+    /// Does what the rules just written ask for beside them, such as to forget clients whose
+    /// endpoint is gone. After an error the caller distrusts it.
+    fn settle(&mut self, _kernel: &mut dyn Kernel, _report: &mut Report) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Removes what nobody needs any more; for when nothing else waits. After an error the caller
     /// distrusts it.
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error>;

@@ -9,7 +9,7 @@ use super::Report;
 use super::conntrack::is_looked_after;
 use super::driver::{Driver, Wanted, driver};
 use crate::backend::Options;
-use crate::backend::program::{Frontend, compile, without_nested};
+use crate::backend::program::{Frontend, Program, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Process, Touched};
 use crate::kernel::{Error, Kernel, Socket};
@@ -19,6 +19,7 @@ use crate::track::Cluster;
 /// One family.
 #[derive(Debug)]
 pub(super) struct FamilySync {
+    mode: Mode,
     family: Family,
     ruleset: Ruleset,
     changed: BTreeSet<Frontend>,
@@ -34,6 +35,7 @@ pub(super) struct FamilySync {
 impl FamilySync {
     pub(super) fn new(mode: Mode, family: Family) -> FamilySync {
         FamilySync {
+            mode,
             family,
             ruleset: Ruleset::default(),
             changed: BTreeSet::new(),
@@ -191,6 +193,17 @@ impl FamilySync {
         options: &Options,
         report: &mut Report,
     ) -> Result<(), Error> {
+        self.write(kernel, options, report)?;
+        self.settle(kernel, report)
+    }
+
+    /// The first half of `bring`: the rules.
+    pub(super) fn write(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         if !self.is_behind() {
             return Ok(());
         }
@@ -207,6 +220,42 @@ impl FamilySync {
                 Err(error)
             }
         }
+    }
+
+    /// The second half: what the rules ask for beside them.
+    pub(super) fn settle(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let settled = self.driver.settle(kernel, report);
+        if settled.is_err() {
+            self.distrust();
+        }
+        settled
+    }
+
+    /// Makes what is wanted from nothing, in another kernel; nothing is remembered of it.
+    pub(super) fn rehearse(&self, kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
+        let mut driver = driver(self.mode, self.family);
+        let wanted = Wanted { ruleset: &self.ruleset, options, changed: BTreeSet::new() };
+        driver.bring(kernel, wanted, &mut Report::default())
+    }
+
+    /// What a Service wants now.
+    pub(super) fn wanted_of(&self, service: &NamespacedName) -> Vec<(Frontend, Program)> {
+        self.ruleset.wanted_of(service)
+    }
+
+    /// Goes back to what a Service wanted before.
+    pub(super) fn take_back(
+        &mut self,
+        service: &NamespacedName,
+        programs: Vec<(Frontend, Program)>,
+    ) {
+        let touched = self.ruleset.replace(service, programs);
+        self.behind |= !touched.is_empty();
+        self.changed.extend(touched);
     }
 
     /// Removes what nobody needs any more; for when there is nothing else to do.

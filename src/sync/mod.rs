@@ -6,6 +6,7 @@
 
 pub mod cleanup;
 pub mod conntrack;
+pub mod examine;
 pub mod flows;
 pub mod run;
 pub mod schedule;
@@ -25,7 +26,7 @@ mod nftables;
 mod run_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(crate) mod tests;
 mod userspace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,7 @@ use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelayOperation, Tra
 pub use crate::kernel::{IpvsTimeouts, RelaySettings};
 use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
+use examine::{Before, Examined, Tee};
 use family::FamilySync;
 use flows::Suspects;
 
@@ -121,6 +123,8 @@ pub struct Proxy {
     /// Through whom flows may be stale that nobody looks for yet.
     suspects: Suspects,
     last_changes: Changes,
+    /// Who looks at everything before it is written.
+    examined: Option<Examined>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -139,6 +143,7 @@ impl Proxy {
             options,
             suspects: Suspects::default(),
             last_changes: Changes::default(),
+            examined: None,
         }
     }
 
@@ -176,7 +181,9 @@ impl Proxy {
     /// Everything that could not be done as asked, sorted.
     pub fn notices(&self) -> Vec<Notice> {
         let of_families = self.families.iter().flat_map(FamilySync::notices);
-        let all: BTreeSet<Notice> = self.cluster().notices().cloned().chain(of_families).collect();
+        let of_examiner = self.examined.iter().flat_map(Examined::notices);
+        let all = self.cluster().notices().cloned().chain(of_families).chain(of_examiner);
+        let all: BTreeSet<Notice> = all.collect();
         all.into_iter().collect()
     }
 
@@ -282,14 +289,26 @@ impl Proxy {
         if !self.ready() {
             return Ok(report);
         }
-        self.compile(&mut report);
+        let before = self.compile(&mut report);
+        match self.examined.take() {
+            None => self.bring_families(&mut report)?,
+            Some(mut examined) => {
+                let synced = self.sync_examined(&mut examined, &before, &mut report);
+                self.examined = Some(examined);
+                synced?;
+            }
+        }
+        Ok(report)
+    }
+
+    fn bring_families(&mut self, report: &mut Report) -> Result<(), Error> {
         let mut outcome = Ok(());
         for family in &mut self.families {
             let options = mode_options(&self.options, self.tracker.cluster());
-            let brought = family.bring(&mut *self.kernel, &options, &mut report);
+            let brought = family.bring(&mut *self.kernel, &options, report);
             outcome = outcome.and(brought);
         }
-        outcome.map(|()| report)
+        outcome
     }
 
     /// Says goodbye before the process ends. Rules stay in place; connections that the process itself
@@ -354,13 +373,19 @@ impl Proxy {
     pub fn tidy(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         for family in &mut self.families {
-            family.tidy(&mut *self.kernel, &mut report)?;
+            let kernel = &mut *self.kernel;
+            match &mut self.examined {
+                None => family.tidy(kernel, &mut report)?,
+                Some(examined) => family.tidy(&mut Tee { kernel, examined }, &mut report)?,
+            }
         }
         Ok(report)
     }
 
-    /// Takes the changes into what is wanted of each family.
-    fn compile(&mut self, report: &mut Report) {
+    /// Takes the changes into what is wanted of each family; gives what Services wanted before, if
+    /// somebody wants to know.
+    fn compile(&mut self, report: &mut Report) -> Before {
+        let mut before = Before::new();
         let mut changes = self.tracker.take_changes();
         let cluster = self.tracker.cluster();
         if changes.everything || changes.node {
@@ -368,6 +393,10 @@ impl Proxy {
         }
         report.services = changes.services.len();
         for name in &changes.services {
+            if self.examined.is_some() {
+                let was = self.families.iter().map(|family| family.wanted_of(name)).collect();
+                before.insert(name.clone(), was);
+            }
             for family in &mut self.families {
                 let (owners, gone) = family.compile(cluster, name);
                 self.suspects.services.extend(owners);
@@ -383,6 +412,7 @@ impl Proxy {
             self.families.iter_mut().for_each(FamilySync::mark_behind);
         }
         self.last_changes = changes;
+        before
     }
 
     /// Those of the node's addresses that take node port traffic.

@@ -80,6 +80,10 @@ impl Driver for Nftables {
         self.bring_to(kernel, (wanted.ruleset, wanted.options), changed, report)
     }
 
+    fn settle(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        self.forget_clients(kernel, report)
+    }
+
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
         self.look_again(kernel, report)?;
         let Some(applied) = &mut self.applied else { return Ok(()) };
@@ -133,7 +137,7 @@ impl Nftables {
             apply(kernel, batch, report)?;
         }
         self.forget_clients |= plan.forgets_clients;
-        self.forget_clients(kernel, report)
+        Ok(())
     }
 
     /// Sees to it that there is no table, and gives the clients that were remembered. What there

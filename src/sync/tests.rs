@@ -13,9 +13,9 @@ use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capabilities, ErrorKind, Receipt};
 use crate::model::{Kind, NamespacedName, Protocol};
 
-const NODE: &str = "here";
+pub(crate) const NODE: &str = "here";
 
-pub(super) fn simulated() -> Simulated {
+pub(crate) fn simulated() -> Simulated {
     let mut host = sim::Host::new(7);
     let link = host.add_link("eth0");
     host.add_address(link, "192.168.0.2".parse().unwrap(), 24);
@@ -24,7 +24,7 @@ pub(super) fn simulated() -> Simulated {
     Simulated::new(host)
 }
 
-pub(super) fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         node_name: NODE.into(),
         detector: LocalDetector::Cidrs(vec!["10.0.0.0/8".parse().unwrap()]),
@@ -37,7 +37,7 @@ fn proxy(kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
     proxy_with(options(), kernel, objects)
 }
 
-pub(super) fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
+pub(crate) fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objects: &str) -> Proxy {
     let mut proxy = Proxy::new(kernel, options);
     Kind::ALL.into_iter().for_each(|kind| proxy.feed(Event::ListStarted(kind)));
     feed(&mut proxy, objects);
@@ -45,20 +45,20 @@ pub(super) fn proxy_with(options: Options, kernel: Box<dyn Kernel + Send>, objec
     proxy
 }
 
-pub(super) fn feed(proxy: &mut Proxy, objects: &str) {
+pub(crate) fn feed(proxy: &mut Proxy, objects: &str) {
     for event in decode_text(objects, &mut Decoder::new(NODE)) {
         proxy.feed(event);
     }
 }
 
-pub(super) fn service(name: &str, ip: &str, more: &str) -> String {
+pub(crate) fn service(name: &str, ip: &str, more: &str) -> String {
     format!(
         "---\nkind: Service\napiVersion: v1\nmetadata: {{name: {name}, namespace: ns}}\n\
          spec: {{clusterIP: {ip}, ports: [{{port: 80, protocol: TCP}}]{more}}}\n"
     )
 }
 
-pub(super) fn slice(service: &str, protocol: &str, addresses: &[&str]) -> String {
+pub(crate) fn slice(service: &str, protocol: &str, addresses: &[&str]) -> String {
     let endpoints: Vec<String> =
         addresses.iter().map(|a| format!("{{addresses: [{a}], nodeName: there}}")).collect();
     format!(

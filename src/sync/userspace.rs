@@ -122,6 +122,10 @@ impl Driver for Userspace {
         self.stop(kernel, left, report)
     }
 
+    fn settle(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
+        self.table.settle(kernel, report)
+    }
+
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
         self.table.tidy(kernel, report)
     }

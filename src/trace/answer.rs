@@ -138,8 +138,10 @@ pub fn ask(world: &mut World, question: &Question) -> Answer {
     world.aim(link);
     let journeys = world.journeys(&packet);
     let mut gaps: BTreeSet<Doubt> = world.gaps.iter().map(doubt).collect();
-    let endings: Vec<Ending> =
-        journeys.into_iter().map(|(p, journey)| ending(world, p, journey, &mut gaps)).collect();
+    let endings: Vec<Ending> = journeys
+        .into_iter()
+        .map(|(p, journey)| ending(world, (p, &packet), journey, &mut gaps))
+        .collect();
     let first = endings.first().map(|ending| &ending.journey);
     Answer {
         packet: shown(question, &packet),
@@ -188,6 +190,14 @@ pub fn packet(world: &World, question: &Question) -> Packet {
     link.map_or_else(|| packet.clone().sent_here(), |link| packet.clone().arriving(link.index))
 }
 
+/// Where a packet's destination was changed to. IPVS leaves no mark of it on a connection of the
+/// node's own, so that the packet itself has to say it.
+pub fn endpoint_of(asked: &Packet, outcome: &sim::Outcome) -> Option<Socket> {
+    let now = (outcome.packet.dst, outcome.packet.dport());
+    let changed = Some(now).filter(|now| *now != (asked.dst, asked.dport()));
+    outcome.dnat.or(changed).map(|(address, port)| Socket { address, port })
+}
+
 fn shown(question: &Question, packet: &Packet) -> String {
     let source = match question.source.port() {
         0 => packet.src.to_string(),
@@ -199,7 +209,7 @@ fn shown(question: &Question, packet: &Packet) -> String {
 
 fn ending(
     world: &World,
-    probability: sim::Probability,
+    (probability, packet): (sim::Probability, &Packet),
     journey: Journey,
     gaps: &mut BTreeSet<Doubt>,
 ) -> Ending {
@@ -231,7 +241,7 @@ fn ending(
         share: probability.as_f64(),
         fate: kind,
         words: words(world, (kind, &outcome.fate), outcome.packet.dst),
-        endpoint: outcome.dnat.map(socket),
+        endpoint: endpoint_of(packet, outcome),
         carried_to: Vec::new(),
         arrives: socket((outcome.packet.dst, outcome.packet.dport())),
         masquerade: masquerade(&journey),

@@ -18,13 +18,14 @@ mod load;
 mod names;
 mod owners;
 mod replay;
+pub mod stand_in;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests;
 mod turns;
 mod words;
 
-pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, packet as packet_of};
+pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, endpoint_of, packet as packet_of};
 pub use desired::desired;
 pub use diagram::mermaid;
 pub use load::{Gap, Maker, Whereabouts, World, load};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::model::{EndpointSlice, Kind, NamespacedName, Node, Notice, Service};
+use crate::model::{EndpointSlice, Event, Kind, NamespacedName, Node, Notice, Service};
 
 /// What is known of the cluster, ordered by name wherever there is an order to choose.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +77,25 @@ impl Cluster {
     pub fn node_eligible(&self) -> bool {
         let leaving = self.node.as_ref().is_some_and(|n| n.to_be_deleted || n.deleting);
         !self.node_gone && !leaving
+    }
+
+    /// Everything that is known, told again as full lists of each kind; without Notices.
+    pub fn events(&self) -> Vec<Event> {
+        let services = self.services().map(|s| Event::Service(Box::new(s.clone())));
+        let slices = self.slices.iter().map(|s| Event::Slice(Box::new((*s.0).clone())));
+        let gone = self.node_gone.then_some(Event::NodeGone);
+        let node = self.node.iter().map(|node| Event::Node(Box::new(node.clone()))).chain(gone);
+        let cidrs = self.cidrs.iter();
+        let cidrs = cidrs.map(|(name, cidrs)| Event::ServiceCidr(name.clone(), cidrs.clone()));
+        let listed = |kind: Kind, objects: Vec<Event>| {
+            let started = std::iter::once(Event::ListStarted(kind));
+            started.chain(objects).chain([Event::ListEnded(kind)])
+        };
+        let all = listed(Kind::Service, services.collect())
+            .chain(listed(Kind::EndpointSlice, slices.collect()))
+            .chain(listed(Kind::Node, node.collect()))
+            .chain(listed(Kind::ServiceCidr, cidrs.collect()));
+        all.collect()
     }
 
     /// The CIDRs of all ServiceCIDR objects, sorted, each once.

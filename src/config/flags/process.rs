@@ -6,6 +6,7 @@ use crate::config::errand::VersionForm;
 use crate::config::forms::{self, GoDuration};
 use crate::config::settings::KernelChoice;
 use crate::config::wire::{FlushFrequency, OutputRouting, Quantity, VmoduleItem};
+use crate::sync::examine::Extent;
 
 pub(super) const ACTIONS: &[Flag] = &[
     Flag::switch(
@@ -17,7 +18,7 @@ pub(super) const ACTIONS: &[Flag] = &[
     Flag::value(
         "config",
         "FILE",
-        "Configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1). With it only these flags count: what to do, --hostname-override, --manifests, --master, --kernel and logging. A change of the file ends the process, to be started again with it",
+        "Configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1). With it only these flags count: what to do, --hostname-override, --manifests, --master, --kernel, --verify and logging. Of a change of the file, log levels, sync periods and node port addresses are heeded at once; any other ends the process, to be started again with it",
         |g, v| {
             g.errand.config = Some(v.into()).filter(|_| !v.is_empty());
             Ok(())
@@ -48,6 +49,27 @@ pub(super) const ACTIONS: &[Flag] = &[
         },
     )
     .default("real")
+    .beside_file(),
+    Flag::value(
+        "verify",
+        "off|sample|full",
+        "Put everything into a kernel in memory before it is written, and keep back what would break a promise of the API there: of Services that change and a few others, or of all each time",
+        |g, v| {
+            g.errand.verify = Extent::of(v).ok_or("off, sample or full")?;
+            Ok(())
+        },
+    )
+    .default("off")
+    .beside_file(),
+    Flag::value(
+        "verify-dumps",
+        "DIR",
+        "With --verify: write a dump (see `kube-proxy dump`) to this folder when a promise would be broken, three at most",
+        |g, v| {
+            g.errand.verify_dumps = Some(v.into()).filter(|_| !v.is_empty());
+            Ok(())
+        },
+    )
     .beside_file(),
     Flag::switch("version", "Print the version, then exit; --version=raw prints all that is known of the build", |g, v| {
         g.errand.version = match v {

@@ -8,6 +8,7 @@ mod maker;
 #[cfg(test)]
 mod tests;
 mod text;
+mod verified;
 mod watches;
 
 pub(super) use text::Format;
@@ -24,6 +25,7 @@ use crate::track::Trigger;
 pub use carried::{CarriedFigures, Carrying};
 pub use client::Requested;
 use maker::{Maker, programming_buckets};
+pub use verified::VerifiedFigures;
 pub use watches::{WatchFigures, Watching};
 
 /// Every metric of the proxy. Clones share the same figures.
@@ -52,6 +54,7 @@ pub struct Metrics {
     watches: watches::Watches,
     requests: client::Requests,
     carried: carried::Carried,
+    verified: verified::Verified,
 }
 
 /// What failed, each under the name of its mode.
@@ -164,6 +167,7 @@ impl Metrics {
             watches: watches::Watches::new(&maker),
             requests: client::Requests::new(&maker),
             carried: maker.of(&[Mode::Userspace]).own(carried::Carried::new()),
+            verified: verified::Verified::new(&maker),
             registry: maker.registry.clone(),
         };
         metrics.show_zeros();
@@ -272,6 +276,11 @@ impl Metrics {
     /// Asks this what the proxy carries itself, whenever somebody looks.
     pub fn carried_by(&self, carrying: Carrying) {
         self.carried.ask(carrying);
+    }
+
+    /// `--verify` looked at what was about to be written.
+    pub fn verified(&self, extent: &str, figures: &VerifiedFigures) {
+        self.verified.looked(extent, figures);
     }
 
     /// How far what is programmed is behind what was seen.

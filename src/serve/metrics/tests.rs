@@ -49,6 +49,9 @@ const OURS: &[&str] = &[
     "generation_programmed gauge",
     "generation_seen gauge",
     "notices gauge",
+    "verified_services_total counter",
+    "verify_refusals_total counter",
+    "verify_violations_total counter",
 ];
 
 #[test]
