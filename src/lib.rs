@@ -20,6 +20,7 @@ pub mod logging;
 pub mod model;
 pub mod netlink;
 pub mod promise;
+pub mod record;
 pub mod relay;
 pub mod serve;
 pub mod sync;

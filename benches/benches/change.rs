@@ -8,14 +8,29 @@ use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_ma
 use kube_proxy::kernel::simulated::Simulated;
 use kube_proxy::model::Family;
 use kube_proxy::sync::Proxy;
+use kube_proxy::sync::examine::Extent;
+use kube_proxy::verify::{Looked, Verifier};
+
+/// The same with everything looked at before it is written (`--verify=sample`): what that adds.
+fn verified(c: &mut Criterion) {
+    let tell = |looked: &Looked| assert_eq!(looked.broken + looked.unknown, 0, "{looked:?}");
+    let verifier = || Verifier::new(Extent::Sample, Box::new(tell), Box::new(|_, _| ()));
+    changes(c, "one endpoint changed, --verify=sample", |proxy| {
+        proxy.examined_by(Box::new(verifier()))
+    });
+}
 
 fn change(c: &mut Criterion) {
-    let mut group = c.benchmark_group("one endpoint changed, simulated kernel");
+    changes(c, "one endpoint changed, simulated kernel", |proxy| proxy);
+}
+
+fn changes(c: &mut Criterion, name: &str, with: impl Fn(Proxy) -> Proxy) {
+    let mut group = c.benchmark_group(name);
     for services in [1_000, 10_000, 50_000] {
         let families = vec![Family::V4];
         let cluster = Cluster::new(Shape { services, endpoints: 10, families, mix: Mix::Plain });
         let kernel = Box::new(Simulated::new(sim::Host::new(1)));
-        let mut proxy = Proxy::new(kernel, cluster.options());
+        let mut proxy = with(Proxy::new(kernel, cluster.options()));
         feed(&mut proxy, &cluster);
         proxy.sync().expect("the simulator takes what Linux takes");
         let mut chance = Chance::new(7);
@@ -37,5 +52,5 @@ fn change(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, change);
+criterion_group!(benches, change, verified);
 criterion_main!(benches);

@@ -49,6 +49,15 @@ pub enum Command {
         /// The file to write; none: the standard output.
         to: Option<PathBuf>,
     },
+    /// What a proxy did, once more.
+    Replay {
+        /// The record.
+        file: PathBuf,
+        /// The number of the last act, if it is not the record's.
+        until: Option<usize>,
+        /// A packet that is sent then.
+        trace: Option<Trace>,
+    },
 }
 
 /// A packet's way.
@@ -113,6 +122,8 @@ pub enum Name {
     Check,
     /// `dump`.
     Dump,
+    /// `replay`.
+    Replay,
 }
 
 impl Name {
@@ -122,6 +133,7 @@ impl Name {
             "trace" => Some(Name::Trace),
             "check" => Some(Name::Check),
             "dump" => Some(Name::Dump),
+            "replay" => Some(Name::Replay),
             _ => None,
         }
     }
@@ -142,6 +154,14 @@ const OF_TRACE: &[Own] = &[
     ("ipv6", "", "IPv6, where both families fit"),
     ("desired", "", "by the rules that kube-proxy would write, not by those that are there"),
     ("compare", "", "by both, and where they differ"),
+    ("steps", "", "every chain, rule and look-up on the way"),
+];
+const OF_REPLAY: &[Own] = &[
+    ("until", "NUMBER", "stop behind this act [default: at the record's end]"),
+    ("proto", "tcp|udp|sctp", "the protocol of the packet"),
+    ("port", "PORT", "the port of TO, a number or a Service port's name"),
+    ("link", "NAME", "the link the packet comes in by"),
+    ("ipv6", "", "IPv6, where both families fit"),
     ("steps", "", "every chain, rule and look-up on the way"),
 ];
 const OF_CHECK: &[Own] = &[(
@@ -179,12 +199,25 @@ Examples:
 
 It holds addresses, rules, connections and the names of Services.";
 
+const REPLAY_EXAMPLES: &str = "\
+A record is written by kube-proxy --record FILE. What it was told and what the kernel answered is
+played again on a simulated node: the same acts with the same bytes, or what differs. With FROM and
+TO (see kube-proxy trace --help) a packet is sent through what is programmed then.
+
+Examples:
+  kube-proxy replay /var/log/kube-proxy.record
+  kube-proxy replay kube-proxy.record 10.244.1.11 svc/default/web:http
+  kube-proxy replay kube-proxy.record outside node:30080 --until 12 --output json
+
+Exit codes: 0 it was played to the same end; 1 something differs; 2 it cannot be played.";
+
 impl Name {
     fn own(self) -> &'static [Own] {
         match self {
             Name::Trace => OF_TRACE,
             Name::Check => OF_CHECK,
             Name::Dump => OF_DUMP,
+            Name::Replay => OF_REPLAY,
         }
     }
 
@@ -200,6 +233,11 @@ impl Name {
                 "dump",
                 "Writes everything that decides about packets into one file.",
                 DUMP_EXAMPLES,
+            ),
+            Name::Replay => (
+                "replay FILE [FROM TO]",
+                "Plays again what a kube-proxy did, on a simulated node.",
+                REPLAY_EXAMPLES,
             ),
         };
         let rows = self.own().iter().chain(OF_ALL).map(|(name, value, what)| {
@@ -275,6 +313,7 @@ pub(super) fn parse(
                 .collect(),
         }),
         Name::Dump => Some(Command::Dump { to: given.last("to").map(PathBuf::from) }),
+        Name::Replay => replay(&mut given, &mut spelled),
     };
     spelled.refuse_words();
     let named = |flag: &str| spelled.flags.iter().any(|(known, _)| known.name == flag);
@@ -331,6 +370,27 @@ fn take_own(name: Name, words: impl Iterator<Item = OsString>) -> (Given, Vec<Os
         }
     }
     (given, rest)
+}
+
+fn replay(given: &mut Given, spelled: &mut spell::Spelled) -> Option<Command> {
+    if spelled.words.is_empty() {
+        given.problems.push(Problem::said("replay", "takes a FILE; see kube-proxy replay --help"));
+        return None;
+    }
+    let file = PathBuf::from(spelled.words.remove(0));
+    let until = given.last("until").map(str::to_owned);
+    let number = until.as_ref().map(|text| text.parse::<usize>());
+    if let (Some(Err(_)), Some(text)) = (&number, until) {
+        given.problems.push(Problem::new("--until".to_owned(), &text, "the number of an act"));
+    }
+    let until = number.and_then(Result::ok);
+    if spelled.words.is_empty() {
+        return Some(Command::Replay { file, until, trace: None });
+    }
+    match trace(given, spelled) {
+        Some(Command::Trace(trace)) => Some(Command::Replay { file, until, trace: Some(trace) }),
+        _ => None,
+    }
 }
 
 fn trace(given: &mut Given, spelled: &mut spell::Spelled) -> Option<Command> {
@@ -391,5 +451,19 @@ mod tests {
         assert!(asked("trace a b --proto icmp").unwrap_err()[0].contains("tcp, udp, sctp"));
         assert!(asked("check stray").unwrap_err()[0].contains("stray"));
         assert!(asked("dump --to").unwrap_err()[0].contains("needs a value"));
+        assert!(asked("replay").unwrap_err()[0].contains("takes a FILE"));
+        assert!(asked("replay file 10.0.0.1").unwrap_err()[0].contains("FROM and TO"));
+        assert!(asked("replay file --until x").unwrap_err()[0].contains("--until"));
+    }
+
+    #[test]
+    fn a_record_is_played_with_or_without_a_packet() {
+        let Command::Replay { file, until, trace } =
+            asked("replay r pod/b node:80 --until 3").unwrap().command
+        else {
+            panic!("a replay")
+        };
+        assert_eq!((file, until), (PathBuf::from("r"), Some(3)));
+        assert_eq!(trace.unwrap().to, "node:80");
     }
 }

@@ -207,6 +207,8 @@ const VALUES: &[(&str, &str, Option<&str>)] = &[
     ("profiling", "true", Some("x")),
     ("proxy-mode", "nftables", Some("kernelspace")),
     ("proxy-port-range", "300+10", Some("9-8")),
+    ("record", "/var/log/record", None),
+    ("record-megabytes", "8", Some("0")),
     ("show-hidden-metrics-for-version", "1.35", Some("1.34")),
     ("udp-timeout", "1s", Some("0s")),
     ("userspace-drain-timeout", "0s", Some("-1s")),

@@ -6,6 +6,7 @@
 mod check;
 mod objects;
 mod progress;
+mod replay;
 mod trace;
 
 use std::path::Path;
@@ -50,17 +51,27 @@ struct Scene {
 /// Answers a question.
 pub fn answer(asked: &Asked) -> Said {
     let mut progress = Progress::start();
-    let said = scene(asked, &mut progress).and_then(|scene| match &asked.command {
-        Command::Trace(wish) => trace::trace(asked, wish, scene),
-        Command::Check { what_if } => check::check(asked, what_if, scene, &mut progress),
-        Command::Dump { to } => write_dump(to.as_deref(), scene),
-    });
+    let said = match &asked.command {
+        Command::Replay { file, until, trace } => {
+            replay::replay(asked, (file, *until, trace.as_ref()), &mut progress)
+        }
+        _ => scene(asked, &mut progress).and_then(|scene| of_scene(asked, scene, &mut progress)),
+    };
     progress.end();
     said.unwrap_or_else(|why| Said {
         error: format!("kube-proxy: {why}\n"),
         code: UNKNOWN,
         ..Said::default()
     })
+}
+
+fn of_scene(asked: &Asked, scene: Scene, progress: &mut Progress) -> Result<Said, String> {
+    match &asked.command {
+        Command::Trace(wish) => trace::trace(asked, wish, scene),
+        Command::Check { what_if } => check::check(asked, what_if, scene, progress),
+        Command::Dump { to } => write_dump(to.as_deref(), scene),
+        Command::Replay { .. } => Ok(Said::default()),
+    }
 }
 
 /// Reads all that is known.
@@ -74,7 +85,7 @@ fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
         }
         None => {
             let flows = match &asked.command {
-                Command::Trace(_) => Flows::None,
+                Command::Trace(_) | Command::Replay { .. } => Flows::None,
                 Command::Check { .. } | Command::Dump { .. } => Flows::All,
             };
             let mut tell = |what: &str| progress.tell(&format!("reading {what}"));
@@ -94,17 +105,20 @@ fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
 }
 
 fn read_dump(file: &Path) -> Result<Dump, String> {
+    let text = text_of(file, "dump").map_err(|e| format!("--from {e}"))?;
+    dump::read(&text).map_err(|e| format!("--from {}: {e}", file.display()))
+}
+
+/// The text of a file, unpacked if gzip packed it.
+fn text_of(file: &Path, kind: &str) -> Result<String, String> {
     let name = file.display();
-    let bytes = std::fs::read(file).map_err(|e| format!("--from {name}: {e}"))?;
+    let bytes = std::fs::read(file).map_err(|e| format!("{name}: {e}"))?;
     let bytes = if bytes.starts_with(&[0x1f, 0x8b]) {
-        unpacked(&bytes)
-            .map_err(|e| format!("--from {name}: {e}; the file is damaged, or cut short"))?
+        unpacked(&bytes).map_err(|e| format!("{name}: {e}; the file is damaged, or cut short"))?
     } else {
         bytes
     };
-    let text =
-        String::from_utf8(bytes).map_err(|_| format!("--from {name}: no text; this is no dump"))?;
-    dump::read(&text).map_err(|e| format!("--from {name}: {e}"))
+    String::from_utf8(bytes).map_err(|_| format!("{name}: no text; this is no {kind}"))
 }
 
 /// What gzip has packed. A dump of a big node is some hundred MiB; more is no dump.

@@ -33,6 +33,18 @@ pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, S
     }
 }
 
+/// Where a packet goes in a world that is there already.
+pub(super) fn in_world(
+    asked: &Asked,
+    wish: &Trace,
+    world: World,
+    case: Case<'_>,
+) -> Result<Said, String> {
+    let tracker = case.tracker();
+    let directory = Directory { cluster: Some(tracker.cluster()), pods: &[] };
+    Shown { asked, wish, directory, case: Some(case) }.one(world)
+}
+
 struct Shown<'a> {
     asked: &'a Asked,
     wish: &'a Trace,

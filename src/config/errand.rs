@@ -23,6 +23,10 @@ pub struct Errand {
     pub manifests: Option<PathBuf>,
     /// `--master`.
     pub master: Option<String>,
+    /// `--record`.
+    pub record: Option<PathBuf>,
+    /// `--record-megabytes`.
+    pub record_megabytes: Option<u32>,
     /// `--verify`.
     pub verify: Extent,
     /// `--verify-dumps`.

@@ -22,6 +22,10 @@ pub struct Settings {
     pub mode: Mode,
     /// Which kernel is programmed.
     pub kernel: KernelChoice,
+    /// The file for a record of what is told, done and answered; `None`: there is none.
+    pub record: Option<PathBuf>,
+    /// How many bytes the record has at most.
+    pub record_bytes: u64,
     /// How much is looked at before it is written.
     pub verify: Extent,
     /// The folder for dumps of what would have broken a promise; `None`: none is kept.

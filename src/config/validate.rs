@@ -37,6 +37,8 @@ pub(super) fn validate(
     let settings = Settings {
         mode,
         kernel: errand.kernel,
+        record: errand.record.clone(),
+        record_bytes: u64::from(errand.record_megabytes.unwrap_or(64)) << 20,
         verify: errand.verify,
         verify_dumps: errand.verify_dumps.clone(),
         node_name: check.node_name(text(&wire.hostname_override), hostname),

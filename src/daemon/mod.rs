@@ -11,6 +11,7 @@ mod local;
 mod lookout;
 mod observe;
 mod ready;
+mod record;
 mod source;
 mod verifier;
 
@@ -199,7 +200,9 @@ async fn live(
     let foreign = lookout::start(&mut *kernel);
     let forgetter = forgetter(&mut *kernel, sources.metrics.clone());
     let resolve_options = resolve(settings.clone(), families.clone());
+    let (kernel, recorder) = record::recorded(kernel, &settings)?;
     let proxy = Proxy::new(metered(kernel, sources.metrics.clone()), resolve_options(None));
+    let proxy = recorder.into_iter().fold(proxy, Proxy::recorded_by);
     let proxy = verifier::verified(proxy, &settings, sources.metrics.clone());
     let pace = pace(&settings, source.wait_for_node.then(|| wait(&settings)));
     let the_loop = Loop::new(proxy, (events, witness), Box::new(resolve_options), pace);

@@ -8,7 +8,9 @@ use super::Scheduler;
 use crate::model::Mode;
 
 /// A feature some mode needs or can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Capability {
     /// The right to change network state: CAP_NET_ADMIN in the owning user namespace.
     NetAdmin,
@@ -152,7 +154,7 @@ impl fmt::Display for Capability {
 }
 
 /// The features that are lacking, each with what the kernel said to the probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Capabilities {
     /// Lacks in the order of probing.
     pub lacks: Vec<(Capability, String)>,
@@ -166,7 +168,7 @@ pub struct Capabilities {
 }
 
 /// Who writes iptables mode's rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum XtablesWriter {
     /// iptables-restore.
     #[default]
@@ -176,7 +178,7 @@ pub enum XtablesWriter {
 }
 
 /// Which of two kernel facilities iptables writes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum XtablesFlavour {
     /// ip_tables.
     Legacy,

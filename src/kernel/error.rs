@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// The kind of a failure; what a caller decides by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum ErrorKind {
     /// Something that was to be changed is not there (ENOENT, ESRCH, ENODEV,
     /// EADDRNOTAVAIL).
@@ -40,7 +40,7 @@ impl ErrorKind {
 }
 
 /// A failed operation on the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Error {
     /// What a caller decides by.
     pub kind: ErrorKind,

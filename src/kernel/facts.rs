@@ -10,7 +10,7 @@ use super::{
 use crate::model::{Family, Protocol};
 
 /// The answer to a `Query`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Facts {
     /// The table, or that there is none.
     Table(Option<TableFact>),
@@ -43,7 +43,7 @@ pub enum Facts {
 }
 
 /// A rule of an nf_tables chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RuleFact {
     /// The chain it is in.
     pub chain: String,
@@ -54,7 +54,7 @@ pub struct RuleFact {
 }
 
 /// A table as it is in the kernel; asked for its head, without chains and sets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct TableFact {
     /// The table's comment, empty if none.
     pub comment: String,
@@ -65,7 +65,7 @@ pub struct TableFact {
 }
 
 /// A chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ChainFact {
     /// Its name.
     pub name: String,
@@ -74,7 +74,7 @@ pub struct ChainFact {
 }
 
 /// A named set or map with its elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SetFact {
     /// Its name.
     pub name: String,
@@ -89,7 +89,7 @@ pub struct SetFact {
 }
 
 /// An element of a set or map.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ElementFact {
     /// The key as the kernel keeps it: each field padded to 4 bytes.
     pub key: Vec<u8>,
@@ -104,7 +104,9 @@ pub struct ElementFact {
 }
 
 /// A conntrack entry. One that was not destination-NATed has its destination as its endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct FlowFact {
     /// IP family.
     pub family: Family,

@@ -14,7 +14,9 @@ use crate::model::{Family, Protocol};
 pub const LONGEST_IPSET_NAME: usize = 31;
 
 /// The type of a set.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum IpsetType {
     /// `bitmap:port`, ports 0 to 65535, whatever the protocol.
     BitmapPort,
@@ -66,7 +68,9 @@ impl fmt::Display for IpsetType {
 }
 
 /// A set without its entries.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct IpsetSpec {
     /// Its name, up to 31 bytes.
     pub name: String,
@@ -91,7 +95,9 @@ impl IpsetSpec {
 }
 
 /// An entry, of the type of its set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum IpsetEntry {
     /// Of `bitmap:port`.
     Port(u16),
@@ -159,7 +165,7 @@ impl fmt::Display for IpsetOperation {
 }
 
 /// A set as it is in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct IpsetFact {
     /// What it was made as.
     pub spec: IpsetSpec,

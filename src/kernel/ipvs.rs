@@ -11,7 +11,9 @@ use crate::model::{Family, Protocol};
 const LONGEST_NAME: usize = 15;
 
 /// What clients ask for: the identity of a virtual server. Its family is its address's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct VirtualServer {
     /// Transport protocol.
     pub protocol: Protocol,
@@ -84,7 +86,9 @@ pub const SCHEDULER_FLAG_2: u32 = 0x10;
 pub const SCHEDULER_FLAG_3: u32 = 0x20;
 
 /// How a virtual server chooses a destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Scheduling {
     /// The scheduler.
     pub scheduler: Scheduler,
@@ -95,7 +99,9 @@ pub struct Scheduling {
 }
 
 /// How a client stays with its destination.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Persistence {
     /// For how many seconds after its last connection.
     pub seconds: u32,
@@ -105,7 +111,9 @@ pub struct Persistence {
 }
 
 /// A destination of a virtual server; reached by masquerading.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Destination {
     /// Address and port.
     pub socket: Socket,
@@ -166,7 +174,7 @@ impl fmt::Display for IpvsOperation {
 
 /// A virtual server as it is in the kernel. Those known by a firewall mark are never listed: no
 /// kube-proxy makes them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VirtualServerFact {
     /// What it is known by.
     pub server: VirtualServer,
@@ -179,7 +187,7 @@ pub struct VirtualServerFact {
 }
 
 /// A destination as it is in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DestinationFact {
     /// What it is known by, and its weight.
     pub destination: Destination,
@@ -196,7 +204,7 @@ pub struct DestinationFact {
 }
 
 /// Counters since the object was made. Linux sums them up every two seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct IpvsStats {
     /// Connections scheduled.
     pub connections: u64,

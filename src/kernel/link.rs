@@ -39,7 +39,7 @@ impl fmt::Display for LinkOperation {
 }
 
 /// A device as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LinkFact {
     /// Its name.
     pub name: String,

@@ -145,7 +145,7 @@ impl std::fmt::Debug for XtablesText {
 }
 
 /// What became of a transaction that was carried out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Receipt {
     /// Objects changed.
     pub operations: usize,
@@ -161,7 +161,7 @@ impl Receipt {
 }
 
 /// How much of a table is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Depth {
     /// Whether it is there, and its comment.
     Head,
@@ -172,7 +172,7 @@ pub enum Depth {
 }
 
 /// A question to the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Query {
     /// A table of nf_tables; answered by `Facts::Table`.
     Table(Family, String, Depth),
@@ -219,7 +219,9 @@ pub enum Query {
 }
 
 /// Which conntrack entries are asked for, by what the client asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub enum FlowsTo {
     /// All.
     Any,
@@ -241,7 +243,9 @@ impl FlowsTo {
 }
 
 /// An address and a port, as conntrack and nftables pair them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct Socket {
     /// The address.
     pub address: IpAddr,

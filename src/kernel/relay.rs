@@ -11,7 +11,9 @@ use super::Socket;
 use crate::model::{Family, ServicePortName, TrafficPolicy};
 
 /// Names a listening port: whose connections come in there, and to which of its endpoints they go.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct RelayKey {
     /// The family of clients and endpoints.
     pub family: Family,
@@ -29,7 +31,7 @@ impl fmt::Display for RelayKey {
 }
 
 /// What a listening port is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RelayServing {
     /// The local address it listens at.
     pub address: IpAddr,
@@ -42,7 +44,7 @@ pub struct RelayServing {
 }
 
 /// Whether endpoints are told who their client is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RelayAnnounce {
     /// They see this node.
     #[default]
@@ -95,7 +97,7 @@ pub enum RelayOperation {
 }
 
 /// A listening port that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RelayFact {
     /// Its name.
     pub key: RelayKey,

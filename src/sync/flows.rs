@@ -5,13 +5,16 @@
 //! longer than a sync does. Which flows are stale says `conntrack`. Tests: `tests.rs`, `netlab`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::conntrack::{Frontends, stale};
+use super::family::FamilySync;
+use super::{Proxy, mode_options};
 use crate::backend::program::Frontend;
-use crate::kernel::{Error, Facts, Kernel, Query, Transaction};
+use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
 use crate::model::{Family, NamespacedName, Protocol};
 
 /// Through whom flows may be stale.
@@ -125,5 +128,81 @@ impl Forgetter {
         let done = self.done.recv().await;
         self.busy = false;
         done
+    }
+}
+
+impl Proxy {
+    /// Whether flows may have to be forgotten that nobody looks for yet.
+    pub fn has_stale_flows(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// The second half of [`Proxy::sync`], which may take the kernel longer than the first: it looks
+    /// at every entry of its table. Gives how many flows were forgotten; what could not be is tried
+    /// again by the next call.
+    pub fn forget_flows(&mut self) -> Result<usize, Error> {
+        let Some(work) = self.take_flow_work() else { return Ok(0) };
+        let forgotten = work.carry_out(&mut *self.kernel);
+        if forgotten.is_err() {
+            self.suspects.extend(work.suspects);
+        }
+        forgotten
+    }
+
+    /// The same as a piece of work for somebody else, who gives back what it was about if it could
+    /// not be done: [`Proxy::suspect_flows`]. `None`: there is nothing to do, or nothing can be done
+    /// before the rules are in.
+    pub fn take_flow_work(&mut self) -> Option<Work> {
+        let written = self.families.iter().filter(|family| family.is_written());
+        let families: Vec<Family> = written.map(FamilySync::family).collect();
+        if self.suspects.is_empty() || families.is_empty() {
+            return None;
+        }
+        let suspects = std::mem::take(&mut self.suspects);
+        if !self.kernel.capabilities().has(Capability::Conntrack) {
+            return None;
+        }
+        let frontends = self.frontends_of(&suspects);
+        // Flows of a family whose rules could not be written would come back as they were.
+        if families.len() < self.families.len() {
+            self.suspects = suspects.clone();
+        }
+        Some(Work { frontends, families, suspects })
+    }
+
+    /// Has flows looked for, by the next work.
+    pub fn suspect_flows(&mut self, suspects: Suspects) {
+        self.suspects.extend(suspects);
+    }
+
+    /// Those of the node's addresses that take node port traffic.
+    pub(super) fn node_port_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
+        let options = mode_options(&self.options, self.tracker.cluster());
+        let takes = |ip: &IpAddr| {
+            let cidrs = options.node_port_cidrs(Family::of(*ip));
+            !ip.is_loopback() && cidrs.is_none_or(|list| list.iter().any(|cidr| cidr.contains(ip)))
+        };
+        all.iter().copied().filter(takes).collect()
+    }
+
+    /// Rules hold for new flows only: where flows go that may be stale, and where they may go on to.
+    fn frontends_of(&mut self, suspects: &Suspects) -> Frontends {
+        let addresses = match self.kernel.read(&Query::Addresses) {
+            Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
+            _ => None,
+        };
+        // Of those that share an address with another, it takes all to know whose flows they are.
+        let contenders = self.families.iter().flat_map(|family| family.ruleset().contenders());
+        let frontends = Frontends::of(
+            self.tracker.cluster(),
+            contenders.chain(&suspects.services),
+            &self.options.families,
+            addresses.as_deref(),
+        );
+        let mut frontends = frontends.without(suspects.gone.iter());
+        for family in &self.families {
+            frontends.answered(family.family(), &family.answers());
+        }
+        frontends
     }
 }

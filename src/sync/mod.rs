@@ -10,6 +10,7 @@ pub mod examine;
 pub mod flows;
 pub mod run;
 pub mod schedule;
+pub mod scribe;
 pub mod sysctls;
 
 mod driver;
@@ -40,13 +41,14 @@ use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
 use crate::kernel::drift::Foreign;
-use crate::kernel::{Capability, Error, Facts, Kernel, Query, RelayOperation, Transaction};
+use crate::kernel::{Error, Facts, Kernel, Query, RelayOperation, Transaction};
 pub use crate::kernel::{IpvsTimeouts, RelaySettings};
 use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
-use examine::{Before, Examined, Tee};
+use examine::{Before, Examined, Known, Tee};
 use family::FamilySync;
 use flows::Suspects;
+use scribe::{Act, Scribe};
 
 /// What the node's configuration says about programming.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -125,6 +127,8 @@ pub struct Proxy {
     last_changes: Changes,
     /// Who looks at everything before it is written.
     examined: Option<Examined>,
+    /// Who writes down what happens.
+    scribe: Option<Box<dyn Scribe>>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -144,11 +148,20 @@ impl Proxy {
             suspects: Suspects::default(),
             last_changes: Changes::default(),
             examined: None,
+            scribe: None,
         }
+    }
+
+    /// Has everything written down that it is told and does.
+    pub fn recorded_by(self, scribe: Box<dyn Scribe>) -> Proxy {
+        Proxy { scribe: Some(scribe), ..self }
     }
 
     /// Takes in one piece of news; nothing is programmed by it.
     pub fn feed(&mut self, event: Event) {
+        if let Some(scribe) = &mut self.scribe {
+            scribe.told(&event);
+        }
         self.tracker.feed(event);
     }
 
@@ -268,6 +281,12 @@ impl Proxy {
         self.families.iter_mut().for_each(FamilySync::distrust);
     }
 
+    /// The same for some families.
+    pub fn distrust_families(&mut self, families: &[Family]) {
+        let concerned = self.families.iter_mut().filter(|f| families.contains(&f.family()));
+        concerned.filter(|family| !family.is_unknown()).for_each(FamilySync::distrust);
+    }
+
     /// Brings the kernel up to what is known: the rules, and then the flows that they hold for.
     /// Before everything was listed once it does nothing. An error in one family does not stop the
     /// other; the first one is given back, and what was not carried out is tried again by the next
@@ -285,10 +304,33 @@ impl Proxy {
 
     /// The first half of [`Proxy::sync`].
     pub fn sync_rules(&mut self) -> Result<Report, Error> {
-        let mut report = Report::default();
         if !self.ready() {
-            return Ok(report);
+            return Ok(Report::default());
         }
+        self.written_down(Act::Sync, Proxy::program)
+    }
+
+    /// Does something, and has it written down.
+    fn written_down(
+        &mut self,
+        act: Act,
+        work: fn(&mut Proxy) -> Result<Report, Error>,
+    ) -> Result<Report, Error> {
+        if let Some(scribe) = &mut self.scribe {
+            let known = Known { cluster: self.tracker.cluster(), options: &self.options };
+            let anew = self.families.iter().filter(|family| family.is_unknown());
+            let anew: Vec<Family> = anew.map(FamilySync::family).collect();
+            scribe.begins(act, &anew, known);
+        }
+        let done = work(self);
+        if let Some(scribe) = &mut self.scribe {
+            scribe.ended(&done);
+        }
+        done
+    }
+
+    fn program(&mut self) -> Result<Report, Error> {
+        let mut report = Report::default();
         let before = self.compile(&mut report);
         match self.examined.take() {
             None => self.bring_families(&mut report)?,
@@ -326,51 +368,12 @@ impl Proxy {
         cleanup::leave_only(&mut *self.kernel, self.options.mode)
     }
 
-    /// Whether flows may have to be forgotten that nobody looks for yet.
-    pub fn has_stale_flows(&self) -> bool {
-        !self.suspects.is_empty()
-    }
-
-    /// The second half of [`Proxy::sync`], which may take the kernel longer than the first: it looks
-    /// at every entry of its table. Gives how many flows were forgotten; what could not be is tried
-    /// again by the next call.
-    pub fn forget_flows(&mut self) -> Result<usize, Error> {
-        let Some(work) = self.take_flow_work() else { return Ok(0) };
-        let forgotten = work.carry_out(&mut *self.kernel);
-        if forgotten.is_err() {
-            self.suspects.extend(work.suspects);
-        }
-        forgotten
-    }
-
-    /// The same as a piece of work for somebody else, who gives back what it was about if it could
-    /// not be done: [`Proxy::suspect_flows`]. `None`: there is nothing to do, or nothing can be done
-    /// before the rules are in.
-    pub fn take_flow_work(&mut self) -> Option<flows::Work> {
-        let written = self.families.iter().filter(|family| family.is_written());
-        let families: Vec<Family> = written.map(FamilySync::family).collect();
-        if self.suspects.is_empty() || families.is_empty() {
-            return None;
-        }
-        let suspects = std::mem::take(&mut self.suspects);
-        if !self.kernel.capabilities().has(Capability::Conntrack) {
-            return None;
-        }
-        let frontends = self.frontends_of(&suspects);
-        // Flows of a family whose rules could not be written would come back as they were.
-        if families.len() < self.families.len() {
-            self.suspects = suspects.clone();
-        }
-        Some(flows::Work { frontends, families, suspects })
-    }
-
-    /// Has flows looked for, by the next work.
-    pub fn suspect_flows(&mut self, suspects: Suspects) {
-        self.suspects.extend(suspects);
-    }
-
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.
     pub fn tidy(&mut self) -> Result<Report, Error> {
+        self.written_down(Act::Tidy, Proxy::tidy_families)
+    }
+
+    fn tidy_families(&mut self) -> Result<Report, Error> {
         let mut report = Report::default();
         for family in &mut self.families {
             let kernel = &mut *self.kernel;
@@ -413,37 +416,6 @@ impl Proxy {
         }
         self.last_changes = changes;
         before
-    }
-
-    /// Those of the node's addresses that take node port traffic.
-    fn node_port_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
-        let options = mode_options(&self.options, self.tracker.cluster());
-        let takes = |ip: &IpAddr| {
-            let cidrs = options.node_port_cidrs(Family::of(*ip));
-            !ip.is_loopback() && cidrs.is_none_or(|list| list.iter().any(|cidr| cidr.contains(ip)))
-        };
-        all.iter().copied().filter(takes).collect()
-    }
-
-    /// Rules hold for new flows only: where flows go that may be stale, and where they may go on to.
-    fn frontends_of(&mut self, suspects: &Suspects) -> conntrack::Frontends {
-        let addresses = match self.kernel.read(&Query::Addresses) {
-            Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
-            _ => None,
-        };
-        // Of those that share an address with another, it takes all to know whose flows they are.
-        let contenders = self.families.iter().flat_map(|family| family.ruleset().contenders());
-        let frontends = conntrack::Frontends::of(
-            self.tracker.cluster(),
-            contenders.chain(&suspects.services),
-            &self.options.families,
-            addresses.as_deref(),
-        );
-        let mut frontends = frontends.without(suspects.gone.iter());
-        for family in &self.families {
-            frontends.answered(family.family(), &family.answers());
-        }
-        frontends
     }
 }
 

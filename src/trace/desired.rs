@@ -31,8 +31,14 @@ pub fn desired(survey: &Survey, events: &[Event], options: &Options) -> Result<W
     events.iter().cloned().for_each(|event| proxy.feed(event));
     let synced = proxy.sync().and_then(|_| proxy.leave_only_this_mode());
     drop(proxy);
-    world.host = kernel.into_host().expect("the proxy held the only other clone");
+    let host = kernel.into_host().expect("the proxy held the only other clone");
     synced?;
+    with_rules(world, host)
+}
+
+/// A world with its host as it is after rules were put into it.
+pub fn with_rules(mut world: World, host: sim::Host) -> Result<World, Error> {
+    world.host = host;
     world.list_virtual_servers()?;
     iptables::rename(&mut world);
     Ok(world)

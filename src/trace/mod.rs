@@ -26,7 +26,7 @@ mod turns;
 mod words;
 
 pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, endpoint_of, packet as packet_of};
-pub use desired::desired;
+pub use desired::{desired, with_rules};
 pub use diagram::mermaid;
 pub use load::{Gap, Maker, Whereabouts, World, load};
 pub use names::{Directory, End, NoSuch, Wish, parse};

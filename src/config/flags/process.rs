@@ -18,7 +18,7 @@ pub(super) const ACTIONS: &[Flag] = &[
     Flag::value(
         "config",
         "FILE",
-        "Configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1). With it only these flags count: what to do, --hostname-override, --manifests, --master, --kernel, --verify and logging. Of a change of the file, log levels, sync periods and node port addresses are heeded at once; any other ends the process, to be started again with it",
+        "Configuration file (KubeProxyConfiguration, kubeproxy.config.k8s.io/v1alpha1). With it only these flags count: what to do, --hostname-override, --manifests, --master, --kernel, --record, --verify and logging. Of a change of the file, log levels, sync periods and node port addresses are heeded at once; any other ends the process, to be started again with it",
         |g, v| {
             g.errand.config = Some(v.into()).filter(|_| !v.is_empty());
             Ok(())
@@ -49,6 +49,28 @@ pub(super) const ACTIONS: &[Flag] = &[
         },
     )
     .default("real")
+    .beside_file(),
+    Flag::value(
+        "record",
+        "FILE",
+        "Write down what is told, done and answered, for `kube-proxy replay`: a ring of this file and the same with .old behind its name",
+        |g, v| {
+            g.errand.record = Some(v.into()).filter(|_| !v.is_empty());
+            Ok(())
+        },
+    )
+    .beside_file(),
+    Flag::value(
+        "record-megabytes",
+        "NUMBER",
+        "How much --record keeps at most, in MiB",
+        |g, v| {
+            let number = v.parse().ok().filter(|number| *number > 0);
+            g.errand.record_megabytes = Some(number.ok_or("a whole number of 1 or more")?);
+            Ok(())
+        },
+    )
+    .default("64")
     .beside_file(),
     Flag::value(
         "verify",
