@@ -14,6 +14,7 @@ mod modes;
 mod objects;
 mod operator;
 mod process;
+mod record;
 mod served;
 mod soak;
 mod starts;
@@ -116,6 +117,7 @@ fn all() -> Vec<Scenario> {
         soak::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
+        record::SCENARIOS,
         userspace::SCENARIOS,
         crowds::SCENARIOS,
         ipvs::SCENARIOS,

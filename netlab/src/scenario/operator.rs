@@ -41,7 +41,7 @@ fn play(bench: &Bench, act: fn(&mut Setting) -> Verdict) -> Verdict {
     told(&setting, verdict)
 }
 
-fn ask(setting: &Setting, path: &str) -> Result<Page, String> {
+pub(super) fn ask(setting: &Setting, path: &str) -> Result<Page, String> {
     let metrics: SocketAddr = METRICS.parse().expect("well-formed");
     setting.lab.node.run(|| fetch(metrics, path))
 }
