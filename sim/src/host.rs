@@ -64,6 +64,12 @@ impl Host {
         self.net.add_address(link, address, prefix);
     }
 
+    /// Makes an address of a link one that is no source of packets that name none: of IPv6 while there is another, as
+    /// one that was added with `preferred_lft 0`, of IPv4 as one that was added with `scope host`.
+    pub fn hide_address(&mut self, link: u32, address: IpAddr) {
+        self.net.hide_address(link, address);
+    }
+
     /// Removes an address from a link, with the route it brought.
     pub fn remove_address(&mut self, link: u32, address: IpAddr) {
         self.net.remove_address(link, address);

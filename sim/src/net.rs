@@ -22,6 +22,9 @@ pub struct Link {
     pub kind: &'static str,
     /// Addresses with their prefix lengths, the primary first.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Those of them that are no source: of IPv6 while there is another (`IFA_F_DEPRECATED`), of IPv4 never
+    /// (`RT_SCOPE_HOST`).
+    pub hidden: Vec<IpAddr>,
 }
 
 /// Where a route leads.
@@ -72,6 +75,7 @@ impl Net {
             name: "lo".into(),
             kind: "",
             addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)],
+            hidden: Vec::new(),
         };
         let locals = lo.addresses.iter().map(|(address, _)| (*address, 1)).collect();
         Net {
@@ -108,7 +112,13 @@ impl Net {
     pub(crate) fn add_link(&mut self, name: &str, kind: &'static str) -> u32 {
         self.made += 1;
         let index = self.made;
-        self.links.push(Link { index, name: name.into(), kind, addresses: Vec::new() });
+        self.links.push(Link {
+            index,
+            name: name.into(),
+            kind,
+            addresses: Vec::new(),
+            hidden: Vec::new(),
+        });
         index
     }
 
@@ -142,6 +152,11 @@ impl Net {
         }
     }
 
+    pub(crate) fn hide_address(&mut self, link: u32, address: IpAddr) {
+        let found = self.links.iter_mut().find(|candidate| candidate.index == link);
+        found.into_iter().for_each(|link| link.hidden.push(address));
+    }
+
     pub(crate) fn remove_address(&mut self, link: u32, address: IpAddr) {
         let Some(found) = self.links.iter_mut().find(|candidate| candidate.index == link) else {
             return;
@@ -149,6 +164,7 @@ impl Net {
         let (gone, kept): (Vec<_>, Vec<_>) =
             found.addresses.drain(..).partition(|(known, _)| *known == address);
         found.addresses = kept;
+        found.hidden.retain(|known| *known != address);
         for (address, prefix) in gone {
             forget(&mut self.locals, address);
             broadcast(address, prefix)
@@ -239,8 +255,13 @@ impl Net {
             .clone()
             .find(|(address, prefix)| masked(*address, *prefix) == masked(hop.next, *prefix));
         let first = || on_link.clone().next();
-        let elsewhere = || self.links.iter().flat_map(|other| other.addresses.iter()).find(usable);
-        near.or_else(first).or_else(elsewhere).map(|(address, _)| *address)
+        let elsewhere = || {
+            let shown = |link: &'_ Link| {
+                link.addresses.iter().find(|a| usable(a) && !link.hidden.contains(&a.0)).copied()
+            };
+            self.links.iter().find_map(shown)
+        };
+        near.or_else(first).copied().or_else(elsewhere).map(|(address, _)| address)
     }
 
     /// Would Linux take a packet of IPv4 with this source from this link, to this destination?

@@ -5,8 +5,8 @@
 use crate::net::Link;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// What speaks for a source: it is the destination; its scope; it is of the link; its label; how much of the prefix is common.
-type Score = (bool, i32, bool, bool, u32);
+/// What speaks for a source: it is the destination; its scope; it is not deprecated; it is of the link; its label; how much of the prefix is common.
+type Score = (bool, i32, bool, bool, bool, u32);
 
 /// The source a packet leaving by `link` towards `destination` gets.
 pub(crate) fn choose(links: &[Link], link: u32, destination: Ipv6Addr) -> Option<Ipv6Addr> {
@@ -15,7 +15,8 @@ pub(crate) fn choose(links: &[Link], link: u32, destination: Ipv6Addr) -> Option
         // An address that was added later stands before the older ones.
         for (address, prefix) in owner.addresses.iter().rev() {
             let IpAddr::V6(address) = *address else { continue };
-            let found = score((address, *prefix), owner.index == link, destination);
+            let preferred = !owner.hidden.contains(&address.into());
+            let found = score((address, *prefix), (preferred, owner.index == link), destination);
             if best.is_none_or(|(known, _)| found > known) {
                 best = Some((found, address));
             }
@@ -24,7 +25,11 @@ pub(crate) fn choose(links: &[Link], link: u32, destination: Ipv6Addr) -> Option
     best.map(|(_, address)| address)
 }
 
-fn score((address, prefix): (Ipv6Addr, u8), of_link: bool, destination: Ipv6Addr) -> Score {
+fn score(
+    (address, prefix): (Ipv6Addr, u8),
+    (preferred, of_link): (bool, bool),
+    destination: Ipv6Addr,
+) -> Score {
     let (own, wanted) = (scope(address), scope(destination));
     // The smallest scope that reaches; what does not reach comes behind all that do.
     let scope = if own >= wanted { -own } else { own - 128 };
@@ -32,6 +37,7 @@ fn score((address, prefix): (Ipv6Addr, u8), of_link: bool, destination: Ipv6Addr
     (
         address == destination,
         scope,
+        preferred,
         of_link,
         label(address) == label(destination),
         common.min(u32::from(prefix)),
@@ -82,8 +88,10 @@ mod tests {
             name: "".into(),
             kind: "",
             addresses: addresses.iter().map(|a| (a.parse().unwrap(), 64)).collect(),
+            hidden: vec!["fd00:1::8".parse().unwrap()],
         };
-        let links = [link(1, &["::1"]), link(2, &["fe80::2", "fd00::2", "2001:db8::2"])];
+        let links =
+            [link(1, &["::1"]), link(2, &["fe80::2", "fd00::2", "2001:db8::2", "fd00:1::8"])];
         choose(&links, 2, destination.parse().unwrap()).unwrap().to_string()
     }
 
@@ -94,5 +102,7 @@ mod tests {
         assert_eq!(chosen("2600::9"), "2001:db8::2");
         assert_eq!(chosen("::1"), "::1");
         assert_eq!(chosen("fd00::2"), "fd00::2");
+        // A deprecated one only where it is asked for itself.
+        assert_eq!(chosen("fd00:1::8"), "fd00:1::8");
     }
 }

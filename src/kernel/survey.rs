@@ -62,6 +62,9 @@ pub struct LinkFact {
     pub hairpin: Option<bool>,
     /// Addresses with prefix lengths, the primary first.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Those that packets do not get as their source (`IFA_F_DEPRECATED`; of IPv4 `RT_SCOPE_HOST`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<IpAddr>,
 }
 
 /// A route of the main table.

@@ -189,6 +189,9 @@ fn wire(world: &mut World, survey: &Survey) {
         for (address, prefix) in link.addresses.iter().filter(|a| !known.contains(a)) {
             world.host.add_address(link.index, *address, *prefix);
         }
+        for address in &link.hidden {
+            world.host.hide_address(link.index, *address);
+        }
     }
     for route in &survey.routes {
         world.host.add_route(route.network, route.gateway, route.link);

@@ -14,8 +14,14 @@ use crate::guest::{self, Guest, Order};
 use crate::{privilege, proxy};
 
 /// Scenarios written for every mode that run in ipvs mode too.
-const SHARED: &[&str] =
-    &["udp-flow-moves-on", "affinity-leaves-with-its-endpoint", "health-check-node-port"];
+const SHARED: &[&str] = &[
+    "udp-flow-moves-on",
+    "affinity-leaves-with-its-endpoint",
+    "health-check-node-port",
+    "trace-foretells-every-probe",
+    "record-is-played-again",
+    "verify-looks-before-it-writes",
+];
 /// How long all of them may take in a guest, which is some three times slower.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Says to the process that it is to run here what was found to run here.

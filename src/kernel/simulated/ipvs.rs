@@ -224,6 +224,9 @@ fn change_link(host: &mut sim::Host, operation: &LinkOperation) -> Result<(), Re
                 return Err((ErrorKind::Exists, "the address is there"));
             }
             host.add_address(link.index, *address, Family::of(*address).address_bits());
+            if matches!(operation, LinkOperation::AddHiddenAddress(..)) {
+                host.hide_address(link.index, *address);
+            }
         }
         LinkOperation::DeleteAddress(name, address) => {
             let link = find(host, name)?;

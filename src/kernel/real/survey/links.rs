@@ -21,6 +21,10 @@ const UP: u32 = 1;
 const PROMISCUOUS: u32 = 0x100;
 /// `IFA_F_SECONDARY`.
 const SECONDARY: u8 = 0x01;
+/// `IFA_F_DEPRECATED`.
+const DEPRECATED: u8 = 0x20;
+/// `RT_SCOPE_HOST`.
+const SCOPE_HOST: u8 = 254;
 
 pub(super) fn read(route: &mut Netlink, found: &mut Survey) -> Result<(), Error> {
     let request = route.route_request(GET_LINK);
@@ -33,10 +37,12 @@ pub(super) fn read(route: &mut Netlink, found: &mut Survey) -> Result<(), Error>
         out.extend(address(message));
     })?;
     let (secondary, primary): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|(_, flags, _)| flags & SECONDARY != 0);
-    for (index, _, address) in primary.into_iter().chain(secondary) {
+        addresses.into_iter().partition(|(_, (flags, _), _)| flags & SECONDARY != 0);
+    for (index, (flags, scope), address) in primary.into_iter().chain(secondary) {
         if let Some(link) = links.iter_mut().find(|link| link.index == index) {
             link.addresses.push(address);
+            let hidden = flags & DEPRECATED != 0 || address.0.is_ipv4() && scope == SCOPE_HOST;
+            link.hidden.extend(hidden.then_some(address.0));
         }
     }
     found.links = links;
@@ -65,10 +71,11 @@ fn link(message: &Message<'_>) -> Option<LinkFact> {
             .filter(|_| of_bridge)
             .map(|mode| mode != 0),
         addresses: Vec::new(),
+        hidden: Vec::new(),
     })
 }
 
-fn address(message: &Message<'_>) -> Option<(u32, u8, (IpAddr, u8))> {
+fn address(message: &Message<'_>) -> Option<(u32, (u8, u8), (IpAddr, u8))> {
     if message.kind != NEW_ADDRESS {
         return None;
     }
@@ -76,7 +83,8 @@ fn address(message: &Message<'_>) -> Option<(u32, u8, (IpAddr, u8))> {
     // Of a link with a peer the local address is ours (IFA_LOCAL), not IFA_ADDRESS.
     let bytes = attributes.get(2).or_else(|| attributes.get(1))?;
     let index = u32_ne(message.body.get(4..)?)?;
-    Some((index, *message.body.get(2)?, (ip(bytes)?, *message.body.get(1)?)))
+    let flags = (*message.body.get(2)?, *message.body.get(3)?);
+    Some((index, flags, (ip(bytes)?, *message.body.get(1)?)))
 }
 
 /// An address by its length.
