@@ -10,6 +10,7 @@ mod classes;
 mod drift;
 mod judge;
 mod services;
+mod set_field;
 mod surroundings;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -18,6 +19,7 @@ mod what_if;
 
 pub use judge::{Verdict, judge};
 pub use services::{Came, These, ask_some};
+pub use set_field::SetField;
 pub use what_if::{Change, Effect, effects};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -127,3 +127,46 @@ fn changes_are_supposed_and_not_made() {
     assert!(!Change::parse("endpoint-down=1.2.3.4").unwrap().apply(&mut later.0, &mut later.1));
     assert!(Change::parse("weather=fair").unwrap_err().contains("node-drain=NAME"));
 }
+
+/// What would become of the Services, if a change were made.
+fn supposed(change: &str) -> Vec<String> {
+    let (events, options) = (events(), options());
+    let world = load(survey());
+    let before = Case { events: &events, options: &options };
+    let mut later = (events.clone(), options.clone());
+    assert!(Change::parse(change).unwrap().apply(&mut later.0, &mut later.1), "{change}");
+    let found = effects(&world, &before, &Case { events: &later.0, options: &later.1 });
+    found.iter().map(|e| format!("{}: {}", e.frontend, e.words)).collect()
+}
+
+#[test]
+fn a_field_is_supposed_to_have_another_value() {
+    assert_eq!(
+        supposed("set-field=default/web:spec.externalTrafficPolicy=Local"),
+        ["node port 30080 TCP: now 2 endpoints, then 1 endpoint"]
+    );
+    assert_eq!(
+        supposed("set-field=default/web:internalTrafficPolicy=Local"),
+        ["10.96.0.10:80 TCP: now 2 endpoints, then 1 endpoint"]
+    );
+    assert_eq!(
+        supposed("set-field=default/web:sessionAffinity=ClientIP:60").last().unwrap(),
+        "10.96.0.10:80 TCP: clients remembered now not at all, then for 60 s"
+    );
+    assert_eq!(
+        supposed("set-field=default/web:externalIPs=192.0.2.99"),
+        ["192.0.2.99:80 TCP: now not there, then 2 endpoints"]
+    );
+    for (wrong, word) in [
+        ("set-field=web:externalIPs=1.2.3.4", "NAMESPACE/NAME"),
+        ("set-field=default/web:externalIPs=home", "\"home\" is not an IP address"),
+        ("set-field=default/web:externalTrafficPolicy=Near", "Cluster or Local"),
+        ("set-field=default/web:sessionAffinity=ClientIP:0", "1 to 86400"),
+        ("set-field=default/web:selector=x", "loadBalancerSourceRanges"),
+    ] {
+        let why = Change::parse(wrong).unwrap_err();
+        assert!(why.contains(word), "{why}");
+    }
+    let nobody = Change::parse("set-field=default/nobody:sessionAffinity=None").unwrap();
+    assert!(!nobody.apply(&mut events(), &mut options()));
+}

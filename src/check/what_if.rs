@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::Case;
+use super::set_field::{FORM, SetField};
 use crate::kernel::Socket;
 use crate::model::{Event, Family, Mode};
 use crate::promise::{Face, Promises};
@@ -25,6 +27,8 @@ pub enum Change {
     NodeDrain(Arc<str>),
     /// An endpoint answers no more.
     EndpointDown(IpAddr),
+    /// A field of a Service has another value.
+    SetField(SetField),
 }
 
 /// What a change does to one Service port.
@@ -41,7 +45,7 @@ pub struct Effect {
 impl Change {
     /// Reads `NAME=VALUE`.
     pub fn parse(text: &str) -> Result<Change, String> {
-        let forms = "mode=NAME, node-drain=NAME or endpoint-down=IP";
+        let forms = format!("mode=NAME, node-drain=NAME, endpoint-down=IP or {FORM}");
         let (name, value) =
             text.split_once('=').ok_or(format!("--what-if {text}: expected {forms}"))?;
         match name {
@@ -57,6 +61,9 @@ impl Change {
                     .map_err(|_| format!("--what-if {text}: expected an IP address"))?;
                 Ok(Change::EndpointDown(address))
             }
+            "set-field" => SetField::parse(value)
+                .map(Change::SetField)
+                .map_err(|why| format!("--what-if {text}: {why}")),
             _ => Err(format!("--what-if {text}: expected {forms}")),
         }
     }
@@ -69,6 +76,16 @@ impl Change {
                 touched = options.mode != *mode;
                 options.mode = *mode;
             }
+            Change::SetField(change) => {
+                for event in events {
+                    match event {
+                        Event::Service(service) if service.name == change.service => {
+                            touched |= change.apply(service);
+                        }
+                        _ => {}
+                    }
+                }
+            }
             Change::NodeDrain(_) | Change::EndpointDown(_) => {
                 for event in events {
                     let Event::Slice(slice) = event else { continue };
@@ -76,7 +93,7 @@ impl Change {
                         let hit = match self {
                             Change::NodeDrain(node) => endpoint.node.as_deref() == Some(node),
                             Change::EndpointDown(address) => endpoint.address == *address,
-                            Change::Mode(_) => false,
+                            Change::Mode(_) | Change::SetField(_) => false,
                         };
                         if hit {
                             touched = true;
@@ -91,39 +108,87 @@ impl Change {
     }
 }
 
-type Reached = BTreeMap<(Family, crate::promise::Frontend), (String, Face, Vec<Socket>, bool)>;
+/// What there is behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Behind {
+    service: String,
+    endpoints: Vec<Socket>,
+    /// Whether the whole cluster has any.
+    any: bool,
+    affinity: Option<u32>,
+    /// The only sources that may come, of a load balancer.
+    sources: Vec<IpNet>,
+}
+
+type Reached = BTreeMap<(Family, crate::promise::Frontend), Behind>;
 
 /// What is different for whom between two cases, on the node of a world.
 pub fn effects(world: &World, before: &Case<'_>, after: &Case<'_>) -> Vec<Effect> {
     let (before, after) = (reached(world, before), reached(world, after));
-    let mut effects = Vec::new();
-    for (key, (service, _, was, any)) in &before {
-        let Some((_, _, is, still)) = after.get(key) else { continue };
-        if was == is && any == still {
-            continue;
-        }
+    let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let effect = |key: &(Family, crate::promise::Frontend)| {
+        let (was, is) = (before.get(key), after.get(key));
         let (address, protocol, port) = key.1;
         let at = address.map_or_else(
             || format!("node port {port}"),
             |a| Socket { address: a, port }.to_string(),
         );
-        let words = format!("now {}, then {}", served(was.len(), *any), served(is.len(), *still));
-        effects.push(Effect {
-            service: service.clone(),
+        Some(Effect {
+            service: is.or(was)?.service.clone(),
             frontend: format!("{at} {protocol}"),
-            words,
-        });
-    }
-    effects
+            words: differences(was, is)?,
+        })
+    };
+    keys.into_iter().filter_map(effect).collect()
 }
 
-/// How many endpoints there are, and what becomes of connections where there is none.
-fn served(count: usize, any: bool) -> String {
-    match (count, any) {
-        (0, false) => "refused: no endpoint".to_owned(),
-        (0, true) => "dropped: no endpoint on this node".to_owned(),
-        (1, _) => "1 endpoint".to_owned(),
-        (several, _) => format!("{several} endpoints"),
+/// How two states of a frontend differ, if they do.
+fn differences(was: Option<&Behind>, is: Option<&Behind>) -> Option<String> {
+    let (was, is) = match (was, is) {
+        (Some(was), Some(is)) => (was, is),
+        (None, Some(is)) => return Some(format!("now not there, then {}", is.served())),
+        (Some(was), None) => return Some(format!("now {}, then not there", was.served())),
+        (None, None) => return None,
+    };
+    let mut words = Vec::new();
+    if was.service != is.service {
+        words.push(format!("now of {}, then of {}", was.service, is.service));
+    }
+    if (&was.endpoints, was.any) != (&is.endpoints, is.any) {
+        words.push(format!("now {}, then {}", was.served(), is.served()));
+    }
+    if was.affinity != is.affinity {
+        let said = |seconds: Option<u32>| match seconds {
+            None => "not at all".to_owned(),
+            Some(seconds) => format!("for {seconds} s"),
+        };
+        words.push(format!(
+            "clients remembered now {}, then {}",
+            said(was.affinity),
+            said(is.affinity)
+        ));
+    }
+    if was.sources != is.sources {
+        let said = |ranges: &[IpNet]| match ranges {
+            [] => "everybody".to_owned(),
+            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        words.push(format!("open now to {}, then to {}", said(&was.sources), said(&is.sources)));
+    }
+    (!words.is_empty()).then(|| words.join("; "))
+}
+
+impl Behind {
+    /// How many endpoints there are, and what becomes of connections where there is none.
+    fn served(&self) -> String {
+        match (self.endpoints.len(), self.any) {
+            (0, false) => "refused: no endpoint".to_owned(),
+            (0, true) => "dropped: no endpoint on this node".to_owned(),
+            (1, _) => "1 endpoint".to_owned(),
+            (several, _) => format!("{several} endpoints"),
+        }
     }
 }
 
@@ -134,17 +199,25 @@ fn reached(world: &World, case: &Case<'_>) -> Reached {
     let mut all = Reached::new();
     for family in Family::ALL {
         for (frontend, claim) in promises.claims(family) {
+            let service = claim.service;
             let local = match claim.face {
-                Face::Cluster => claim.service.internal_policy,
-                Face::External | Face::NodePort => claim.service.external_policy,
+                Face::Cluster => service.internal_policy,
+                Face::External | Face::NodePort => service.external_policy,
             };
             let list = match local {
                 crate::model::TrafficPolicy::Local => &claim.reach.local,
                 crate::model::TrafficPolicy::Cluster => &claim.reach.cluster,
             };
-            let sockets = list.iter().map(|backend| backend.socket).collect();
-            let name = claim.service.port_name(claim.port).to_string();
-            all.insert((family, *frontend), (name, claim.face, sockets, claim.reach.any));
+            let fenced = frontend.0.is_some_and(|ip| service.load_balancer_ips.contains(&ip));
+            let ranges = service.source_ranges.iter().filter(|_| fenced);
+            let behind = Behind {
+                service: service.port_name(claim.port).to_string(),
+                endpoints: list.iter().map(|backend| backend.socket).collect(),
+                any: claim.reach.any,
+                affinity: service.affinity,
+                sources: ranges.filter(|r| Family::of(r.addr()) == family).copied().collect(),
+            };
+            all.insert((family, *frontend), behind);
         }
     }
     all

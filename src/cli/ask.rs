@@ -167,7 +167,7 @@ const OF_REPLAY: &[Own] = &[
 const OF_CHECK: &[Own] = &[(
     "what-if",
     "CHANGE",
-    "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME",
+    "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME, set-field=NAMESPACE/NAME:FIELD=VALUE",
 )];
 const OF_DUMP: &[Own] = &[("to", "FILE", "the file to write [default: the standard output]")];
 
@@ -190,6 +190,7 @@ Examples:
   kube-proxy check --manifests examples --hostname-override node-1
   kube-proxy check --from node-1.dump --output json
   kube-proxy check --from node-1.dump --what-if node-drain=node-2
+  kube-proxy check --manifests examples --what-if set-field=default/web:externalTrafficPolicy=Local
 
 Exit codes: 0 the kernel does what the API promises; 1 it does not; 2 it cannot be told.";
 const DUMP_EXAMPLES: &str = "\
@@ -240,7 +241,8 @@ impl Name {
                 REPLAY_EXAMPLES,
             ),
         };
-        let rows = self.own().iter().chain(OF_ALL).map(|(name, value, what)| {
+        let all = OF_ALL.iter().filter(|(name, ..)| self != Name::Replay || *name != "from");
+        let rows = self.own().iter().chain(all).map(|(name, value, what)| {
             let flag =
                 if value.is_empty() { format!("--{name}") } else { format!("--{name} <{value}>") };
             format!("  {flag:<30} {what}\n")
