@@ -51,6 +51,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What judges rules may not know them: neither backend nor netlink.
     ("src/promise", &["model", "track", "topology", "kernel"]),
     ("src/check", &["model", "track", "topology", "kernel", "netlink", "promise", "sync", "trace"]),
+    // What is about to be written is judged as what is there.
+    ("src/verify", &["model", "track", "kernel", "promise", "sync", "trace", "check"]),
+    ("src/record", &["model", "kernel", "sync", "trace"]),
     ("src/commands", COMMANDS),
     ("src/cli", &["model", "config"]),
     ("src/logging", &["config"]),
@@ -63,12 +66,14 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// The one room that wires all others together.
 const EVERY: &[&str] = &[
     "model", "track", "topology", "kernel", "sync", "api", "config", "cli", "commands", "logging",
-    "serve", "relay",
+    "serve", "relay", "trace", "verify", "record",
 ];
 
 /// The room that wires questions, as `daemon` wires the proxy.
-const COMMANDS: &[&str] =
-    &["model", "track", "kernel", "sync", "api", "config", "cli", "trace", "check", "promise"];
+const COMMANDS: &[&str] = &[
+    "model", "track", "kernel", "sync", "api", "config", "cli", "trace", "check", "promise",
+    "record",
+];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same
 /// question, always.
@@ -168,6 +173,7 @@ const MAY: &[(&str, &str, &str)] = &[
 const LONG_HEADERS: &[(&str, &str)] = &[
     ("src/lib.rs", "the map of all rooms"),
     ("src/config/mod.rs", "the map of the room"),
+    ("src/record/mod.rs", "the map of the room"),
     ("src/trace/mod.rs", "the map of the room"),
     ("sim/src/path.rs", "the netfilter diagram"),
     ("netlab/src/probe.rs", "the grammar of the probe language"),

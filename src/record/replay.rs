@@ -134,8 +134,7 @@ pub fn play(
     });
     let options = first.ok_or("the record does not say how kube-proxy is set up")?;
     let mut world = load(stand_in::stand_in(&options, node(record), &record.addresses));
-    let host = std::mem::replace(&mut world.host, sim::Host::new(1));
-    let kernel = Simulated::new(host).with_capabilities(record.capabilities.clone());
+    let kernel = world.lend_host().with_capabilities(record.capabilities.clone());
     let script = Script::default();
     let heart = Replaying { kernel: kernel.clone(), script: script.clone() };
     let mut player = Player {

@@ -4,7 +4,6 @@
 use super::iptables;
 use super::load::{World, load};
 use crate::kernel::Error;
-use crate::kernel::simulated::Simulated;
 use crate::kernel::survey::Survey;
 use crate::model::Event;
 use crate::netlink::read::{Attributes, text};
@@ -25,8 +24,7 @@ pub fn desired(survey: &Survey, events: &[Event], options: &Options) -> Result<W
     // Connections were made by the rules that were there.
     bare.flows.clear();
     let mut world = load(bare);
-    let host = std::mem::replace(&mut world.host, sim::Host::new(1));
-    let kernel = Simulated::new(host);
+    let kernel = world.lend_host();
     let mut proxy = Proxy::new(Box::new(kernel.clone()), options.clone());
     events.iter().cloned().for_each(|event| proxy.feed(event));
     let synced = proxy.sync().and_then(|_| proxy.leave_only_this_mode());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{iptables, replay, turns};
 use crate::kernel::relay_address;
+use crate::kernel::simulated::Simulated;
 use crate::kernel::survey::{ConnectionFact, Survey};
 use crate::model::Family;
 
@@ -99,6 +100,11 @@ impl World {
     /// Notes something that has no place on a packet's way.
     pub(super) fn gap(&mut self, what: impl Into<String>, why: impl Into<String>) {
         self.gaps.push(Gap { what: what.into(), why: why.into() });
+    }
+
+    /// The host as a kernel, to have rules put into it; an empty one stands here meanwhile.
+    pub fn lend_host(&mut self) -> Simulated {
+        Simulated::new(std::mem::replace(&mut self.host, sim::Host::new(1)))
     }
 
     /// The name of a link.

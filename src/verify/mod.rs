@@ -80,7 +80,7 @@ impl Verifier {
         Verifier {
             extent,
             world: load(crate::kernel::survey::Survey::default()),
-            kernel: Simulated::new(sim::Host::new(1)),
+            kernel: Simulated::bare(),
             pods: [None, None],
             index: Index::default(),
             last: None,
@@ -149,8 +149,8 @@ impl Examiner for Verifier {
         let survey = stand_in::stand_in(options, cluster.node(), &addresses);
         self.pods = stand_in::pods(options, cluster.node());
         self.world = load(survey);
-        let host = std::mem::replace(&mut self.world.host, sim::Host::new(1));
-        self.kernel = Simulated::new(host).with_capabilities(kernel.capabilities().clone());
+        let own = self.world.lend_host();
+        self.kernel = own.with_capabilities(kernel.capabilities().clone());
     }
 
     fn shadow(&mut self) -> &mut dyn Kernel {

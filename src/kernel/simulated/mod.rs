@@ -53,6 +53,11 @@ impl Simulated {
         }
     }
 
+    /// A kernel of a host with nothing but a loopback link.
+    pub fn bare() -> Simulated {
+        Simulated::new(sim::Host::new(1))
+    }
+
     /// The same with some lacks.
     pub fn with_capabilities(self, capabilities: Capabilities) -> Simulated {
         Simulated { capabilities, ..self }

@@ -75,7 +75,10 @@ fn link(message: &Message<'_>) -> Option<LinkFact> {
     })
 }
 
-fn address(message: &Message<'_>) -> Option<(u32, (u8, u8), (IpAddr, u8))> {
+/// An address: its link, flags and scope, and itself.
+type Listed = (u32, (u8, u8), (IpAddr, u8));
+
+fn address(message: &Message<'_>) -> Option<Listed> {
     if message.kind != NEW_ADDRESS {
         return None;
     }
