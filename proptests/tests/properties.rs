@@ -190,6 +190,12 @@ fn any_history_of_userspace_mode_ends_as_one_sync_from_nothing() {
 }
 
 #[test]
+fn a_failing_kernel_converges_in_userspace_mode_and_harms_nobody() {
+    let name = "a_failing_kernel_converges_in_userspace_mode_and_harms_nobody";
+    holds(name, 200, history(Mode::Userspace, Weather::Foul), play);
+}
+
+#[test]
 fn a_failing_kernel_converges_and_harms_nobody() {
     let name = "a_failing_kernel_converges_and_harms_nobody";
     holds(name, 400, history(Mode::Nftables, Weather::Foul), play);

@@ -60,6 +60,16 @@ fn every_vector_holds_on_the_simulated_kernel() {
 }
 
 #[test]
+fn every_vector_holds_in_iptables_mode_on_the_simulated_kernel() {
+    all_hold(Mode::Iptables, &mut SimHeart);
+}
+
+#[test]
+fn every_vector_holds_in_userspace_mode_on_the_simulated_kernel() {
+    all_hold(Mode::Userspace, &mut SimHeart);
+}
+
+#[test]
 fn every_vector_holds_in_ipvs_mode_on_the_simulated_kernel() {
     all_hold(Mode::Ipvs, &mut SimHeart);
 }

@@ -19,3 +19,16 @@ prerouting
 ⇒ rejected with UnreachableX(1) at prerouting simfix noep rule 24: tcp 10.1.0.2:40000 → 10.96.0.40:80 [S]";
     assert_eq!(journey.to_string(), expected);
 }
+
+#[test]
+fn a_journey_knows_the_connection_before_and_after() {
+    let mut node = services();
+    let first = tcp("192.168.1.77:40000", "10.96.0.1:443").arriving(node.eth0);
+    let journey = node.host.send(&first);
+    assert!(journey.outcome.before.is_none());
+    let made = journey.outcome.after.expect("a connection is made");
+    let again = node.host.send(&first);
+    let before = again.outcome.before.expect("it is found");
+    assert_eq!((before.original, before.reply), (made.original, made.reply));
+    assert_eq!(again.outcome.dnat, journey.outcome.dnat);
+}

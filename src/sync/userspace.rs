@@ -42,6 +42,8 @@ struct Served {
     serving: RelayServing,
     port: Result<u16, String>,
     frontends: BTreeSet<Frontend>,
+    /// Whether the relay has taken in what it is to serve.
+    told: bool,
 }
 
 /// What is wanted, led to the ports.
@@ -196,6 +198,10 @@ impl Userspace {
             }
         }
         self.apply(kernel, operations, report)?;
+        // Ports that a sync which failed did not come to stop are idle as well.
+        if self.table.is_unknown() {
+            left.extend(self.served.keys().cloned());
+        }
         Ok(left.into_iter().filter(|key| self.is_idle(key)).collect())
     }
 
@@ -224,11 +230,13 @@ impl Userspace {
             serving: serving.clone(),
             port: Err("not asked for yet".to_owned()),
             frontends: BTreeSet::new(),
+            told: false,
         };
         let served = self.served.entry(key.clone()).or_insert_with(new);
         served.frontends.insert(*frontend);
-        if served.serving != *serving || served.port.is_err() {
+        if served.serving != *serving || served.port.is_err() || !served.told {
             served.serving = serving.clone();
+            served.told = false;
             let serve = RelayOperation::Serve(key.clone(), serving.clone());
             operations.insert(key.clone(), serve);
         }
@@ -253,6 +261,7 @@ impl Userspace {
         for fact in facts {
             let Some(served) = self.served.get_mut(&fact.key) else { continue };
             served.port = fact.port;
+            served.told = true;
             if let Err(why) = &served.port {
                 let frontends = served.frontends.clone();
                 let notice = without_port(&fact.key, why);
@@ -273,9 +282,10 @@ impl Userspace {
             return Ok(());
         }
         report.operations += keys.len();
+        let operations = keys.iter().cloned().map(RelayOperation::Stop).collect();
+        kernel.apply(&Transaction::Relay(operations))?;
         keys.iter().for_each(|key| drop(self.served.remove(key)));
-        let operations = keys.into_iter().map(RelayOperation::Stop).collect();
-        kernel.apply(&Transaction::Relay(operations)).map(|_| ())
+        Ok(())
     }
 
     /// What this mode cannot do for a frontend.
