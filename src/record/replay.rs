@@ -16,6 +16,7 @@ use crate::kernel::{Capabilities, Error, Facts, Kernel, Query, Receipt, Transact
 use crate::model::{Event, Family, Node};
 use crate::sync::scribe::Act;
 use crate::sync::{Options, Proxy};
+pub use crate::trace::dump::Unreadable;
 use crate::trace::{World, load, stand_in, with_rules};
 
 /// A record that was read.
@@ -28,21 +29,6 @@ pub struct Record {
     capabilities: Capabilities,
     addresses: Vec<IpAddr>,
     lines: Vec<Line>,
-}
-
-/// Why a text is no record that can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Line, from 1.
-    pub line: usize,
-    /// What is wrong, and what to do.
-    pub why: String,
-}
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.why)
-    }
 }
 
 /// Reads a record. The last line may be cut short: whoever wrote it may have been killed.

@@ -31,7 +31,7 @@ pub struct Dump {
     pub pods: Vec<Pod>,
 }
 
-/// Why a text is no dump that can be used.
+/// Why a text is no dump, or no record, that can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// Line, from 1.
