@@ -43,6 +43,10 @@ struct Count {
 }
 
 impl Count {
+    fn all(&self) -> usize {
+        self.passed + self.failed + self.skipped
+    }
+
     fn close(&self) -> ExitCode {
         println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped);
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -84,6 +88,7 @@ fn in_guest(keep: Keep, count: &mut Count) {
     if names.is_empty() {
         return;
     }
+    let before = count.all();
     let ran = Guest::find().and_then(|guest| {
         println!("{} cases for IPVS: {}", names.len(), guest.name());
         let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
@@ -96,7 +101,14 @@ fn in_guest(keep: Keep, count: &mut Count) {
         guest.run(&order, |line| count.heard(line).into_iter().for_each(|line| println!("{line}")))
     });
     match ran {
-        Ok(_) => {}
+        // One that broke off before it counted has not passed.
+        Ok(code) => {
+            let missing = names.len().saturating_sub(count.all() - before);
+            if missing > 0 {
+                println!("FAILED  {missing} cases for IPVS were not run: exit code {code}");
+                count.failed += missing;
+            }
+        }
         Err(why) if required() => {
             println!("FAILED  {} cases for IPVS, NETLAB=required: {why}", names.len());
             count.failed += names.len();
@@ -191,15 +203,27 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
 fn write(file: &Path, kept: &[(String, Answers)]) -> Result<(), String> {
     let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let head = format!(
-        "# Answers of Linux {}, recorded by `netlab kernel --record` (netlab {}).\n",
+        "# Answers of Linux {}, recorded by `netlab kernel --record` (netlab {}; {}).\n",
         version.trim(),
         env!("CARGO_PKG_VERSION"),
+        ["nft", "iptables", "ipset"].map(tool).join(", "),
     );
     let folder = guest::kept().unwrap_or_else(|| workspace().join("netlab/recorded"));
     let to = folder.join(file.file_name().unwrap_or_default());
     fs::create_dir_all(&folder)
         .and_then(|()| fs::write(&to, head + &recorded::print(kept)))
         .map_err(|e| format!("{}: {e}", to.display()))
+}
+
+/// A tool with its version: rules of iptables and ipsets reach the kernel through them.
+fn tool(name: &str) -> String {
+    let said = std::process::Command::new(name).arg("--version").output();
+    let said = said.map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
+    let version = said.ok().and_then(|text| {
+        let number = |word: &&str| word.trim_start_matches('v').starts_with(char::is_numeric);
+        text.split_whitespace().find(number).map(|word| word.trim_matches([',', 'v']).to_owned())
+    });
+    format!("{name} {}", version.unwrap_or_else(|| "not installed".to_owned()))
 }
 
 /// Random rules and packets on both kernels.
