@@ -14,6 +14,7 @@ use super::answer::{Answers, ends};
 use super::bell::Bell;
 use super::case::{Case, Step, set_flags};
 use super::ground::{ADDRESSES, LINKS, Line, ROUTES};
+use super::hush::hush;
 use super::netlink::Netlink;
 use super::ruleset::Batches;
 use super::sockets::{Ear, Mouth, listen, silent_sockets};
@@ -50,19 +51,6 @@ const NODE_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),
 ];
-
-/// What Linux sends of its own accord when an address is new (who listens to which group, who is a neighbour)
-/// would be counted by rules that count: it leaves no namespace.
-const QUIET: &str = "table ip6 quiet { chain o { type filter hook output priority -1000; \
-    icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 143 } drop; }; }";
-
-/// Keeps it in; a guest kernel without nf_tables is asked about IPVS only, which counts no such packets.
-fn hush(namespace: &Namespace) -> Result<(), String> {
-    match namespace.command("nft -f -", QUIET) {
-        Err(why) if why.contains("Operation not supported") => Ok(()),
-        other => other.map(drop),
-    }
-}
 
 const FAR_SYSCTLS: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/rp_filter", "0"),

@@ -14,6 +14,7 @@ mod generate;
 mod generate_rare;
 mod generate_xt;
 mod ground;
+mod hush;
 pub mod linux;
 mod netlink;
 mod ready;
