@@ -143,27 +143,23 @@ impl Name {
 type Own = (&'static str, &'static str, &'static str);
 
 const OF_ALL: &[Own] = &[
-    ("from", "FILE", "a dump instead of this node; needs no privileges"),
     ("output", "text|json|mermaid", "the form of the answer [default: text]"),
     ("help", "", "this text"),
 ];
-const OF_TRACE: &[Own] = &[
+const OF_NODE: &[Own] = &[("from", "FILE", "a dump instead of this node; needs no privileges")];
+const OF_PACKET: &[Own] = &[
     ("proto", "tcp|udp|sctp", "the protocol [default: of the Service port, else tcp]"),
     ("port", "PORT", "the port of TO, a number or a Service port's name"),
     ("link", "NAME", "the link the packet comes in by [default: by which FROM is routed]"),
     ("ipv6", "", "IPv6, where both families fit"),
+    ("steps", "", "every chain, rule and look-up on the way"),
+];
+const OF_TRACE: &[Own] = &[
     ("desired", "", "by the rules that kube-proxy would write, not by those that are there"),
     ("compare", "", "by both, and where they differ"),
-    ("steps", "", "every chain, rule and look-up on the way"),
 ];
-const OF_REPLAY: &[Own] = &[
-    ("until", "NUMBER", "stop behind this act [default: at the record's end]"),
-    ("proto", "tcp|udp|sctp", "the protocol of the packet"),
-    ("port", "PORT", "the port of TO, a number or a Service port's name"),
-    ("link", "NAME", "the link the packet comes in by"),
-    ("ipv6", "", "IPv6, where both families fit"),
-    ("steps", "", "every chain, rule and look-up on the way"),
-];
+const OF_REPLAY: &[Own] =
+    &[("until", "NUMBER", "stop behind this act [default: at the record's end]")];
 const OF_CHECK: &[Own] = &[(
     "what-if",
     "CHANGE",
@@ -213,13 +209,15 @@ Examples:
 Exit codes: 0 it was played to the same end; 1 something differs; 2 it cannot be played.";
 
 impl Name {
-    fn own(self) -> &'static [Own] {
-        match self {
-            Name::Trace => OF_TRACE,
-            Name::Check => OF_CHECK,
-            Name::Dump => OF_DUMP,
-            Name::Replay => OF_REPLAY,
-        }
+    /// Its own flags, as help shows them.
+    fn own(self) -> impl Iterator<Item = &'static Own> {
+        let groups: &[&'static [Own]] = match self {
+            Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_ALL],
+            Name::Check => &[OF_CHECK, OF_NODE, OF_ALL],
+            Name::Dump => &[OF_DUMP, OF_NODE, OF_ALL],
+            Name::Replay => &[OF_REPLAY, OF_PACKET, OF_ALL],
+        };
+        groups.iter().copied().flatten()
     }
 
     fn help(self) -> String {
@@ -241,8 +239,7 @@ impl Name {
                 REPLAY_EXAMPLES,
             ),
         };
-        let all = OF_ALL.iter().filter(|(name, ..)| self != Name::Replay || *name != "from");
-        let rows = self.own().iter().chain(all).map(|(name, value, what)| {
+        let rows = self.own().map(|(name, value, what)| {
             let flag =
                 if value.is_empty() { format!("--{name}") } else { format!("--{name} <{value}>") };
             format!("  {flag:<30} {what}\n")
@@ -356,7 +353,7 @@ fn take_own(name: Name, words: impl Iterator<Item = OsString>) -> (Given, Vec<Os
             None if text == "-h" => ("help".to_owned(), None),
             None => (String::new(), None),
         };
-        let known = name.own().iter().chain(OF_ALL).find(|(own, ..)| *own == flag);
+        let known = name.own().find(|(own, ..)| *own == flag);
         let Some((own, shape, _)) = known else {
             rest.push(word);
             continue;
@@ -380,12 +377,11 @@ fn replay(given: &mut Given, spelled: &mut spell::Spelled) -> Option<Command> {
         return None;
     }
     let file = PathBuf::from(spelled.words.remove(0));
-    let until = given.last("until").map(str::to_owned);
-    let number = until.as_ref().map(|text| text.parse::<usize>());
-    if let (Some(Err(_)), Some(text)) = (&number, until) {
+    let until = given.last("until").map(|text| text.parse().map_err(|_| text.to_owned()));
+    let until = until.transpose().unwrap_or_else(|text| {
         given.problems.push(Problem::new("--until".to_owned(), &text, "the number of an act"));
-    }
-    let until = number.and_then(Result::ok);
+        None
+    });
     if spelled.words.is_empty() {
         return Some(Command::Replay { file, until, trace: None });
     }

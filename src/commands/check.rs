@@ -1,7 +1,7 @@
 //! `kube-proxy check`: the live state, or a dump's, against what the objects promise.
 //! Tests: `netlab`.
 
-use super::{Progress, Said, Scene, UNKNOWN, WELL, WRONG};
+use super::{Progress, Said, Scene, UNKNOWN, WELL, WRONG, json};
 use crate::check::{Case, Change, Effect, Report, check as run, effects};
 use crate::cli::ask::{Asked, Output};
 use crate::trace::load;
@@ -40,10 +40,6 @@ fn printed(asked: &Asked, report: &Report) -> Result<String, String> {
         Output::Json => json(report),
         _ => Ok(report.to_string()),
     }
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, String> {
-    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string())
 }
 
 /// What changes would do, without any of them being made.

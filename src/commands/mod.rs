@@ -52,10 +52,15 @@ struct Scene {
 pub fn answer(asked: &Asked) -> Said {
     let mut progress = Progress::start();
     let said = match &asked.command {
+        Command::Trace(wish) => scene(asked, Flows::None, &mut progress)
+            .and_then(|scene| trace::trace(asked, wish, scene)),
+        Command::Check { what_if } => scene(asked, Flows::All, &mut progress)
+            .and_then(|scene| check::check(asked, what_if, scene, &mut progress)),
+        Command::Dump { to } => scene(asked, Flows::All, &mut progress)
+            .and_then(|scene| write_dump(to.as_deref(), scene)),
         Command::Replay { file, until, trace } => {
             replay::replay(asked, (file, *until, trace.as_ref()), &mut progress)
         }
-        _ => scene(asked, &mut progress).and_then(|scene| of_scene(asked, scene, &mut progress)),
     };
     progress.end();
     said.unwrap_or_else(|why| Said {
@@ -65,17 +70,13 @@ pub fn answer(asked: &Asked) -> Said {
     })
 }
 
-fn of_scene(asked: &Asked, scene: Scene, progress: &mut Progress) -> Result<Said, String> {
-    match &asked.command {
-        Command::Trace(wish) => trace::trace(asked, wish, scene),
-        Command::Check { what_if } => check::check(asked, what_if, scene, progress),
-        Command::Dump { to } => write_dump(to.as_deref(), scene),
-        Command::Replay { .. } => Ok(Said::default()),
-    }
+/// A value for programs.
+fn json(value: &impl serde::Serialize) -> Result<String, String> {
+    serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string())
 }
 
 /// Reads all that is known.
-fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
+fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, String> {
     let (survey, known, dumped) = match &asked.from {
         Some(file) => {
             progress.tell(&format!("reading {}", file.display()));
@@ -84,10 +85,6 @@ fn scene(asked: &Asked, progress: &mut Progress) -> Result<Scene, String> {
             (dump.survey, known, dump.options)
         }
         None => {
-            let flows = match &asked.command {
-                Command::Trace(_) | Command::Replay { .. } => Flows::None,
-                Command::Check { .. } | Command::Dump { .. } => Flows::All,
-            };
             let mut tell = |what: &str| progress.tell(&format!("reading {what}"));
             let found = survey(flows, &mut tell).map_err(|e| {
                 format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")

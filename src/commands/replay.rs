@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::trace::in_world;
-use super::{Progress, Said, UNKNOWN, WELL, WRONG, text_of};
+use super::{Progress, Said, UNKNOWN, WELL, WRONG, json, text_of};
 use crate::check::Case;
 use crate::cli::ask::{Asked, Output, Trace};
 use crate::record::Done;
@@ -41,10 +41,6 @@ pub(super) fn replay(
     let said = in_world(asked, wish, ended.world, case)?;
     let code = if said.code == UNKNOWN || !same { UNKNOWN } else { code };
     Ok(Said { error: error.unwrap_or_default(), code, ..said })
-}
-
-fn json(acts: &[Played]) -> Result<String, String> {
-    serde_json::to_string_pretty(acts).map(|text| text + "\n").map_err(|e| e.to_string())
 }
 
 fn words(record: &Record, ended: &Ended) -> String {

@@ -3,7 +3,7 @@
 
 use std::io::IsTerminal;
 
-use super::{Said, Scene, UNKNOWN, WELL, WRONG};
+use super::{Said, Scene, UNKNOWN, WELL, WRONG, json};
 use crate::check::{Case, complete};
 use crate::cli::ask::{Asked, Detail, Output, Rules, Trace};
 use crate::trace::{
@@ -122,9 +122,4 @@ impl Shown<'_> {
         }
         out
     }
-}
-
-fn json(value: &impl serde::Serialize) -> Result<String, String> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| e.to_string())?;
-    Ok(text + "\n")
 }

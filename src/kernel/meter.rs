@@ -56,20 +56,12 @@ impl<K: Kernel> Meter<K> {
 
 impl<K: Kernel> Kernel for Meter<K> {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
-        let what = match transaction {
-            Transaction::Nft(_) => ("nft", None),
-            Transaction::ForgetFlows(flows) => {
-                ("forget-flows", flows.first().map(|flow| flow.family))
-            }
-            Transaction::Xtables(text) => ("iptables-restore", Some(text.family)),
-            Transaction::Account(_) => ("nfacct", None),
-            Transaction::Sysctl(..) => ("sysctl", None),
-            Transaction::ConntrackBuckets(_) => ("conntrack-buckets", None),
-            Transaction::Ipvs(_) => ("ipvs", None),
-            Transaction::Ipset(_) => ("ipset", None),
-            Transaction::Links(_) => ("links", None),
-            Transaction::Relay(_) => ("relay", None),
+        let family = match transaction {
+            Transaction::ForgetFlows(flows) => flows.first().map(|flow| flow.family),
+            Transaction::Xtables(text) => Some(text.family),
+            _ => None,
         };
+        let what = (transaction.kind(), family);
         let changed = |receipt: &Receipt| receipt.operations;
         self.take_time(what, |kernel| kernel.apply(transaction), changed)
     }

@@ -111,6 +111,24 @@ pub enum Transaction {
     ConntrackBuckets(u32),
 }
 
+impl Transaction {
+    /// What it asks for, in one lower-case word, as metrics have it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Transaction::Nft(_) => "nft",
+            Transaction::ForgetFlows(_) => "forget-flows",
+            Transaction::Xtables(_) => "iptables-restore",
+            Transaction::Account(_) => "nfacct",
+            Transaction::Sysctl(..) => "sysctl",
+            Transaction::Ipvs(_) => "ipvs",
+            Transaction::Ipset(_) => "ipset",
+            Transaction::Links(_) => "links",
+            Transaction::Relay(_) => "relay",
+            Transaction::ConntrackBuckets(_) => "conntrack-buckets",
+        }
+    }
+}
+
 /// The bytes of one nf_tables batch: `NFNL_MSG_BATCH_BEGIN`, messages, `NFNL_MSG_BATCH_END`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NftBatch {

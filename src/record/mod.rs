@@ -72,7 +72,7 @@ pub enum Line {
 /// same again, and sees by the digest that it did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Such as `nft` or `xtables`.
+    /// Such as `nft`: [`Transaction::kind`].
     pub kind: String,
     /// How many bytes it had, where it is bytes.
     pub bytes: usize,
@@ -105,30 +105,19 @@ impl Done {
 impl Applied {
     /// In the words of a record.
     pub fn of(transaction: &Transaction, outcome: &Result<Receipt, Error>) -> Applied {
-        let (kind, bytes) = match transaction {
-            Transaction::Nft(batch) => ("nft", batch.bytes.len()),
-            Transaction::Xtables(text) => ("xtables", text.text.len()),
-            Transaction::ForgetFlows(_) => ("forget-flows", 0),
-            Transaction::Account(_) => ("account", 0),
-            Transaction::Sysctl(..) => ("sysctl", 0),
-            Transaction::Ipvs(_) => ("ipvs", 0),
-            Transaction::Ipset(_) => ("ipset", 0),
-            Transaction::Links(_) => ("links", 0),
-            Transaction::Relay(_) => ("relay", 0),
-            Transaction::ConntrackBuckets(_) => ("conntrack-buckets", 0),
+        let (bytes, digest) = match transaction {
+            Transaction::Nft(batch) => (batch.bytes.len(), digest(&batch.bytes)),
+            Transaction::Xtables(text) => (text.text.len(), digest(text.text.as_bytes())),
+            _ => (0, digest(format!("{transaction:?}").as_bytes())),
         };
-        let digest = match transaction {
-            Transaction::Nft(batch) => digest(&batch.bytes),
-            Transaction::Xtables(text) => digest(text.text.as_bytes()),
-            other => digest(format!("{other:?}").as_bytes()),
-        };
+        let kind = transaction.kind().to_owned();
         let outcome = outcome.clone();
-        Applied { kind: kind.to_owned(), bytes, digest: format!("{digest:016x}"), outcome }
+        Applied { kind, bytes, digest: format!("{digest:016x}"), outcome }
     }
 }
 
 /// FNV-1a, 64 bits: the same everywhere and always, which std's hash does not promise.
-pub(crate) fn digest(bytes: &[u8]) -> u64 {
+fn digest(bytes: &[u8]) -> u64 {
     let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }

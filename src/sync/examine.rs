@@ -77,7 +77,7 @@ pub trait Examiner: Send {
     fn shadow(&mut self) -> &mut dyn Kernel;
 
     /// Holds what is in memory against the promises: of the Services that changed and, as far as it
-    /// takes the time, of others. After `begin` none counts as looked at.
+    /// takes the time, of others.
     fn examine(&mut self, known: Known<'_>, changes: &Changes) -> Vec<Broken>;
 
     /// These have been kept from being programmed as they are: what they had before stays until they
@@ -116,18 +116,21 @@ impl Examined {
         self.begun = None;
     }
 
-    /// Holds what is in memory against the promises, and says what it found.
-    fn examine(&mut self, known: Known<'_>, changes: &Changes) -> Vec<Broken> {
+    /// Holds what is in memory against the promises, and says what is wrong; gives those that have
+    /// something to go back to.
+    fn look(
+        &mut self,
+        known: Known<'_>,
+        changes: &Changes,
+        before: &Before,
+    ) -> Vec<NamespacedName> {
         let broken = self.examiner.examine(known, changes);
         for name in &changes.services {
             self.notices.remove(name);
         }
-        broken
-    }
-
-    fn tell(&mut self, known: Known<'_>, broken: &[Broken], held: &[NamespacedName]) {
-        for Broken { service, example } in broken {
-            let instead = match held.contains(service) {
+        let mut held = Vec::new();
+        for Broken { service, example } in &broken {
+            let instead = match before.contains_key(service) {
                 true => "what was programmed for it before stays",
                 false => "it is programmed all the same: there is nothing to go back to",
             };
@@ -139,11 +142,13 @@ impl Examined {
                 message: format!("{example}; {instead}; this is a bug of kube-proxy's"),
             };
             self.notices.insert(service.clone(), notice);
+            held.extend(before.contains_key(service).then(|| service.clone()));
         }
-        self.examiner.held_back(held);
+        self.examiner.held_back(&held);
         if !broken.is_empty() {
-            self.examiner.found(known, broken);
+            self.examiner.found(known, &broken);
         }
+        held
     }
 }
 
@@ -195,8 +200,7 @@ impl Proxy {
         examined.begun = Some(self.options.clone());
         let mut changes = self.last_changes.clone();
         changes.services.retain(|service| !held.contains(service));
-        let broken = examined.examine(known, &changes);
-        examined.tell(known, &broken, &[]);
+        examined.look(known, &changes, &Before::new());
     }
 
     /// Carries a change out in memory, has it looked at, and only then carries it out.
@@ -225,11 +229,7 @@ impl Proxy {
         match refused {
             Some(error) => examined.suspend(&error),
             None => {
-                let broken = examined.examine(known, &self.last_changes);
-                let mut held: Vec<NamespacedName> =
-                    broken.iter().map(|b| b.service.clone()).collect();
-                held.retain(|service| before.contains_key(service));
-                examined.tell(known, &broken, &held);
+                let held = examined.look(known, &self.last_changes, before);
                 if !held.is_empty() {
                     self.take_back(&held, before);
                     self.begin(examined, &held);
@@ -249,11 +249,8 @@ impl Proxy {
                 report.waited += kernel.apply(transaction)?.waited;
                 Ok(())
             });
-            let settled = carried_out.and_then(|()| family.settle(kernel, report));
-            if settled.is_err() {
-                family.distrust();
-            }
-            outcome = outcome.and(settled);
+            let settled = family.or_distrust(carried_out);
+            outcome = outcome.and(settled.and_then(|()| family.settle(kernel, report)));
         }
         outcome
     }
@@ -288,17 +285,11 @@ impl<'a> Stage<'a> {
 impl Kernel for Stage<'_> {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
         self.waiting.push(transaction.clone());
-        match self.shadow.apply(transaction) {
-            Ok(receipt) => Ok(receipt),
-            // A table that stood in is one that never was in memory.
-            Err(error) if error.kind == ErrorKind::Absent && is_removal(transaction) => {
-                Ok(Receipt::default())
-            }
-            Err(error) => {
-                self.refused.get_or_insert(error);
-                Ok(Receipt::default())
-            }
-        }
+        let rehearsed = rehearse(self.shadow, transaction);
+        Ok(rehearsed.unwrap_or_else(|error| {
+            self.refused.get_or_insert(error);
+            Receipt::default()
+        }))
     }
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
@@ -313,8 +304,14 @@ impl Kernel for Stage<'_> {
     }
 }
 
-fn is_removal(transaction: &Transaction) -> bool {
-    matches!(transaction, Transaction::Nft(batch) if batch.operations <= 1)
+/// Carries out in memory what was or will be carried out. A table that stood in is one that never was
+/// in memory.
+fn rehearse(shadow: &mut dyn Kernel, transaction: &Transaction) -> Result<Receipt, Error> {
+    let removes = matches!(transaction, Transaction::Nft(batch) if batch.operations <= 1);
+    match shadow.apply(transaction) {
+        Err(error) if error.kind == ErrorKind::Absent && removes => Ok(Receipt::default()),
+        other => other,
+    }
 }
 
 /// Two kernels that are told the same, the real one first.
@@ -327,8 +324,7 @@ impl Kernel for Tee<'_> {
     fn apply(&mut self, transaction: &Transaction) -> Result<Receipt, Error> {
         let receipt = self.kernel.apply(transaction)?;
         if self.examined.begun.is_some()
-            && let Err(error) = self.examined.examiner.shadow().apply(transaction)
-            && !(error.kind == ErrorKind::Absent && is_removal(transaction))
+            && let Err(error) = rehearse(self.examined.examiner.shadow(), transaction)
         {
             self.examined.suspend(&error);
         }

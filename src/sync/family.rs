@@ -229,10 +229,12 @@ impl FamilySync {
         report: &mut Report,
     ) -> Result<(), Error> {
         let settled = self.driver.settle(kernel, report);
-        if settled.is_err() {
-            self.distrust();
-        }
-        settled
+        self.or_distrust(settled)
+    }
+
+    /// After an error it is not known any more what is in the kernel.
+    pub(super) fn or_distrust(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        outcome.inspect_err(|_| self.distrust())
     }
 
     /// Makes what is wanted from nothing, in another kernel; nothing is remembered of it.
@@ -265,9 +267,6 @@ impl FamilySync {
         report: &mut Report,
     ) -> Result<(), Error> {
         let tidied = self.driver.tidy(kernel, report);
-        if tidied.is_err() {
-            self.distrust();
-        }
-        tidied
+        self.or_distrust(tidied)
     }
 }

@@ -22,6 +22,9 @@ use crate::model::{Family, NamespacedName, Notice, Protocol, Reason};
 /// The device that has the address which ports are bound to.
 const LOOPBACK: &str = "lo";
 
+/// What stands for a port until the relay has said which it is.
+const NOT_ASKED: &str = "not asked for yet";
+
 /// One family.
 #[derive(Debug)]
 pub(super) struct Userspace {
@@ -40,10 +43,9 @@ pub(super) struct Userspace {
 #[derive(Debug)]
 struct Served {
     serving: RelayServing,
+    /// Where, or why not; an error until the relay has taken in what is to be served.
     port: Result<u16, String>,
     frontends: BTreeSet<Frontend>,
-    /// Whether the relay has taken in what it is to serve.
-    told: bool,
 }
 
 /// What is wanted, led to the ports.
@@ -228,15 +230,14 @@ impl Userspace {
     ) {
         let new = || Served {
             serving: serving.clone(),
-            port: Err("not asked for yet".to_owned()),
+            port: Err(NOT_ASKED.to_owned()),
             frontends: BTreeSet::new(),
-            told: false,
         };
         let served = self.served.entry(key.clone()).or_insert_with(new);
         served.frontends.insert(*frontend);
-        if served.serving != *serving || served.port.is_err() || !served.told {
+        if served.serving != *serving || served.port.is_err() {
             served.serving = serving.clone();
-            served.told = false;
+            served.port = Err(NOT_ASKED.to_owned());
             let serve = RelayOperation::Serve(key.clone(), serving.clone());
             operations.insert(key.clone(), serve);
         }
@@ -261,7 +262,6 @@ impl Userspace {
         for fact in facts {
             let Some(served) = self.served.get_mut(&fact.key) else { continue };
             served.port = fact.port;
-            served.told = true;
             if let Err(why) = &served.port {
                 let frontends = served.frontends.clone();
                 let notice = without_port(&fact.key, why);
