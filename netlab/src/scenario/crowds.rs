@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::userspace::{WEB, all_closed, at, descriptors, figure, none_leaked, play, wait_for_web};
+use super::userspace::{
+    WEB, all_closed, at, descriptors, descriptors_at_start, figure, none_leaked, play, wait_for_web,
+};
 use super::{Bench, Scenario, Stop, Verdict, eventually, scenario};
 use crate::client::{Conversation, Outcome, ask_tcp};
 use crate::load::PATIENCE;
@@ -78,7 +80,7 @@ fn limit(setting: &mut Setting) -> Verdict {
     raised.map_err(|e| format!("descriptors for clients and pods: {e}"))?;
     wait_for_web(setting)?;
     all_closed(setting, "default/web:http")?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let start = |_| pod.spawn(|| crowd(ATTEMPTS / CLIENTS));
     let clients: Vec<_> = (0..CLIENTS).map(start).collect();
@@ -121,7 +123,7 @@ fn limit(setting: &mut Setting) -> Verdict {
 fn descriptors_run_out(setting: &mut Setting) -> Verdict {
     wait_for_web(setting)?;
     all_closed(setting, "default/web:http")?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     // A connection takes two: first the last is a client's whose endpoint gets none, then an endpoint's.
     let odd = with_few(setting, before, 21)?;
     let even = with_few(setting, before, 20)?;

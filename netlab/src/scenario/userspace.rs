@@ -121,6 +121,20 @@ pub(super) fn descriptors(setting: &Setting) -> Result<usize, String> {
     std::fs::read_dir(&folder).map(Iterator::count).map_err(|e| format!("{folder}: {e}"))
 }
 
+/// The same at the start, once it is a number that stays: health check node ports are listened on after
+/// the sync that already serves clients.
+pub(super) fn descriptors_at_start(setting: &Setting) -> Result<usize, String> {
+    let mut before = descriptors(setting)?;
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = descriptors(setting)?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
 /// Waits until it has no more descriptors than it had.
 pub(super) fn none_leaked(setting: &Setting, before: usize) -> Result<(), Stop> {
     eventually(|| match descriptors(setting) {
@@ -213,7 +227,7 @@ fn greet(mut stream: TcpStream) {
 /// Nobody listens: the client is refused at once. As soon as one listens, it is asked.
 fn refuses(setting: &mut Setting) -> Verdict {
     wait_for_web(setting)?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     for _ in 0..20 {
         match ask_faulty(setting)? {
             Outcome::Refused => {}
@@ -240,7 +254,7 @@ fn refuses(setting: &mut Setting) -> Verdict {
 /// before leave nothing behind.
 fn hangs(setting: &mut Setting) -> Verdict {
     wait_for_web(setting)?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     let listener = listen(setting, "web-2")?;
     serve(&listener, greet)?;
     mute(setting, "web-1")?;
@@ -288,7 +302,7 @@ fn mute(setting: &Setting, pod: &str) -> Result<(), Stop> {
 /// A reset in the middle of an answer is a reset for the client, not an end.
 fn resets(setting: &mut Setting) -> Verdict {
     wait_for_web(setting)?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     let listener = listen(setting, "web-1")?;
     serve(&listener, |mut stream| {
         let _ = stream.write_all(&[b'x'; 1000]);
@@ -321,7 +335,7 @@ fn resets(setting: &mut Setting) -> Verdict {
 /// The endpoint answers when the client has left.
 fn answers_nobody(setting: &mut Setting) -> Verdict {
     wait_for_web(setting)?;
-    let before = descriptors(setting)?;
+    let before = descriptors_at_start(setting)?;
     let listener = listen(setting, "web-1")?;
     serve(&listener, |mut stream| {
         // Until the client has ended its side, or broken it off.
