@@ -1,7 +1,49 @@
 //! Each target on its seeds and on what chance makes of them: bytes changed, left out, doubled, put together from two.
 //! The same seed makes the same inputs; a panic names it. `SMOKE=N` tries N inputs of each seed instead of 60.
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+/// The system's memory, counted: bytes in use, and the most there were since it was last asked.
+struct Counted {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[global_allocator]
+static MEMORY: Counted = Counted { now: AtomicUsize::new(0), most: AtomicUsize::new(0) };
+
+// SAFETY: every call goes on to the system's allocator as it came; only numbers are kept.
+unsafe impl GlobalAlloc for Counted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = self.now.fetch_add(layout.size(), Relaxed) + layout.size();
+        self.most.fetch_max(now, Relaxed);
+        // SAFETY: as asked.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        self.now.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as asked.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+impl Counted {
+    /// How many bytes more than before something needs while it runs.
+    fn needed(&self, work: impl FnOnce()) -> usize {
+        let before = self.now.load(Relaxed);
+        self.most.store(before, Relaxed);
+        work();
+        self.most.load(Relaxed).saturating_sub(before)
+    }
+}
+
+/// What an input of so many bytes may need at most: no small input may ask for much.
+fn allowed(length: usize) -> usize {
+    (1 << 18) + 1024 * length
+}
 
 /// Chance (splitmix64).
 struct Chance(u64);
@@ -58,14 +100,26 @@ fn seeds_and_what_chance_makes_of_them_do_no_harm() {
         let seeds: Vec<Vec<u8>> =
             files.iter().map(|file| std::fs::read(file).expect("a readable seed")).collect();
         let mut chance = Chance(7);
+        let mut most = (0, 0);
         for (file, seed) in files.iter().zip(&seeds) {
+            // Once before it is counted: what is made once stays.
             target(seed);
             for number in 0..each {
                 let input = changed(seed, &seeds[chance.below(seeds.len())], &mut chance);
-                let told = std::panic::catch_unwind(|| target(&input));
-                assert!(told.is_ok(), "{name}, input {number} of {}: {input:?}", file.display());
+                let mut told = Ok(());
+                let needed = MEMORY.needed(|| told = std::panic::catch_unwind(|| target(&input)));
+                let which = format!("{name}, input {number} of {}", file.display());
+                assert!(told.is_ok(), "{which}: {input:?}");
+                most = most.max((needed, input.len()));
+                let bound = allowed(input.len());
+                assert!(needed <= bound, "{which} needs {needed} bytes: {input:?}");
             }
         }
-        println!("{name}: {} seeds, {} inputs", seeds.len(), seeds.len() * (each + 1));
+        let inputs = seeds.len() * (each + 1);
+        let (needed, length) = most;
+        println!(
+            "{name}: {} seeds, {inputs} inputs; at most {needed} bytes of memory, for {length}",
+            seeds.len()
+        );
     }
 }

@@ -74,7 +74,7 @@ fn show(wish: &Wish) -> Result<bool, String> {
 
 fn on_simulated(wish: &Wish, scripts: &[Script]) -> Result<bool, String> {
     println!("This runs on the simulated kernel: same rules, same bytes, packets in memory.\n");
-    let rows = simulated::run(&wish.examples, scripts)?;
+    let rows = simulated::run(&wish.examples, scripts, proxy::Mode::Nftables.word())?;
     println!("{}", table::print(&rows));
     Ok(verdict(&rows))
 }

@@ -138,6 +138,11 @@ pub struct Start {
 impl Start {
     /// The command line.
     pub fn arguments(&self) -> Vec<String> {
+        self.arguments_in(mode().word())
+    }
+
+    /// The command line in a mode, as `--proxy-mode` has it.
+    pub fn arguments_in(&self, mode: &str) -> Vec<String> {
         let input = match &self.input {
             Input::Manifests(folder) => format!("--manifests={}", folder.display()),
             Input::Server(url) => format!("--master={url}"),
@@ -145,7 +150,7 @@ impl Start {
         };
         let mut all = vec![
             input,
-            format!("--proxy-mode={}", mode().word()),
+            format!("--proxy-mode={mode}"),
             format!("--hostname-override={}", plan::NODE),
             format!("--cluster-cidr={}", plan::CLUSTER_CIDR),
             "--healthz-bind-address=".to_owned(),

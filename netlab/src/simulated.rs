@@ -5,35 +5,71 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use kube_proxy::api;
 use kube_proxy::kernel::simulated::Simulated;
-use kube_proxy::model::LocalDetector;
+use kube_proxy::model::Event;
 use kube_proxy::sync::{Options, Proxy};
+use kube_proxy::{api, cli};
 use sim::{Fate, Host, Packet};
 
 use crate::client::{Answer, Outcome};
 use crate::manifests::{Manifests, PodSpec, Transport};
-use crate::plan;
 use crate::probe::{Probe, Row, Script, judge, short};
+use crate::process::Rights;
 use crate::scale::endpoint;
 use crate::scratch::Scratch;
+use crate::{plan, proxy};
 
 /// The TCP flag of every packet but the first.
 const ACK: u8 = sim::packet::flags::ACK;
 
-/// Asks every probe of the scripts on the simulated kernel, then scales `web` if it is there.
-pub fn run(examples: &Path, scripts: &[Script]) -> Result<Vec<Row>, String> {
-    let mut world = World::new(examples)?;
+/// Asks every probe of the scripts on the simulated kernel, those with the same flags on the same
+/// node, then scales `web` if it is there. `mode` is a word of `--proxy-mode`.
+pub fn run(examples: &Path, scripts: &[Script], mode: &str) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
-    for probe in scripts.iter().flat_map(|script| &script.probes) {
-        rows.push(judge(probe, &mut || world.attempt(probe)));
-    }
-    if world.manifests.get("EndpointSlice", "web-ipv4").is_some() {
-        rows.extend(world.scale()?);
+    let mut left: Vec<&Script> = scripts.iter().collect();
+    while let Some(first) = left.first() {
+        let flags = first.flags.clone();
+        let (same, others) = left.into_iter().partition(|script| script.flags == flags);
+        left = others;
+        let mut world = World::new(examples, mode, &flags)?;
+        for probe in same.iter().flat_map(|script: &&Script| &script.probes) {
+            rows.push(judge(probe, &mut || world.attempt(probe)));
+        }
+        if flags.is_empty() && world.manifests.get("EndpointSlice", "web-ipv4").is_some() {
+            rows.extend(world.scale()?);
+        }
     }
     Ok(rows)
+}
+
+/// What the daemon would do with these flags on this node.
+fn options(examples: &Path, mode: &str, flags: &[String]) -> Result<Options, String> {
+    let start = proxy::Start {
+        binary: "kube-proxy".into(),
+        input: proxy::Input::Manifests(examples.to_owned()),
+        flags: flags.to_vec(),
+        rights: Rights::Ours,
+        log: PathBuf::new(),
+    };
+    let words = ["kube-proxy".to_owned()].into_iter().chain(start.arguments_in(mode));
+    let action = cli::parse(words).map_err(|usage| usage.to_string())?;
+    let cli::Action::Run(settings) = action else {
+        return Err(format!("flags {} do not run a proxy", flags.join(" ")));
+    };
+    let node = read(examples)?.into_iter().find_map(|event| match event {
+        Event::Node(node) => Some(node),
+        _ => None,
+    });
+    let (options, warning) = settings.proxy_options(node.as_deref());
+    warning.map_or(Ok(options), Err)
+}
+
+fn read(folder: &Path) -> Result<Vec<Event>, String> {
+    let manifests =
+        api::manifests::Manifests::open(folder, plan::NODE).map_err(|e| e.to_string())?;
+    Ok(manifests.read())
 }
 
 struct World {
@@ -47,7 +83,7 @@ struct World {
 }
 
 impl World {
-    fn new(examples: &Path) -> Result<World, String> {
+    fn new(examples: &Path, mode: &str, flags: &[String]) -> Result<World, String> {
         let manifests = Manifests::read(examples)?;
         let mut host = Host::new(1);
         let eth0 = host.add_link("eth0");
@@ -57,14 +93,7 @@ impl World {
             host.add_route((plan::unspecified(own), 0), Some(plan::ip(gateway)), eth0);
         }
         let kernel = Simulated::new(host);
-        let cidrs = plan::CLUSTER_CIDR
-            .split(',')
-            .map(|cidr| cidr.parse().map_err(|e| format!("cluster CIDR {cidr}: {e}")));
-        let options = Options {
-            node_name: plan::NODE.into(),
-            detector: LocalDetector::Cidrs(cidrs.collect::<Result<_, String>>()?),
-            ..Options::default()
-        };
+        let options = options(examples, mode, flags)?;
         let mut world = World {
             proxy: Proxy::new(Box::new(kernel.clone()), options),
             kernel,
@@ -92,9 +121,7 @@ impl World {
             }
             self.links.insert(name.clone(), link);
         }
-        let read =
-            api::manifests::Manifests::open(folder, plan::NODE).map_err(|e| e.to_string())?;
-        read.read().into_iter().for_each(|event| self.proxy.feed(event));
+        read(folder)?.into_iter().for_each(|event| self.proxy.feed(event));
         self.proxy.sync().map_err(|e| format!("simulated kernel: {e}"))?;
         Ok(())
     }
@@ -253,12 +280,19 @@ mod tests {
 
     /// The whole demo without privileges: every promise of the examples, on the simulated kernel.
     #[test]
-    fn the_examples_are_as_promised() {
+    fn the_examples_are_as_promised_whatever_the_flags() {
         let mut scripts = Script::read_all(&workspace().join("netlab/scenarios")).unwrap();
-        scripts.retain(|s| s.manifests == "examples" && s.flags.is_empty());
-        let rows = run(&workspace().join("examples"), &scripts).unwrap();
-        assert!(rows.len() > 60);
-        let wrong: Vec<Row> = rows.into_iter().filter(|r| r.wrong.is_some()).collect();
-        assert!(wrong.is_empty(), "{}", crate::table::print(&wrong));
+        scripts.retain(|s| s.manifests == "examples");
+        assert!(scripts.iter().filter(|s| !s.flags.is_empty()).count() >= 5);
+        for mode in ["nftables", "iptables", "ipvs"] {
+            // iptables mode guards no cluster IP, as the reference does not.
+            let guarded = |s: &&Script| mode != "iptables" || !s.name.ends_with("guard");
+            let scripts: Vec<Script> =
+                scripts.iter().filter(guarded).cloned().map(|s| s.in_mode(mode)).collect();
+            let rows = run(&workspace().join("examples"), &scripts, mode).unwrap();
+            assert!(rows.len() > 60);
+            let wrong: Vec<Row> = rows.into_iter().filter(|r| r.wrong.is_some()).collect();
+            assert!(wrong.is_empty(), "{mode}: {}", crate::table::print(&wrong));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Counts which rare states the generators reached, so that a property that holds is known to have
 //! been tried. Knows no proxy. Tests: the properties assert that nothing stays at 0.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use kube_proxy::model::Family;
@@ -16,11 +16,13 @@ use crate::oracle::{Claim, Face, Question};
 pub struct Coverage(BTreeMap<&'static str, usize>);
 
 /// Everything that is counted.
-pub const STATES: [&str; 27] = [
+pub const STATES: [&str; 30] = [
     "cluster IP",
     "external address",
     "node port",
     "dual stack Service",
+    "external policy Cluster",
+    "internal policy Cluster",
     "external policy Local",
     "internal policy Local",
     "local pod short-circuit",
@@ -31,6 +33,7 @@ pub const STATES: [&str; 27] = [
     "renamed port",
     "zero port",
     "endpoint of the wrong family",
+    "same IP in two families",
     "two Services claim one address and port",
     "two Services claim one node port",
     "external IP that is the node's",
@@ -75,6 +78,7 @@ impl Coverage {
         self.count("renamed port", ports().any(|p| p["name"] == "renamed"));
         self.count("zero port", ports().any(|p| p["port"] == 0));
         self.count("endpoint of the wrong family", slices().any(wrong_family));
+        self.count("same IP in two families", in_two_families(&case.objects.slices));
         self.count("duplicate endpoint", duplicates(cluster));
         for service in &cluster.services {
             let families = service.cluster_ips.iter().map(|ip| Family::of(*ip));
@@ -138,6 +142,8 @@ impl Coverage {
         let sent = matches!(fate, Promise::Dnat(_));
         self.count("kept out by source ranges", ranged && *fate == Promise::Drop);
         self.count("let in by source ranges", ranged && sent);
+        self.count("external policy Cluster", outside && !service.external_local && sent);
+        self.count("internal policy Cluster", !outside && !service.internal_local && sent);
         self.count("external policy Local", outside && service.external_local && sent);
         self.count("internal policy Local", !outside && service.internal_local && sent);
         let ready = choice.cluster.iter().filter(|(_, e)| e.ready).count();
@@ -179,7 +185,18 @@ fn wrong_family(slice: &serde_json::Value) -> bool {
     endpoints.filter_map(|e| e["addresses"][0].as_str()).any(|a| a.contains(':') == four)
 }
 
+/// One address, however it is written, in slices of IPv4 and of IPv6.
+fn in_two_families(slices: &[serde_json::Value]) -> bool {
+    let addresses = |family: &str| -> BTreeSet<&str> {
+        let slices = slices.iter().filter(|s| s["addressType"] == family);
+        let endpoints = slices.flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
+        let written = endpoints.filter_map(|e| e["addresses"][0].as_str());
+        written.map(|address| address.trim_start_matches("::ffff:")).collect()
+    };
+    !addresses("IPv4").is_disjoint(&addresses("IPv6"))
+}
+
 fn duplicates(cluster: &Cluster) -> bool {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     cluster.endpoints.iter().any(|e| !seen.insert((&e.service, e.address)))
 }

@@ -67,10 +67,7 @@ pub fn ask(host: &mut sim::Host, asked: &Packet, marks: Marks) -> Result<Seen, S
     let mut outcomes = Vec::new();
     for (probability, outcome) in host.outcomes(&sent) {
         let fate = fate(host, asked, &outcome);
-        if arrived(&outcome.fate) && outcome.packet.mark != marks.before {
-            let (was, is) = (marks.before, outcome.packet.mark);
-            return Err(format!("mark {was:#x} came out as {is:#x} ({fate})"));
-        }
+        marks.are_kept(&outcome).map_err(|why| format!("{why} ({fate})"))?;
         outcomes.push((fate, probability.as_f64()));
     }
     Ok(Seen { outcomes, extent: Extent::Every, journey: String::new() })
@@ -92,10 +89,7 @@ pub fn ask_in_turns(
         host.advance(FORGOTTEN_AFTER);
         let outcome = host.fate(&sent);
         let fate = fate(host, asked, &outcome);
-        if arrived(&outcome.fate) && outcome.packet.mark != marks.before {
-            let (was, is) = (marks.before, outcome.packet.mark);
-            return Err(format!("mark {was:#x} came out as {is:#x} ({fate})"));
-        }
+        marks.are_kept(&outcome).map_err(|why| format!("{why} ({fate})"))?;
         *counts.entry(fate).or_default() += 1;
     }
     let share = |count: usize| count as f64 / turns as f64;
@@ -103,17 +97,35 @@ pub fn ask_in_turns(
     Ok(Seen { outcomes, extent: Extent::Every, journey: String::new() })
 }
 
-/// Whether the packet left, so that its mark can be looked at: on delivery the masquerade bit may
-/// stay, since nobody looks at it any more.
-fn arrived(fate: &sim::Fate) -> bool {
-    matches!(fate, sim::Fate::Forwarded(_) | sim::Fate::Sent(_))
+/// The mark a packet has before it meets us: it must have the same one when it leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    before: u32,
+    ours: u32,
 }
 
-/// The mark a packet has before it meets us: it must have the same one when it leaves.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Marks {
-    /// The mark, without the masquerade bit.
-    pub before: u32,
+impl Marks {
+    /// None at all.
+    pub fn none(setup: &Setup) -> Marks {
+        Marks { before: 0, ours: 1 << setup.masquerade_bit }
+    }
+
+    /// One that somebody else might use: every bit but the one that is ours.
+    pub fn foreign(setup: &Setup) -> Marks {
+        let ours = 1 << setup.masquerade_bit;
+        Marks { before: !ours, ours }
+    }
+
+    /// Nothing of it is changed, whatever becomes of the packet. Only where nobody looks at the
+    /// masquerade bit any more, on delivery or at a packet's end, may that bit have come to it.
+    fn are_kept(&self, outcome: &sim::Outcome) -> Result<(), String> {
+        let left = matches!(outcome.fate, sim::Fate::Forwarded(_) | sim::Fate::Sent(_));
+        let may_have_come = if left { 0 } else { self.ours };
+        if outcome.packet.mark & !may_have_come == self.before {
+            return Ok(());
+        }
+        Err(format!("mark {:#x} came out as {:#x}", self.before, outcome.packet.mark))
+    }
 }
 
 /// One way the packet can take, as a person can read it. Changes the host: the packet is sent.

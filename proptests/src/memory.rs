@@ -3,7 +3,7 @@
 //! every endpoint alike. Must never look at a rule. Tests: `tests/properties.rs`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -12,12 +12,15 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 use kube_proxy::api::decode::Decoder;
+use kube_proxy::kernel::Socket;
 use kube_proxy::model::{Kind, Protocol};
+use kube_proxy::relay::Balancer;
 use kube_proxy::sync::Proxy;
 
 use crate::cluster::{Mode, Setup};
 use crate::fate::{Entry, Outcome, Packet, Seen};
 use crate::host::{Marks, ask, packet_from};
+use crate::sim_heart::carried_on;
 use crate::stage::Stage;
 use crate::vectors::ARRIVAL;
 use crate::world::{Objects, synced, told};
@@ -25,6 +28,9 @@ use crate::world::{Objects, synced, told};
 /// Most endpoints of the Service, and most clients.
 const ENDPOINTS: usize = 4;
 const CLIENTS: u8 = 5;
+
+/// How long IPVS knows a connection of one packet, at most: UDP's five minutes.
+const LONGEST_IPVS_CONNECTION: u64 = 300;
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -63,7 +69,12 @@ pub fn memory(mode: Mode) -> impl Strategy<Value = Memory> {
         1 => Just(Moment::Restart),
     ];
     let to = select(vec![("172.30.0.41", 80), ("203.0.113.41", 80), ("192.168.0.2", 30_041)]);
-    let protocol = select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+    let protocols = match mode {
+        // It carries no SCTP.
+        Mode::Userspace => vec![Protocol::Tcp, Protocol::Udp],
+        _ => Protocol::ALL.to_vec(),
+    };
+    let protocol = select(protocols);
     (protocol, select(vec![40u64, 600, 10_800, 86_400]), to, vec(moment, 4..40)).prop_map(
         move |(protocol, timeout, (address, port), moments)| {
             let to = (address.parse().expect("a constant address"), port);
@@ -76,6 +87,8 @@ pub fn memory(mode: Mode) -> impl Strategy<Value = Memory> {
 struct Met {
     endpoint: IpAddr,
     at: u64,
+    /// The endpoint was not there for a while.
+    left: bool,
 }
 
 struct Life<'a> {
@@ -86,6 +99,8 @@ struct Life<'a> {
     there: Vec<bool>,
     now: u64,
     connections: u16,
+    /// Whom userspace mode remembers; gone with its process.
+    relay: Balancer,
     met: BTreeMap<u8, Met>,
 }
 
@@ -96,8 +111,17 @@ pub fn live(memory: &Memory) -> Result<(), String> {
     let stage = Stage::new(&setup, usize::MAX);
     let there = vec![true; ENDPOINTS];
     let proxy = synced(Box::new(stage.clone()), &setup, &objects(memory, &there))?;
-    let mut life =
-        Life { memory, setup, stage, proxy, there, now: 0, connections: 0, met: BTreeMap::new() };
+    let mut life = Life {
+        memory,
+        setup,
+        stage,
+        proxy,
+        there,
+        now: 0,
+        connections: 0,
+        relay: Balancer::default(),
+        met: BTreeMap::new(),
+    };
     memory.moments.iter().enumerate().try_for_each(|(number, moment)| {
         life.moment(moment).map_err(|why| format!("moment {number}, {moment:?}: {why}"))
     })
@@ -160,13 +184,17 @@ impl Life<'_> {
                 let events = told(Kind::EndpointSlice, &slice, &mut decoder);
                 events.into_iter().for_each(|event| self.proxy.feed(event));
                 self.proxy.sync().map_err(|e| format!("sync: {e}"))?;
-                let there = &self.there;
-                self.met.retain(|_, met| {
-                    (0..ENDPOINTS).any(|n| there[n] && address(n) == met.endpoint)
-                });
+                for met in self.met.values_mut() {
+                    met.left |=
+                        !(0..ENDPOINTS).any(|n| self.there[n] && address(n) == met.endpoint);
+                }
                 Ok(())
             }
             Moment::Restart => {
+                if self.memory.mode == Mode::Userspace {
+                    self.relay = Balancer::default();
+                    self.met.clear();
+                }
                 let objects = objects(self.memory, &self.there);
                 self.proxy = synced(Box::new(self.stage.clone()), &self.setup, &objects)?;
                 // What stood in for the old table goes.
@@ -175,37 +203,73 @@ impl Life<'_> {
         }
     }
 
-    /// Everything the visit could come to is asked first, then it takes place.
-    fn visit(&mut self, client: u8) -> Result<(), String> {
-        let asked = Packet {
+    fn asked(&self, client: u8) -> Packet {
+        Packet {
             protocol: self.memory.protocol,
             source: [10, 240, 0, client + 1].into(),
             entry: Entry::Link(ARRIVAL.to_owned()),
             dest: self.memory.to.0,
             port: self.memory.to.1,
-        };
+        }
+    }
+
+    /// Everything that could become of a client's visit now; nothing changes.
+    fn could(&self, client: u8) -> Result<Seen, String> {
+        let (asked, marks) = (self.asked(client), Marks::none(&self.setup));
+        let mut seen = self.stage.host(|host| ask(host, &asked, marks))?;
+        seen.outcomes = carried_on(&self.stage, &asked, seen.outcomes);
+        Ok(seen)
+    }
+
+    /// Everything the visit could come to is asked first, then it takes place.
+    fn visit(&mut self, client: u8) -> Result<(), String> {
+        let (could, stranger) = (self.could(client)?, self.could(CLIENTS)?);
+        let asked = self.asked(client);
         self.connections += 1;
         let port = self.connections;
-        let (could, went) = self.stage.host(|host| {
-            let could = ask(host, &asked, Marks::default())?;
+        let went = self.stage.host(|host| {
             let sent = packet_from(host, &asked, 20_000 + port)?;
-            Ok::<_, String>((could, host.fate(&sent)))
+            Ok::<_, String>(host.fate(&sent))
         })?;
-        if !matches!(went.fate, sim::Fate::Forwarded(_)) {
-            return Err(format!("it reached no endpoint: {}", went.fate));
-        }
-        let endpoint = went.packet.dst;
-        self.fits(client, &could, endpoint)?;
-        self.met.insert(client, Met { endpoint, at: self.now });
+        let endpoint = match went.fate {
+            sim::Fate::Forwarded(_) => went.packet.dst,
+            sim::Fate::Delivered if self.memory.mode == Mode::Userspace => {
+                self.carried(&asked, went.packet.dst, went.packet.dport())?
+            }
+            other => return Err(format!("it reached no endpoint: {other}")),
+        };
+        self.fits(client, (&could, &stranger), endpoint)?;
+        self.met.insert(client, Met { endpoint, at: self.now, left: false });
         Ok(())
     }
 
-    fn fits(&self, client: u8, could: &Seen, went: IpAddr) -> Result<(), String> {
-        let there = self.there.iter().filter(|there| **there).count();
+    /// Where the relay takes a connection that came to this port of its own.
+    fn carried(&mut self, asked: &Packet, address: IpAddr, port: u16) -> Result<IpAddr, String> {
+        let serving = self.stage.relayed(asked.protocol, Socket { address, port });
+        let serving = serving.ok_or("delivered to a port that nobody serves")?;
+        let to = |s: &Socket| SocketAddr::new(s.address, s.port);
+        self.relay.set(serving.endpoints.iter().map(to).collect(), serving.affinity);
+        let now = Duration::from_secs(self.now);
+        let chosen = self.relay.choose(asked.source, &[], now).ok_or("no endpoint")?;
+        self.relay.worked(asked.source, chosen, now);
+        Ok(chosen.ip())
+    }
+
+    fn fits(
+        &self,
+        client: u8,
+        (could, stranger): (&Seen, &Seen),
+        went: IpAddr,
+    ) -> Result<(), String> {
         let Some(met) = self.met.get(&client) else {
-            return self.any(could, there);
+            return self.any(could, stranger);
         };
         let gone_by = self.now - met.at;
+        if met.left {
+            // IPVS takes a client back to an endpoint that comes back.
+            let may_be_taken_back = self.memory.mode == Mode::Ipvs && gone_by <= self.remembered();
+            return if may_be_taken_back { Ok(()) } else { self.any(could, stranger) };
+        }
         if gone_by + 1 < self.memory.timeout {
             return if went == met.endpoint {
                 Ok(())
@@ -213,15 +277,29 @@ impl Life<'_> {
                 Err(format!("client {client} met {} {gone_by} s ago and now {went}", met.endpoint))
             };
         }
-        if gone_by <= self.memory.timeout + 1 { Ok(()) } else { self.any(could, there) }
+        if gone_by <= self.remembered() { Ok(()) } else { self.any(could, stranger) }
     }
 
-    /// Each endpoint with the same chance. IPVS takes turns and keeps a client while one of its
-    /// connections is known: there only the endpoint itself can be looked at.
-    fn any(&self, could: &Seen, there: usize) -> Result<(), String> {
-        if self.memory.mode == Mode::Ipvs {
-            return Ok(());
+    /// How long a client may be remembered. IPVS keeps him while one of his connections is known, and looks
+    /// after that once a minute (`ip_vs_conn_expire`).
+    fn remembered(&self) -> u64 {
+        match self.memory.mode {
+            Mode::Ipvs => self.memory.timeout.max(LONGEST_IPVS_CONNECTION) + 120,
+            _ => self.memory.timeout + 1,
         }
+    }
+
+    /// Each endpoint with the same chance. IPVS takes turns: there nobody knows a client who is sent where a
+    /// stranger would be sent at this moment.
+    fn any(&self, could: &Seen, stranger: &Seen) -> Result<(), String> {
+        if self.memory.mode == Mode::Ipvs {
+            return if could.outcomes == stranger.outcomes {
+                Ok(())
+            } else {
+                Err(format!("a stranger meets {:?}, he {:?}", stranger.outcomes, could.outcomes))
+            };
+        }
+        let there = self.there.iter().filter(|there| **there).count();
         let fair = 1.0 / there as f64;
         let fits = |(outcome, chance): &(Outcome, f64)| {
             matches!(outcome, Outcome::Dnat { .. }) && (chance - fair).abs() < 1e-6

@@ -245,10 +245,11 @@ impl Play {
                 promises.len() == 1 && untouched(&self.possible, packet)
             });
         }
-        let (broken, mode) = (self.broken.clone(), self.setup.mode);
+        let broken = self.broken.clone();
+        let (mode, marks) = (self.setup.mode, Marks::foreign(&self.setup));
         self.stage.watch(move |host| {
             for (packet, promises) in &watched {
-                if let Err(why) = met(host, mode, (packet, promises)) {
+                if let Err(why) = met(host, (mode, marks), (packet, promises)) {
                     let journey = journey(host, packet);
                     broken
                         .lock()
@@ -277,7 +278,7 @@ impl Play {
         let all = packets::all(&self.setup, &self.current().cluster());
         let step = all.len().div_ceil(WATCHED).max(1);
         let carried = |stage: &Stage, packet: &Packet| {
-            let seen = stage.host(|host| ask(host, packet, Marks::default()))?;
+            let seen = stage.host(|host| ask(host, packet, Marks::foreign(&self.setup)))?;
             Ok::<_, String>(carried_on(stage, packet, seen.outcomes))
         };
         for packet in all.iter().step_by(step) {
@@ -372,10 +373,10 @@ fn untouched(possible: &[(Setup, Cluster)], packet: &Packet) -> bool {
 /// where there is only one.
 fn met(
     host: &mut sim::Host,
-    mode: Mode,
+    (mode, marks): (Mode, Marks),
     (packet, promises): (&Packet, &[Promise]),
 ) -> Result<(), String> {
-    let mut seen = ask(host, packet, Marks::default())?;
+    let mut seen = ask(host, packet, marks)?;
     if mode == Mode::Ipvs {
         // IPVS takes turns: one packet shows one endpoint.
         seen.extent = Extent::Samples;

@@ -13,11 +13,6 @@ use crate::world::{Objects, synced};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SimHeart;
 
-/// A mark that somebody else might use: every bit but the one that is ours.
-pub fn foreign_mark(setup: &Setup) -> u32 {
-    !(1 << setup.masquerade_bit)
-}
-
 /// Asks as the mode chooses endpoints: by chance, or in turns.
 fn ask_as(
     setup: &Setup,
@@ -48,12 +43,12 @@ impl Heart for SimHeart {
     ) -> Result<Answers, String> {
         let stage = Stage::new(setup, usize::MAX);
         let proxy = synced(Box::new(stage.clone()), setup, objects)?;
-        let marks = Marks { before: foreign_mark(setup) };
+        let marks = Marks::foreign(setup);
         let seen = asked
             .iter()
             .map(|(packet, promise)| {
                 stage.host(|host| {
-                    let mut seen = ask_as(setup, host, (packet, promise), Marks::default())?;
+                    let mut seen = ask_as(setup, host, (packet, promise), Marks::none(setup))?;
                     // Whatever other marks there are stay as they are, and change nothing.
                     let marked = ask_as(setup, host, (packet, promise), marks)?;
                     if marked.outcomes != seen.outcomes {

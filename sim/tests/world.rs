@@ -11,6 +11,9 @@ use std::net::SocketAddr;
 use support::bytes::{Batch, expr};
 use support::{captured, ip, node, udp};
 
+/// What every host in these tests is.
+const OURS: &str = "a host of this world";
+
 struct Cluster {
     world: World,
     node: HostId,
@@ -46,7 +49,7 @@ fn cluster(rules: &[Vec<u8>], pods: Pods) -> Cluster {
         if pods == Pods::Bridged {
             bridge.push((pod, link));
         } else {
-            let host = c.world.host_mut(c.node);
+            let host = c.world.host_mut(c.node).expect(OURS);
             let veth = host.add_link(&format!("veth{number}"));
             host.add_route((ip(&format!("10.1.0.{number}")), 32), None, veth);
             host.add_route((ip(&format!("fd00:10::{number}")), 128), None, veth);
@@ -76,7 +79,7 @@ fn add_pod(world: &mut World, number: u64, pods: Pods) -> (HostId, u32) {
     let sockets =
         [(protocol::TCP, 6443), (protocol::UDP, 5353), (protocol::TCP, 8080), (protocol::SCTP, 9)];
     for (number, port) in sockets {
-        world.listen(pod, (number, at(&format!("[::]:{port}"))), "server");
+        world.listen(pod, (number, at(&format!("[::]:{port}"))), "server").expect(OURS);
     }
     (pod, link)
 }
@@ -94,12 +97,12 @@ const ANY: &str = "0.0.0.0:0";
 #[test]
 fn a_connection_goes_there_and_back_across_hosts() {
     let mut c = services();
-    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.1:443"), protocol::TCP);
+    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.1:443"), protocol::TCP).expect(OURS);
     assert_eq!(talk.end, Ending::Fine, "{talk}");
     let served = talk.served.clone().expect("a pod serves it");
     assert_eq!(served.flow.local.port(), 6443);
     assert_eq!(served.flow.remote.ip(), ip("192.168.1.10"), "masqueraded: {talk}");
-    let conns = c.world.host(c.node).connections();
+    let conns = c.world.host(c.node).expect(OURS).connections();
     assert!(conns.len() == 1 && conns[0].state == sim::conntrack::State::TimeWait, "{conns:?}");
     let first = &talk.legs[..3];
     assert_eq!(
@@ -122,42 +125,46 @@ fn udp_sctp_and_echoes_are_answered() {
         ("10.1.0.3:9", protocol::SCTP),
         ("10.1.0.3:0", protocol::ICMP),
     ] {
-        let talk = c.world.connect(c.pods[5], at(ANY), at(dst), number);
+        let talk = c.world.connect(c.pods[5], at(ANY), at(dst), number).expect(OURS);
         assert_eq!(talk.end, Ending::Fine, "{talk}");
         assert!(talk.served.is_some(), "{talk}");
     }
-    let six = c.world.connect(c.pods[0], at("[::]:0"), at("[fd00:10::3]:6443"), protocol::TCP);
+    let six = c
+        .world
+        .connect(c.pods[0], at("[::]:0"), at("[fd00:10::3]:6443"), protocol::TCP)
+        .expect(OURS);
     assert_eq!(six.end, Ending::Fine, "{six}");
 }
 
 #[test]
 fn rejects_and_closed_ports_are_answered_to_the_address_that_was_asked() {
     let mut c = services();
-    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.40:80"), protocol::TCP);
+    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.40:80"), protocol::TCP).expect(OURS);
     assert_eq!(
         talk.end,
         Ending::Unreachable { kind: 3, code: 3, from: ip("192.168.1.10") },
         "{talk}"
     );
-    c.world.close(c.pods[3], "server");
-    c.world.close(c.pods[4], "server");
-    let talk = c.world.connect(c.pods[0], at(ANY), at("10.96.0.10:53"), protocol::UDP);
+    c.world.close(c.pods[3], "server").expect(OURS);
+    c.world.close(c.pods[4], "server").expect(OURS);
+    let talk = c.world.connect(c.pods[0], at(ANY), at("10.96.0.10:53"), protocol::UDP).expect(OURS);
     assert_eq!(
         talk.end,
         Ending::Unreachable { kind: 3, code: 3, from: ip("10.96.0.10") },
         "translated back: {talk}"
     );
-    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.0.3:1"), protocol::TCP);
+    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.0.3:1"), protocol::TCP).expect(OURS);
     assert_eq!(talk.end, Ending::Reset, "{talk}");
-    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.0.3:1"), protocol::SCTP);
+    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.0.3:1"), protocol::SCTP).expect(OURS);
     assert_eq!(talk.end, Ending::Reset, "{talk}");
-    let talk = c.world.connect(c.pods[0], at("[::]:0"), at("[fd00:10::3]:1"), protocol::UDP);
+    let talk =
+        c.world.connect(c.pods[0], at("[::]:0"), at("[fd00:10::3]:1"), protocol::UDP).expect(OURS);
     assert_eq!(
         talk.end,
         Ending::Unreachable { kind: 1, code: 4, from: ip("fd00:10::3") },
         "{talk}"
     );
-    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.50:80"), protocol::TCP);
+    let talk = c.world.connect(c.outside, at(ANY), at("10.96.0.50:80"), protocol::TCP).expect(OURS);
     assert!(
         matches!(talk.end, Ending::Silent(leg) if matches!(talk.legs[leg].journey.outcome.fate, Fate::Dropped(_))),
         "{talk}"
@@ -167,25 +174,32 @@ fn rejects_and_closed_ports_are_answered_to_the_address_that_was_asked() {
 #[test]
 fn no_route_no_neighbour_and_no_time_left_are_answered() {
     let mut c = cluster(&[], Pods::Routed);
-    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.9.9:80"), protocol::TCP);
+    let talk = c.world.connect(c.pods[0], at(ANY), at("10.1.9.9:80"), protocol::TCP).expect(OURS);
     assert_eq!(
         talk.end,
         Ending::Unreachable { kind: 3, code: 1, from: ip("192.168.1.10") },
         "{talk}"
     );
-    let talk = c.world.connect(c.outside, at(ANY), at("10.1.9.9:80"), protocol::TCP);
+    let talk = c.world.connect(c.outside, at(ANY), at("10.1.9.9:80"), protocol::TCP).expect(OURS);
     assert_eq!(
         talk.end,
         Ending::Unreachable { kind: 3, code: 1, from: ip("192.168.1.10") },
         "{talk}"
     );
-    let legs = c.world.send(c.outside, &Packet { ttl: 1, ..udp("192.168.1.1:5", "10.1.0.3:5353") });
+    let legs = c
+        .world
+        .send(c.outside, &Packet { ttl: 1, ..udp("192.168.1.1:5", "10.1.0.3:5353") })
+        .expect(OURS);
     let told = &legs.last().expect("an answer").journey.outcome.packet;
     assert_eq!(told.to_string(), "icmp 11/0 id 0 192.168.1.10 → 192.168.1.1");
     // outside → node → outside …: 192.0.2/24 goes in circles.
-    let link = c.world.host(c.outside).links()[1].index;
-    c.world.host_mut(c.outside).add_route((ip("192.0.2.0"), 24), Some(ip("192.168.1.10")), link);
-    let legs = c.world.send(c.pods[0], &udp("10.1.0.2:5", "192.0.2.1:9"));
+    let link = c.world.host(c.outside).expect(OURS).links()[1].index;
+    c.world.host_mut(c.outside).expect(OURS).add_route(
+        (ip("192.0.2.0"), 24),
+        Some(ip("192.168.1.10")),
+        link,
+    );
+    let legs = c.world.send(c.pods[0], &udp("10.1.0.2:5", "192.0.2.1:9")).expect(OURS);
     assert!(
         (64..70).contains(&legs.len()),
         "the loop ends by the time to live: {} legs",
@@ -197,7 +211,10 @@ fn no_route_no_neighbour_and_no_time_left_are_answered() {
     };
     assert_eq!(looped(&legs), [Fate::Expired]);
     // One whose time ends on the straight way does not go in circles.
-    let legs = c.world.send(c.outside, &Packet { ttl: 1, ..udp("192.168.1.1:5", "10.1.0.3:5353") });
+    let legs = c
+        .world
+        .send(c.outside, &Packet { ttl: 1, ..udp("192.168.1.1:5", "10.1.0.3:5353") })
+        .expect(OURS);
     assert!(legs.iter().any(|leg| leg.journey.outcome.fate == Fate::Expired));
     assert_eq!(looped(&legs), []);
 }
@@ -206,7 +223,7 @@ fn no_route_no_neighbour_and_no_time_left_are_answered() {
 fn a_client_resets_what_comes_from_an_address_it_did_not_ask() {
     let mut c = cluster(&captured(include_str!("fixtures/services.hex")), Pods::Bridged);
     // The endpoint is on the client's own bridge: its answer does not pass the node's hooks, where it would be translated back.
-    let talk = c.world.open(c.pods[5], at(ANY), at("10.96.0.1:443"), protocol::TCP);
+    let talk = c.world.open(c.pods[5], at(ANY), at("10.96.0.1:443"), protocol::TCP).expect(OURS);
     assert_eq!(talk.end, Ending::Reset, "{talk}");
     assert!(
         talk.legs.iter().any(|leg| &*leg.host == "pod7" && leg.next == Next::NoSocket),
@@ -224,19 +241,24 @@ fn a_stale_udp_entry_is_a_blackhole_until_it_is_forgotten() {
     );
     let mut c = cluster(&[tracked.end()], Pods::Routed);
     let client = at("192.168.1.1:40000");
-    let asked =
-        |c: &mut Cluster| c.world.connect(c.outside, client, at("10.96.0.10:53"), protocol::UDP);
+    let asked = |c: &mut Cluster| {
+        c.world.connect(c.outside, client, at("10.96.0.10:53"), protocol::UDP).expect(OURS)
+    };
     let before = asked(&mut c);
     assert!(before.served.is_none(), "{before}");
     for batch in captured(include_str!("fixtures/services.hex")) {
-        c.world.host_mut(c.node).nft_batch(&batch).unwrap_or_else(|error| panic!("{error}"));
+        c.world
+            .host_mut(c.node)
+            .expect(OURS)
+            .nft_batch(&batch)
+            .unwrap_or_else(|error| panic!("{error}"));
     }
     for _ in 0..10 {
         c.world.advance(std::time::Duration::from_secs(20));
         let stale = asked(&mut c);
         assert!(stale.served.is_none(), "each packet keeps the old entry alive: {stale}");
     }
-    let gone = c.world.host_mut(c.node).forget_connections(|conn| {
+    let gone = c.world.host_mut(c.node).expect(OURS).forget_connections(|conn| {
         conn.original.dst == ip("10.96.0.10") && conn.status & status::DST_NAT == 0
     });
     assert_eq!(gone, 1);
@@ -263,15 +285,18 @@ fn a_segment_outside_of_the_window_is_invalid_unless_liberal() {
         },
         Pods::Routed,
     );
-    let mut talk = c.world.open(c.outside, at(ANY), at("10.1.0.3:8080"), protocol::TCP);
+    let mut talk =
+        c.world.open(c.outside, at(ANY), at("10.1.0.3:8080"), protocol::TCP).expect(OURS);
     c.world.talk(&mut talk);
     assert_eq!(talk.end, Ending::Fine, "{talk}");
     let late = Packet::tcp(talk.client.local, talk.client.remote)
         .with_flags(flags::ACK)
         .outside_of_the_window();
-    let end = |c: &mut Cluster| c.world.send(c.outside, &late)[1].journey.outcome.fate.clone();
+    let end = |c: &mut Cluster| {
+        c.world.send(c.outside, &late).expect(OURS)[1].journey.outcome.fate.clone()
+    };
     assert!(matches!(end(&mut c), Fate::Dropped(_)), "it is invalid, which the rule drops");
-    c.world.host_mut(c.node).sysctls_mut().nf_conntrack_tcp_be_liberal = true;
+    c.world.host_mut(c.node).expect(OURS).sysctls_mut().nf_conntrack_tcp_be_liberal = true;
     assert!(matches!(end(&mut c), Fate::Forwarded(_)), "liberal");
 }
 
@@ -281,4 +306,33 @@ fn links_are_joined_once() {
     let again = c.world.join(&[(c.node, 2), (c.pods[0], 2)]).expect_err("joined already");
     assert!(again.contains("joined already"), "{again}");
     assert!(c.world.join(&[(c.node, 99)]).expect_err("no such link").contains("no link 99"));
+}
+
+#[test]
+fn a_host_of_another_world_is_refused() {
+    let mut other = World::new();
+    let far = (0..20).map(|number| other.add("far", Host::new(number))).last().expect("twenty");
+    let mut c = cluster(&[], Pods::Routed);
+    let packet = udp("10.1.0.2:5", "10.1.0.3:5353");
+    let talk = c.world.connect(far, at(ANY), at("10.1.0.3:6443"), protocol::TCP);
+    let refused = [
+        c.world.host(far).map(drop),
+        c.world.host_mut(far).map(drop),
+        c.world.name(far).map(drop),
+        c.world.listen(far, (protocol::TCP, at("[::]:1")), "server"),
+        c.world.close(far, "server"),
+        c.world.send(far, &packet).map(drop),
+        talk.map(drop),
+    ];
+    for answer in refused {
+        assert_eq!(
+            answer.expect_err("far").to_string(),
+            "host 19 is not of this world, which has 8"
+        );
+    }
+    let mut talk =
+        c.world.open(c.pods[0], at(ANY), at("10.1.0.3:6443"), protocol::TCP).expect(OURS);
+    talk.client.host = far;
+    c.world.talk(&mut talk);
+    assert!(matches!(talk.end, Ending::Silent(_)), "{:?}", talk.end);
 }

@@ -2,12 +2,13 @@
 //! The next hop is found as ARP and neighbour discovery find it: whoever on the segment has the address.
 //! It must never know conversations. Tests: tests/world.rs.
 
-use super::{HostId, Leg, Next, Port, World};
+use super::{HostId, Leg, Next, Port, Stranger, World};
 use crate::answer::{self, Unreachable};
 use crate::journey::{Fate, Journey};
 use crate::net::{Hop, LOOPBACK};
 use crate::packet::{Packet, flags};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The most legs one packet and its answers may have: a routing loop ends by its time to live long before.
 const MOST_LEGS: usize = 1024;
@@ -22,14 +23,15 @@ pub(super) struct Arrival {
 
 impl World {
     /// Sends a packet from a process of a host, and says every leg of its way, answers included.
-    pub fn send(&mut self, from: HostId, packet: &Packet) -> Vec<Leg> {
+    pub fn send(&mut self, from: HostId, packet: &Packet) -> Result<Vec<Leg>, Stranger> {
+        self.member(from)?;
         let mut legs = Vec::new();
         let arrivals = self.carry(from, packet, &mut legs);
         arrivals.iter().for_each(|arrival| self.name_socket(arrival, &mut legs));
-        legs
+        Ok(legs)
     }
 
-    /// Carries a packet and what hosts answer to it; returns what was delivered.
+    /// Carries a packet and what hosts answer to it; returns what was delivered. A stranger sends nothing.
     pub(super) fn carry(
         &mut self,
         from: HostId,
@@ -44,14 +46,16 @@ impl World {
             if legs.len() >= most {
                 break;
             }
-            let (journey, answer) = self.members[at.0].host.send_and_answer(&packet);
+            let Ok(member) = self.member_mut(at) else { break };
+            let name = member.name.clone();
+            let (journey, answer) = member.host.send_and_answer(&packet);
             for journey in [Some(journey), answer].into_iter().flatten() {
-                let (next, follow) = self.after(&legs[first..], (at, &journey));
+                let (next, follow) = self.after(&legs[first..], (at, &name), &journey);
                 if journey.outcome.fate == Fate::Delivered {
                     let packet = journey.outcome.packet.clone();
                     arrivals.push(Arrival { at, packet, leg: legs.len() });
                 }
-                legs.push(Leg { host: self.member(at).name.clone(), journey, next });
+                legs.push(Leg { host: name.clone(), journey, next });
                 queue.extend(follow);
             }
         }
@@ -59,8 +63,7 @@ impl World {
     }
 
     /// Whether a packet had come through this host before.
-    fn came_through(&self, legs: &[Leg], (at, journey): (HostId, &Journey)) -> bool {
-        let (host, packet) = (&self.member(at).name, &journey.packet);
+    fn came_through(legs: &[Leg], host: &Arc<str>, packet: &Packet) -> bool {
         let is_the_same = |other: &Packet| {
             (other.src, other.dst, &other.transport) == (packet.src, packet.dst, &packet.transport)
         };
@@ -71,11 +74,14 @@ impl World {
     fn after(
         &self,
         legs: &[Leg],
-        (at, journey): (HostId, &Journey),
+        (at, name): (HostId, &Arc<str>),
+        journey: &Journey,
     ) -> (Next, Option<(HostId, Packet)>) {
         let hop = match journey.outcome.fate {
             Fate::Forwarded(hop) | Fate::Sent(hop) => hop,
-            Fate::Expired if self.came_through(legs, (at, journey)) => return (Next::Looped, None),
+            Fate::Expired if Self::came_through(legs, name, &journey.packet) => {
+                return (Next::Looped, None);
+            }
             _ => return (Next::Ended, None),
         };
         let packet = &journey.outcome.packet;
@@ -83,11 +89,12 @@ impl World {
         else {
             return (Next::Away, None);
         };
-        match self.neighbour(segment, at, hop) {
-            Some((peer, link)) => {
+        let neighbour = self.neighbour(segment, at, hop);
+        match neighbour.and_then(|(id, link)| Some((id, link, self.name(id).ok()?))) {
+            Some((peer, link, name)) => {
                 let mut packet = packet.clone().arriving(link);
                 (packet.mark, packet.priority) = (0, 0);
-                (Next::Host(self.member(peer).name.clone()), Some((peer, packet)))
+                (Next::Host(name.clone()), Some((peer, packet)))
             }
             None => {
                 let answer = answer::unreachable(packet, Unreachable::Host, false);
@@ -100,11 +107,14 @@ impl World {
     fn neighbour(&self, segment: &[Port], at: HostId, hop: Hop) -> Option<Port> {
         let others = || segment.iter().copied().filter(|port| *port != (at, hop.link));
         let on_link = |port: &Port| {
-            let link = self.member(port.0).host.links().iter().find(|link| link.index == port.1);
+            let host = self.host(port.0).ok();
+            let link = host.and_then(|host| host.links().iter().find(|link| link.index == port.1));
             link.is_some_and(|link| link.addresses.iter().any(|(known, _)| *known == hop.next))
         };
         let anywhere = |port: &Port| {
-            port.1 != LOOPBACK && !hop.next.is_loopback() && self.host(port.0).is_local(hop.next)
+            let host = self.host(port.0).ok();
+            let has = host.is_some_and(|host| host.is_local(hop.next));
+            port.1 != LOOPBACK && !hop.next.is_loopback() && has
         };
         others().find(on_link).or_else(|| others().find(anywhere))
     }

@@ -8,6 +8,7 @@ mod talk;
 use crate::host::Host;
 use crate::journey::Journey;
 use crate::packet::{Packet, protocol};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,21 @@ pub use talk::{Conversation, Ending, Flow, Served};
 /// Names a host of a world: by default the first.
 #[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostId(usize);
+
+/// A host that is asked of a world it is not of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    id: HostId,
+    members: usize,
+}
+
+impl fmt::Display for Stranger {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "host {} is not of this world, which has {}", self.id.0, self.members)
+    }
+}
+
+impl std::error::Error for Stranger {}
 
 /// A link of a host.
 type Port = (HostId, u32);
@@ -88,28 +104,33 @@ impl World {
     }
 
     /// A host, to read.
-    pub fn host(&self, id: HostId) -> &Host {
-        &self.member(id).host
+    pub fn host(&self, id: HostId) -> Result<&Host, Stranger> {
+        Ok(&self.member(id)?.host)
     }
 
     /// A host, to change.
-    pub fn host_mut(&mut self, id: HostId) -> &mut Host {
-        &mut self.members[id.0].host
+    pub fn host_mut(&mut self, id: HostId) -> Result<&mut Host, Stranger> {
+        Ok(&mut self.member_mut(id)?.host)
     }
 
     /// The name of a host.
-    pub fn name(&self, id: HostId) -> &Arc<str> {
-        &self.member(id).name
+    pub fn name(&self, id: HostId) -> Result<&Arc<str>, Stranger> {
+        Ok(&self.member(id)?.name)
     }
 
-    fn member(&self, id: HostId) -> &Member {
-        self.members.get(id.0).expect("ids come from this world's add")
+    fn member(&self, id: HostId) -> Result<&Member, Stranger> {
+        self.members.get(id.0).ok_or(Stranger { id, members: self.members.len() })
+    }
+
+    fn member_mut(&mut self, id: HostId) -> Result<&mut Member, Stranger> {
+        let members = self.members.len();
+        self.members.get_mut(id.0).ok_or(Stranger { id, members })
     }
 
     /// Joins links as a veth pair (two of them) or a bridge. A link that is not there, or is joined already, is refused.
     pub fn join(&mut self, ports: &[(HostId, u32)]) -> Result<(), String> {
         for (place, (id, link)) in ports.iter().enumerate() {
-            let member = self.members.get(id.0).ok_or("join: a host of another world")?;
+            let member = self.member(*id).map_err(|stranger| format!("join: {stranger}"))?;
             if !member.host.links().iter().any(|known| known.index == *link) {
                 return Err(format!("join: host {} has no link {link}", member.name));
             }
@@ -124,14 +145,16 @@ impl World {
 
     /// Opens a socket that waits: TCP, UDP or SCTP by IANA number, at an address and port; the unspecified address means every one,
     /// that of IPv6 those of IPv4 too.
-    pub fn listen(&mut self, id: HostId, at: (u8, SocketAddr), name: &str) {
+    pub fn listen(&mut self, id: HostId, at: (u8, SocketAddr), name: &str) -> Result<(), Stranger> {
         let listener = Listener { protocol: at.0, at: at.1, name: name.into() };
-        self.members[id.0].listeners.push(listener);
+        self.member_mut(id)?.listeners.push(listener);
+        Ok(())
     }
 
     /// Closes every socket of a name on a host.
-    pub fn close(&mut self, id: HostId, name: &str) {
-        self.members[id.0].listeners.retain(|listener| &*listener.name != name);
+    pub fn close(&mut self, id: HostId, name: &str) -> Result<(), Stranger> {
+        self.member_mut(id)?.listeners.retain(|listener| &*listener.name != name);
+        Ok(())
     }
 
     /// Moves every host's clock on.
@@ -145,7 +168,8 @@ impl World {
         let fits = |listener: &&Listener| {
             listener.protocol == packet.protocol() && listener.at.port() == here.port()
         };
-        let waiting = || self.member(at).listeners.iter().filter(fits);
+        let listeners = &self.member(at).ok()?.listeners;
+        let waiting = || listeners.iter().filter(fits);
         let exact = waiting().find(|listener| listener.at.ip() == here.ip());
         let any = |wanted: IpAddr| waiting().find(move |listener| listener.at.ip() == wanted);
         let own = || {

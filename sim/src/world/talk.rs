@@ -3,7 +3,7 @@
 //! It must never know how packets travel (that is `carry`). Tests: tests/world.rs.
 
 use super::carry::Arrival;
-use super::{HostId, Leg, Next, World, has_sockets};
+use super::{HostId, Leg, Next, Stranger, World, has_sockets};
 use crate::answer::{self, Unreachable};
 use crate::packet::{Packet, Transport, flags, protocol};
 use std::fmt;
@@ -117,11 +117,11 @@ impl World {
         src: SocketAddr,
         dst: SocketAddr,
         protocol: u8,
-    ) -> Conversation {
-        let mut talk = self.open(from, src, dst, protocol);
+    ) -> Result<Conversation, Stranger> {
+        let mut talk = self.open(from, src, dst, protocol)?;
         self.talk(&mut talk);
         self.finish(&mut talk);
-        talk
+        Ok(talk)
     }
 
     /// Opens a conversation and leaves it open.
@@ -131,10 +131,10 @@ impl World {
         src: SocketAddr,
         dst: SocketAddr,
         protocol: u8,
-    ) -> Conversation {
+    ) -> Result<Conversation, Stranger> {
         let mut local = src;
         if let Some(source) =
-            self.host(from).source_for(dst.ip()).filter(|_| src.ip().is_unspecified())
+            self.host(from)?.source_for(dst.ip()).filter(|_| src.ip().is_unspecified())
         {
             local.set_ip(source);
         }
@@ -153,7 +153,7 @@ impl World {
         };
         self.say(&mut talk, (Client, first, 0));
         self.speak(&mut talk, OPENING[script(protocol)]);
-        talk
+        Ok(talk)
     }
 
     /// Something is said, both ways, in a conversation that is open.
@@ -225,8 +225,8 @@ impl World {
         };
         match socket.filter(|_| hearer.is_none()) {
             Some(socket) => {
-                talk.served =
-                    Some(Served { host: self.name(arrival.at).clone(), socket, flow: reached });
+                let host = talk.legs[arrival.leg].host.clone();
+                talk.served = Some(Served { host, socket, flow: reached });
                 Some(Ending::Fine)
             }
             None => self.refuse(talk, arrival, speaker),

@@ -222,6 +222,11 @@ pub mod expr {
         expr("numgen", &[be32(1, dreg), be32(2, modulus), be32(3, 1), be32(4, 0)])
     }
 
+    /// The symmetric hash of the packet's ends.
+    pub fn symhash(modulus: u32, offset: u32, dreg: u32) -> Vec<u8> {
+        expr("hash", &[be32(2, dreg), be32(4, modulus), be32(6, offset), be32(7, 1)])
+    }
+
     /// dnat for IPv4 from an address and a port register.
     pub fn dnat4(address: u32, port: u32) -> Vec<u8> {
         expr("nat", &[be32(1, 1), be32(2, 2), be32(3, address), be32(5, port)])

@@ -25,7 +25,12 @@ pub struct Node {
 }
 
 pub fn node() -> Node {
-    let mut host = Host::new(1);
+    node_of(1)
+}
+
+/// The node with chance of a seed.
+pub fn node_of(seed: u64) -> Node {
+    let mut host = Host::new(seed);
     let eth0 = host.add_link("eth0");
     let cni0 = host.add_link("cni0");
     host.add_address(eth0, ip("192.168.1.10"), 24);
