@@ -8,9 +8,9 @@ use crate::hash::FastMap;
 use crate::hooks::Hooks;
 use crate::journey::{Fate, Journey, Outcome, Outcomes, Silent, Sink, Step};
 use crate::net::{Decision, Hop, Link, Net};
-use crate::nft::{self, NftError, Store, read::Nft};
+use crate::nft::{self, Hook, NftError, Store, read::Nft};
 use crate::packet::{Entry, Packet};
-use crate::path::Path;
+use crate::path::{Overtaking, Path};
 use crate::sysctls::Sysctls;
 use crate::xtables::{XtCounters, XtError, XtFamily, XtRestore, XtTable};
 use std::net::IpAddr;
@@ -226,6 +226,23 @@ impl Host {
         (Journey { packet: packet.clone(), steps, outcome }, answer)
     }
 
+    /// A packet that others overtake, as where two processors carry packets at the same moment: while it stands at a hook, before
+    /// what is there from a priority on, they go all their way. What became of it, and of each of them; of none, if it did
+    /// not get there.
+    pub fn overtaken(
+        &mut self,
+        packet: &Packet,
+        (hook, priority): (Hook, i32),
+        by: &[Packet],
+    ) -> (Journey, Vec<Outcome>) {
+        let mut steps = Vec::new();
+        let mut path = self.path(&mut steps);
+        path.overtaking = Some(Overtaking { hook, priority, by });
+        let outcome = path.travel(packet);
+        let overtook = path.overtook;
+        (Journey { packet: packet.clone(), steps, outcome }, overtook)
+    }
+
     /// Where packets to a destination leave; nothing: it is this host's own, or there is no route.
     pub fn route_to(&self, destination: IpAddr) -> Option<Hop> {
         match self.net.route(destination) {
@@ -324,6 +341,8 @@ impl Host {
             sink,
             now: self.now,
             dry: false,
+            overtaking: None,
+            overtook: Vec::new(),
         }
     }
 

@@ -60,6 +60,8 @@ pub enum Step {
     Route(String),
     /// A rule logged the packet with this prefix.
     Log(String),
+    /// This packet overtook it here; its steps follow, up to the hook's name again.
+    Overtaken(String),
 }
 
 /// Takes steps, or not.
@@ -210,6 +212,7 @@ impl fmt::Display for Step {
             Step::Conntrack(what) => write!(out, "  connection: {what}"),
             Step::Route(what) => write!(out, "route: {what}"),
             Step::Log(prefix) => write!(out, "      log \"{prefix}\""),
+            Step::Overtaken(by) => write!(out, "overtaken by {by}"),
         }
     }
 }

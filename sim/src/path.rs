@@ -13,7 +13,7 @@
 use crate::answer;
 use crate::chance::Chance;
 use crate::conntrack::nat::{Manip, translate};
-use crate::conntrack::{Admission, Ct, Standing, Tracker, status};
+use crate::conntrack::{Admission, Ct, Entering, Standing, Tracker, status};
 use crate::facilities::Facilities;
 use crate::hooks::{Attached, HookFunction, Hooks};
 use crate::journey::{Fate, Journey, Outcome, Sink, Step};
@@ -35,6 +35,18 @@ pub(crate) struct Path<'h, S> {
     pub(crate) sink: &'h mut S,
     pub(crate) now: u64,
     pub(crate) dry: bool,
+    /// Who overtakes the packet, and where.
+    pub(crate) overtaking: Option<Overtaking<'h>>,
+    /// What became of those who did.
+    pub(crate) overtook: Vec<Outcome>,
+}
+
+/// Packets that go all their way while another stands at a hook, before what is there from this priority on.
+#[derive(Clone, Copy)]
+pub(crate) struct Overtaking<'h> {
+    pub(crate) hook: Hook,
+    pub(crate) priority: i32,
+    pub(crate) by: &'h [Packet],
 }
 
 /// Why the way does not go on as usual.
@@ -233,9 +245,24 @@ impl<S: Sink> Path<'_, S> {
         self.sink.note(|| Step::Hook(hook));
         let hooks = self.hooks;
         for attached in hooks.at(skb.packet.dst.is_ipv6(), hook) {
+            if self.overtaking.is_some() {
+                self.let_past(hook, attached.priority);
+            }
             self.function(hook, *attached, skb)?;
         }
         Ok(())
+    }
+
+    /// Those who overtake go by here, if this is the place.
+    fn let_past(&mut self, hook: Hook, priority: i32) {
+        let here = |one: &mut Overtaking<'_>| one.hook == hook && one.priority <= priority;
+        let Some(overtaking) = self.overtaking.take_if(here) else { return };
+        for packet in overtaking.by {
+            self.sink.note(|| Step::Overtaken(packet.to_string()));
+            let outcome = self.travel(packet);
+            self.overtook.push(outcome);
+        }
+        self.sink.note(|| Step::Hook(hook));
     }
 
     #[inline]
@@ -246,12 +273,20 @@ impl<S: Sink> Path<'_, S> {
             }
             HookFunction::Conntrack => self.track(hook, skb),
             HookFunction::Nat => self.nat(hook, skb),
-            HookFunction::Confirm => match skb.ct {
-                Some(ct) if !ct.reply && !self.tracker.confirm(ct.id, self.now) => {
-                    Err(Fate::Unconfirmed(hook).into())
-                }
-                _ => Ok(()),
-            },
+            HookFunction::Confirm => self.confirm(hook, skb),
+        }
+    }
+
+    fn confirm(&mut self, hook: Hook, skb: &mut Skb) -> Result<(), Stop> {
+        let Some(ct) = skb.ct.filter(|ct| !ct.reply) else { return Ok(()) };
+        match self.tracker.confirm(ct.id, self.now) {
+            Entering::Done => Ok(()),
+            Entering::Merged(id) => {
+                self.tracker.release(ct.id);
+                skb.ct = Some(Ct { id, ..ct });
+                Ok(())
+            }
+            Entering::Refused => Err(Fate::Unconfirmed(hook).into()),
         }
     }
 

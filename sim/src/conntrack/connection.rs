@@ -24,6 +24,10 @@ pub mod status {
     pub const DST_NAT_DONE: u32 = 1 << 8;
     /// Removed from the table.
     pub const DYING: u32 = 1 << 9;
+    /// Its time to live is not renewed by packets.
+    pub const FIXED_TIMEOUT: u32 = 1 << 10;
+    /// Another connection has its original direction: only answers find it, and no listing shows it.
+    pub const NAT_CLASH: u32 = 1 << 12;
 }
 
 /// A connection, as read from outside.

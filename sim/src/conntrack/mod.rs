@@ -3,12 +3,14 @@
 //! Tests: tests/conntrack.rs.
 
 mod adopt;
+mod confirm;
 mod connection;
 pub(crate) mod nat;
 mod state;
 mod timers;
 mod tuple;
 
+pub(crate) use confirm::Entering;
 pub use connection::{Connection, status};
 use state::History;
 pub use state::State;
@@ -137,7 +139,9 @@ impl Tracker {
     /// Every connection in the table, in the order of the original tuples.
     pub(crate) fn all(&self, now: u64) -> Vec<Connection> {
         let live = |conn: &&Conn| {
-            conn.has(status::CONFIRMED) && !conn.has(status::DYING) && conn.expires > now
+            let listed =
+                conn.has(status::CONFIRMED) && !conn.has(status::DYING | status::NAT_CLASH);
+            listed && conn.expires > now
         };
         let mut all: Vec<_> =
             self.slots.iter().flatten().filter(live).map(|conn| conn.view(now)).collect();
@@ -235,10 +239,15 @@ impl Tracker {
             }
             Transport::Udp { .. } if replied && now > conn.opened + 2 * SECOND => {
                 timeout = timers.udp_stream();
-                conn.status |= status::ASSURED;
+                if !conn.has(status::NAT_CLASH) {
+                    conn.status |= status::ASSURED;
+                }
             }
             Transport::Sctp { .. } if next == State::Established => conn.status |= status::ASSURED,
             _ => {}
+        }
+        if conn.has(status::FIXED_TIMEOUT) {
+            return;
         }
         conn.expires = now + timeout;
         self.next_expiry = self.next_expiry.min(now + timeout);
@@ -299,50 +308,6 @@ impl Tracker {
         self.kill(id);
         self.release(id);
         None
-    }
-
-    /// Is the tuple in use, by a connection other than this one?
-    #[inline]
-    pub(crate) fn taken(&self, tuple: &Tuple, own: u32, now: u64) -> bool {
-        match self.index.get(tuple) {
-            Some(&(id, _)) => id != own && self.get(id).is_some_and(|conn| conn.expires > now),
-            None => false,
-        }
-    }
-
-    /// The end of postrouting and input: the connection enters the table. False: another has its tuples.
-    pub(crate) fn confirm(&mut self, id: u32, now: u64) -> bool {
-        let Some(conn) = self.get(id) else { return true };
-        if conn.has(status::CONFIRMED | status::DYING) {
-            return true;
-        }
-        let (original, reply, expires) = (conn.original, conn.reply, conn.expires);
-        if self.taken(&original, id, now) || self.taken(&reply, id, now) {
-            return false;
-        }
-        if let Some(conn) = self.get_mut(id) {
-            conn.status |= status::CONFIRMED;
-        }
-        self.enter(id);
-        self.next_expiry = self.next_expiry.min(expires);
-        true
-    }
-
-    /// Puts a connection's tuples and its mapping where they are found.
-    fn enter(&mut self, id: u32) {
-        let Some(conn) = self.get(id) else { return };
-        let (original, reply, bound) = (conn.original, conn.reply, conn.bound);
-        let mapped = conn.has(status::SRC_NAT);
-        self.index.insert(original, (id, false));
-        self.index.insert(reply, (id, true));
-        if mapped {
-            let held = self.by_source.remove(&source(&original)).unwrap_or_default();
-            let older = |one: &u32| self.get(*one).is_some_and(|conn| conn.bound < bound);
-            let place = held.iter().take_while(|one| older(one)).count();
-            let mut held = held;
-            held.insert(place, id);
-            self.by_source.insert(source(&original), held);
-        }
     }
 
     /// Takes the connection out of the table; the packet at hand may still hold it.
