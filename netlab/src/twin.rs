@@ -90,7 +90,7 @@ fn in_guest(keep: Keep, count: &mut Count) {
     }
     let before = count.all();
     let ran = Guest::find().and_then(|guest| {
-        println!("{} cases for IPVS: {}", names.len(), guest.name());
+        println!("{} cases for {}", names.len(), guest.name());
         let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
         let mut order = Order::new([own.as_os_str(), "kernel".as_ref()]);
         order.command.extend(names.iter().map(Into::into));
@@ -105,16 +105,16 @@ fn in_guest(keep: Keep, count: &mut Count) {
         Ok(code) => {
             let missing = names.len().saturating_sub(count.all() - before);
             if missing > 0 {
-                println!("FAILED  {missing} cases for IPVS were not run: exit code {code}");
+                println!("FAILED  {missing} cases for a guest were not run: exit code {code}");
                 count.failed += missing;
             }
         }
         Err(why) if required() => {
-            println!("FAILED  {} cases for IPVS, NETLAB=required: {why}", names.len());
+            println!("FAILED  {} cases for a guest, NETLAB=required: {why}", names.len());
             count.failed += names.len();
         }
         Err(why) => {
-            println!("skipped {} cases for IPVS: {why}", names.len());
+            println!("skipped {} cases for a guest: {why}", names.len());
             count.skipped += names.len();
         }
     }
@@ -138,8 +138,10 @@ fn all_cases(names: &[String], keep: Keep, count: &mut Count) -> Result<(), Stri
     let mut ground = Ground::new(&Case::default(), Flavour::Nft)?;
     let native = RealHeart::obstacle(Mode::Ipvs).is_none();
     // In a guest only what is for it: the rest has no nf_tables there.
-    let here =
-        |case: &Case| case.needs_ipvs() == guest::is_inside() || native && !guest::is_inside();
+    let here = |case: &Case| match guest::is_inside() {
+        true => case.needs_ipvs() || case.needs_own_machine(),
+        false => !case.needs_own_machine() && (native || !case.needs_ipvs()),
+    };
     for file in files(&workspace().join("netlab/scenarios/kernel"))? {
         let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
         let mut kept = Vec::new();

@@ -84,6 +84,11 @@ impl Case {
         })
     }
 
+    /// Whether it changes what the whole machine has: only a guest may.
+    pub fn needs_own_machine(&self) -> bool {
+        self.ground.iter().any(|line| line.starts_with("sysctl conntrack_max "))
+    }
+
     /// Does it ask tools of xtables?
     pub fn has_texts(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Text(..)))
@@ -253,7 +258,8 @@ impl Reader {
     }
 }
 
-/// `LINK PROTOCOL[:FLAGS] SOURCE > DESTINATION [ttl N] [mark N]`: the link, none for the node itself.
+/// `LINK PROTOCOL[:FLAGS] SOURCE > DESTINATION [ttl N] [mark N] [outside 1]`: the link, none for the node
+/// itself. `outside`: of the window of its connection, as each new `send` of an old flow is by its numbers.
 fn packet_of(words: &mut Words<'_>) -> Result<(Option<String>, Packet), String> {
     let link = words.need("a link")?;
     let (protocol, flags) = words.need("a protocol")?.split_once(':').unwrap_or(("", ""));
@@ -278,6 +284,7 @@ fn packet_of(words: &mut Words<'_>) -> Result<(Option<String>, Packet), String> 
         match word {
             "ttl" => packet.ttl = value as u8,
             "mark" => packet.mark = value,
+            "outside" => packet.out_of_window = value != 0,
             other => return Err(format!("no property \"{other}\" of packets")),
         }
     }

@@ -481,6 +481,12 @@ fn sysctl(node: &Namespace, name: &str, value: u32) -> Result<(), String> {
         "route_localnet" => &["net/ipv4/conf/all/route_localnet"],
         "rp_filter" => &["net/ipv4/conf/all/rp_filter"],
         "tcp_loose" => &["net/netfilter/nf_conntrack_tcp_loose"],
+        "tcp_be_liberal" => &["net/netfilter/nf_conntrack_tcp_be_liberal"],
+        // Of the whole machine: `Case::needs_own_machine`.
+        "conntrack_max" => {
+            let file = "/proc/sys/net/netfilter/nf_conntrack_max";
+            return std::fs::write(file, value.to_string()).map_err(|e| format!("{file}: {e}"));
+        }
         other => return Err(format!("no sysctl {other}")),
     };
     for path in paths {

@@ -112,6 +112,8 @@ impl World {
                     "route_localnet" => sysctls.route_localnet = *value != 0,
                     "rp_filter" => sysctls.rp_filter = *value as u8,
                     "tcp_loose" => sysctls.nf_conntrack_tcp_loose = *value != 0,
+                    "tcp_be_liberal" => sysctls.nf_conntrack_tcp_be_liberal = *value != 0,
+                    "conntrack_max" => sysctls.nf_conntrack_max = *value as usize,
                     other => return Err(format!("no sysctl {other}")),
                 }
             }

@@ -1,4 +1,4 @@
-//! Steps of a case that are no nf_tables: virtual servers, ipsets, dummy devices, sysctls, in the words
+//! Steps of a case that are no nf_tables: virtual servers, ipsets, dummy devices, sysctls, connections, in the words
 //! of the seam; each line is carried out by a heart of `kube_proxy::kernel`, and what it says becomes
 //! an answer. It decides nothing about packets. Tests: `super::tests`, `tests/recorded.rs`.
 
@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use kube_proxy::kernel::{
-    Destination, Facts, IpsetEntry, IpsetOperation, IpsetSpec, IpsetType, IpvsOperation,
+    Destination, Facts, FlowsTo, IpsetEntry, IpsetOperation, IpsetSpec, IpsetType, IpvsOperation,
     IpvsTimeouts, Kernel, LinkOperation, Persistence, Query, Scheduler, Scheduling, Socket,
     Transaction, VirtualServer, VirtualServerFact,
 };
@@ -15,7 +15,7 @@ use kube_proxy::model::{Family, Protocol};
 use super::rule::Words;
 
 /// Words a line of this kind begins with.
-pub(super) const FIRST: [&str; 4] = ["ipvs", "ipset", "link", "set-sysctl"];
+pub(super) const FIRST: [&str; 5] = ["ipvs", "ipset", "link", "set-sysctl", "forget-flows"];
 
 /// What is asked of a kernel.
 enum Asked {
@@ -30,6 +30,7 @@ pub(super) fn run(kernel: &mut dyn Kernel, line: &str) -> Result<String, String>
         "ipvs" => ipvs(&mut words)?,
         "ipset" => ipset(&mut words)?,
         "link" => link(&mut words)?,
+        "forget-flows" => return forget_flows(kernel, &mut words),
         "set-sysctl" => {
             let (path, value) = (words.need("a path")?, words.need("a value")?);
             Asked::Change(Transaction::Sysctl(path.to_owned(), value.to_owned()))
@@ -41,6 +42,18 @@ pub(super) fn run(kernel: &mut dyn Kernel, line: &str) -> Result<String, String>
         Asked::Read(query) => kernel.read(&query).map(print),
     };
     Ok(said.unwrap_or_else(|error| format!("refused {:?}", error.kind)))
+}
+
+/// `forget-flows PROTOCOL ADDRESS:PORT`: the connections to this destination, and no others.
+fn forget_flows(kernel: &mut dyn Kernel, words: &mut Words<'_>) -> Result<String, String> {
+    let server = server(words)?;
+    let family = Family::of(server.socket.address);
+    let query = Query::Flows(family, server.protocol, FlowsTo::Socket(server.socket));
+    let facts = kernel.read(&query).map_err(|error| error.to_string())?;
+    let Facts::Flows(flows) = facts else { return Err("no flows but other facts".to_owned()) };
+    let count = flows.len();
+    kernel.apply(&Transaction::ForgetFlows(flows)).map_err(|error| error.to_string())?;
+    Ok(format!("forgot {count}"))
 }
 
 fn parse<T: std::str::FromStr>(words: &mut Words<'_>, what: &str) -> Result<T, String> {
