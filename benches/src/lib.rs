@@ -2,9 +2,10 @@
 //!
 //! `cluster` makes clusters of N Services, `meter` measures, `figures` keeps what was measured and
 //! writes it down with `machine`'s description. `real` programs the real kernel in nftables mode, `modes` in the other
-//! ones, `daemon` runs the real binary on an API server; `benches/*.rs` are criterion's, on the simulated kernel.
+//! ones, `daemon` runs the real binary on an API server; `carriers` sets userspace mode beside HAProxy and nginx; `benches/*.rs` are criterion's, on the simulated kernel.
 //! Nothing here asserts a time: who reads the numbers judges them.
 
+pub mod carriers;
 pub mod cluster;
 pub mod daemon;
 pub mod figures;

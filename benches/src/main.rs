@@ -1,11 +1,11 @@
-//! The command line of the measurements: `real`, `daemon`, and what they start themselves. No logic.
+//! The command line of the measurements: `real`, `daemon`, `modes`, `carriers`, and what they start themselves. No logic.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use benches::modes::{self, Way};
 use benches::real::{Case, What};
-use benches::{daemon, real};
+use benches::{carriers, daemon, real};
 use clap::{Parser, Subcommand};
 use netlab::process::{Rights, become_guarded};
 
@@ -75,6 +75,24 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         changes: usize,
     },
+    /// Userspace mode beside HAProxy and nginx (Debian: haproxy, nginx, libnginx-mod-stream).
+    Carriers {
+        /// Rounds.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Seconds that each load lasts.
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+        /// Connections that ask now and then.
+        #[arg(long, default_value_t = 1_000)]
+        open: usize,
+        /// Connections that do nothing.
+        #[arg(long, default_value_t = 10_000)]
+        idle: usize,
+        /// Seconds to wait before each round for the machine to calm down.
+        #[arg(long, default_value_t = 0)]
+        patience: u64,
+    },
     /// One run of one case of `modes`, in this process.
     #[command(hide = true)]
     ModeCase {
@@ -132,6 +150,11 @@ fn act(command: Command) -> Result<(), String> {
         }
         Command::Modes { ways, services, runs, changes } => {
             modes::report(&modes::run(&modes::Wish { ways, services, runs, changes })?)
+        }
+        Command::Carriers { runs, seconds, open, idle, patience } => {
+            let (time, patience) = (Duration::from_secs(seconds), Duration::from_secs(patience));
+            let wish = carriers::Wish { runs, time, open, idle, patience };
+            carriers::report(&wish, &carriers::run(&wish)?)
         }
         Command::ModeCase { way, services, changes } => {
             println!("{}", modes::play(way, services, changes)?.to_line());

@@ -49,6 +49,8 @@ pub enum Command {
         /// The file to write; none: the standard output.
         to: Option<PathBuf>,
     },
+    /// What FROM and TO may be.
+    Names,
     /// What a proxy did, once more.
     Replay {
         /// The record.
@@ -122,30 +124,34 @@ pub enum Name {
     Check,
     /// `dump`.
     Dump,
+    /// `names`.
+    Names,
     /// `replay`.
     Replay,
 }
 
 impl Name {
+    /// Every command with its name.
+    pub const ALL: [(&'static str, Name); 5] = [
+        ("trace", Name::Trace),
+        ("check", Name::Check),
+        ("dump", Name::Dump),
+        ("names", Name::Names),
+        ("replay", Name::Replay),
+    ];
+
     /// The command of this name.
     pub fn of(word: &str) -> Option<Name> {
-        match word {
-            "trace" => Some(Name::Trace),
-            "check" => Some(Name::Check),
-            "dump" => Some(Name::Dump),
-            "replay" => Some(Name::Replay),
-            _ => None,
-        }
+        Name::ALL.into_iter().find(|(known, _)| *known == word).map(|(_, name)| name)
     }
 }
 
 /// A command's own flags: name, what its value is called (empty for a boolean), what it does.
-type Own = (&'static str, &'static str, &'static str);
+pub(super) type Own = (&'static str, &'static str, &'static str);
 
-const OF_ALL: &[Own] = &[
-    ("output", "text|json|mermaid", "the form of the answer [default: text]"),
-    ("help", "", "this text"),
-];
+const OF_ALL: &[Own] =
+    &[("output", "text|json|mermaid", "the form of the answer [default: text]"), OF_HELP[0]];
+const OF_HELP: &[Own] = &[("help", "", "this text")];
 const OF_NODE: &[Own] = &[("from", "FILE", "a dump instead of this node; needs no privileges")];
 const OF_PACKET: &[Own] = &[
     ("proto", "tcp|udp|sctp", "the protocol [default: of the Service port, else tcp]"),
@@ -196,6 +202,15 @@ Examples:
 
 It holds addresses, rules, connections and the names of Services.";
 
+const NAMES_EXAMPLES: &str = "\
+A name a line, as kube-proxy trace takes them: node, outside, pods, Services with each port. Completion
+of shells asks it (kube-proxy completion --help).
+
+Examples:
+  kube-proxy names --manifests examples
+  kube-proxy names --kubeconfig ~/.kube/config
+  kube-proxy names --from node-1.dump";
+
 const REPLAY_EXAMPLES: &str = "\
 A record is written by kube-proxy --record FILE. What it was told and what the kernel answered is
 played again on a simulated node: the same acts with the same bytes, or what differs. With FROM and
@@ -210,18 +225,20 @@ Exit codes: 0 it was played to the same end; 1 something differs; 2 it cannot be
 
 impl Name {
     /// Its own flags, as help shows them.
-    fn own(self) -> impl Iterator<Item = &'static Own> {
+    pub(super) fn own(self) -> impl Iterator<Item = &'static Own> {
         let groups: &[&'static [Own]] = match self {
             Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_ALL],
             Name::Check => &[OF_CHECK, OF_NODE, OF_ALL],
             Name::Dump => &[OF_DUMP, OF_NODE, OF_ALL],
+            Name::Names => &[OF_NODE, OF_HELP],
             Name::Replay => &[OF_REPLAY, OF_PACKET, OF_ALL],
         };
         groups.iter().copied().flatten()
     }
 
-    fn help(self) -> String {
-        let (usage, about, examples) = match self {
+    /// How it is called, what it does, and what is said of it more.
+    fn words(self) -> [&'static str; 3] {
+        let (usage, about, more) = match self {
             Name::Trace => {
                 ("trace FROM TO", "Says where a packet goes on this node, and why.", TRACE_EXAMPLES)
             }
@@ -233,12 +250,27 @@ impl Name {
                 "Writes everything that decides about packets into one file.",
                 DUMP_EXAMPLES,
             ),
+            Name::Names => (
+                "names",
+                "Says what FROM and TO of kube-proxy trace may be, beside addresses.",
+                NAMES_EXAMPLES,
+            ),
             Name::Replay => (
                 "replay FILE [FROM TO]",
                 "Plays again what a kube-proxy did, on a simulated node.",
                 REPLAY_EXAMPLES,
             ),
         };
+        [usage, about, more]
+    }
+
+    /// What it does, in a line.
+    pub(super) fn about(self) -> &'static str {
+        self.words()[1]
+    }
+
+    fn help(self) -> String {
+        let [usage, about, examples] = self.words();
         let rows = self.own().map(|(name, value, what)| {
             let flag =
                 if value.is_empty() { format!("--{name}") } else { format!("--{name} <{value}>") };
@@ -312,6 +344,11 @@ pub(super) fn parse(
                 .collect(),
         }),
         Name::Dump => Some(Command::Dump { to: given.last("to").map(PathBuf::from) }),
+        Name::Names => {
+            // A shell asks with what stands on the line so far.
+            spelled.words.clear();
+            Some(Command::Names)
+        }
         Name::Replay => replay(&mut given, &mut spelled),
     };
     spelled.refuse_words();

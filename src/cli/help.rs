@@ -2,7 +2,6 @@
 //! Tests: `cli::tests`.
 
 use clap::{Arg, ArgAction, Command, ValueHint};
-use clap_complete::Shell;
 
 use crate::config::flags::{self, Flag};
 use crate::config::{KUBERNETES_MINOR, Mode, VersionForm, defaults};
@@ -31,20 +30,6 @@ pub(super) fn text() -> String {
     command().render_help().to_string()
 }
 
-/// A script that completes flags in a shell; an error names the shells there are.
-pub(super) fn completion(shell: &str) -> Result<String, String> {
-    use clap::ValueEnum as _;
-    let shells = || {
-        let names = Shell::value_variants().iter().map(ToString::to_string);
-        names.collect::<Vec<_>>().join(", ")
-    };
-    let shell = Shell::from_str(shell, false)
-        .map_err(|_| format!("kube-proxy completion SHELL: one of {}", shells()))?;
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "kube-proxy", &mut script);
-    Ok(String::from_utf8_lossy(&script).into_owned())
-}
-
 /// The man page, for section 8.
 pub(super) fn man() -> String {
     let mut page = Vec::new();
@@ -54,7 +39,7 @@ pub(super) fn man() -> String {
     String::from_utf8_lossy(&page).into_owned()
 }
 
-fn command() -> Command {
+pub(super) fn command() -> Command {
     let mut command = Command::new("kube-proxy")
         .about("The Kubernetes service proxy: makes this node's kernel send Services' traffic to their endpoints.")
         .override_usage("kube-proxy [FLAGS]\n       kube-proxy completion bash|elvish|fish|powershell|zsh\n       kube-proxy man")
@@ -69,7 +54,7 @@ fn command() -> Command {
     command
 }
 
-fn arg(flag: &Flag) -> Arg {
+pub(super) fn arg(flag: &Flag) -> Arg {
     let help = match flag.default {
         "" => flag.help.to_owned(),
         default => format!("{} [default: {default}]", flag.help),

@@ -5,6 +5,7 @@
 //! Tests: `tests`.
 
 pub mod ask;
+mod complete;
 mod help;
 mod spell;
 #[cfg(test)]
@@ -80,7 +81,7 @@ fn printed(words: &[OsString]) -> Option<Result<Action, Usage>> {
         "man" if words.len() == 1 => Ok(help::man()),
         "completion" => {
             let rest: Vec<&str> = words[1..].iter().filter_map(|word| word.to_str()).collect();
-            help::completion(&rest.join(" "))
+            complete::script(&rest.join(" "))
         }
         _ => return None,
     };

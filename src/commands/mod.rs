@@ -4,6 +4,7 @@
 //! Exit codes: 0 all is well, 1 it is not, 2 it cannot be told. Tests: `netlab`.
 
 mod check;
+mod names;
 mod objects;
 mod progress;
 mod replay;
@@ -58,6 +59,8 @@ pub fn answer(asked: &Asked) -> Said {
             .and_then(|scene| check::check(asked, what_if, scene, &mut progress)),
         Command::Dump { to } => scene(asked, Flows::All, &mut progress)
             .and_then(|scene| write_dump(to.as_deref(), scene)),
+        Command::Names => known(asked, &mut progress)
+            .map(|known| Said { out: names::all(&known), ..Said::default() }),
         Command::Replay { file, until, trace } => {
             replay::replay(asked, (file, *until, trace.as_ref()), &mut progress)
         }
@@ -73,6 +76,18 @@ pub fn answer(asked: &Asked) -> Said {
 /// A value for programs.
 fn json(value: &impl serde::Serialize) -> Result<String, String> {
     serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|e| e.to_string())
+}
+
+/// Reads the objects alone, from a dump if one is named.
+fn known(asked: &Asked, progress: &mut Progress) -> Result<Known, String> {
+    let known = match &asked.from {
+        Some(file) => {
+            let dump = read_dump(file)?;
+            Known { events: dump.events, pods: dump.pods }
+        }
+        None => Known::default(),
+    };
+    objects::read(asked, known, progress)
 }
 
 /// Reads all that is known.

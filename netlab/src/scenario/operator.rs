@@ -27,6 +27,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("api-staleness-is-told", api_staleness),
     scenario("net-admin-only-after-init", net_admin_only),
     scenario("service-manager-is-told", service_manager),
+    scenario("bash-completes-names", bash_completes),
 ];
 
 const METRICS: &str = "127.0.0.1:10249";
@@ -305,4 +306,43 @@ fn hears(socket: &UnixDatagram, words: &str) -> Result<(), String> {
         }
     }
     Err(format!("the service manager was never told {words}"))
+}
+
+/// What bash offers for lines, by the script that kube-proxy prints.
+fn bash_completes(bench: &Bench) -> Verdict {
+    const OFFERED: [(&str, &str); 5] = [
+        ("kube-proxy tr", "trace"),
+        ("kube-proxy trace --prot", "--proto"),
+        (
+            "kube-proxy trace --manifests=examples pod/default/web",
+            "pod/default/web-1 pod/default/web-2 pod/default/web-3",
+        ),
+        // Bash completes what stands behind the last colon.
+        ("kube-proxy trace --manifests examples node svc/default/web:", "http"),
+        ("kube-proxy trace --manifests nowhere pod/", ""),
+    ];
+    const ASK: &str = r#"
+        source <("$0" completion bash)
+        kube-proxy() { "$BINARY" "$@"; }
+        BINARY=$0
+        COMP_LINE=$1 COMP_POINT=${#1}
+        read -ra COMP_WORDS <<<"$1"
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _kube-proxy_or_names kube-proxy "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"
+        echo "${COMPREPLY[*]}"
+    "#;
+    if !Path::new("/bin/bash").exists() {
+        return Err(Stop::Skipped("bash is not installed".to_owned()));
+    }
+    for (line, offered) in OFFERED {
+        let mut bash = Command::new("/bin/bash");
+        bash.arg("-c").arg(ASK).arg(&bench.binary).arg(line);
+        let output = bash.current_dir(&bench.root).output();
+        let output = output.map_err(|e| format!("bash: {e}"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        if said.trim() != offered {
+            return Err(format!("{line:?}: {offered:?} expected, {said:?} offered").into());
+        }
+    }
+    Ok(format!("{} lines", OFFERED.len()))
 }
