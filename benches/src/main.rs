@@ -153,8 +153,9 @@ fn act(command: Command) -> Result<(), String> {
         }
         Command::Carriers { runs, seconds, open, idle, patience } => {
             let (time, patience) = (Duration::from_secs(seconds), Duration::from_secs(patience));
-            let wish = carriers::Wish { runs, time, open, idle, patience };
-            carriers::report(&wish, &carriers::run(&wish)?)
+            let mut wish = carriers::Wish { runs, time, open, idle, patience };
+            let results = carriers::run(&mut wish)?;
+            carriers::report(&wish, &results)
         }
         Command::ModeCase { way, services, changes } => {
             println!("{}", modes::play(way, services, changes)?.to_line());

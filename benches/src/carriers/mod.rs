@@ -31,12 +31,24 @@ pub struct Wish {
     pub patience: Duration,
 }
 
-/// Runs everything; results by the names of the carriers.
-pub fn run(wish: &Wish) -> Result<BTreeMap<String, Runs>, String> {
-    netlab::privilege::obtain()?;
-    netlab::scratch::clean_on_signals()?;
+/// Raises the limit of descriptors as far as it goes; where that is not far enough, fewer connections are idle: each
+/// takes two, of the carrier and of this program, which is clients and pod.
+fn with_descriptors(wish: &mut Wish) -> Result<(), String> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|e| e.to_string())?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|e| e.to_string())?;
+    let room = usize::try_from(hard).unwrap_or(usize::MAX) / 5 * 2;
+    if wish.idle > room {
+        eprintln!("{hard} descriptors: {room} idle connections instead of {}", wish.idle);
+        wish.idle = room;
+    }
+    Ok(())
+}
+
+/// Runs everything; results by the names of the carriers. What cannot be had is less in the wish afterwards.
+pub fn run(wish: &mut Wish) -> Result<BTreeMap<String, Runs>, String> {
+    netlab::privilege::obtain()?;
+    netlab::scratch::clean_on_signals()?;
+    with_descriptors(wish)?;
     let ground = Ground::new()?;
     let listener = ground.pod.run(|| std::net::TcpListener::bind(ground::pod()));
     // Only to see that nobody else is there; the thread below listens with a longer queue.
@@ -68,7 +80,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
 
 /// One life of a carrier.
 fn one(carrier: Carrier, ground: &Ground, wish: &Wish) -> Result<Figures, String> {
-    let program = carrier.start(ground)?;
+    let program = carrier.start(ground, wish.idle + wish.idle / 10)?;
     let measured =
         ground.client.run(|| runtime()?.block_on(measure(carrier, program.as_ref(), wish)));
     let words = || program.as_ref().map(Program::last_words).unwrap_or_default();
@@ -83,6 +95,17 @@ async fn measure(
     let to = carrier.target();
     let mut figures = Figures::default();
     load::until_open(to).await?;
+    if let Some(program) = program {
+        // First: what other loads leave behind would take in some of it.
+        let before = program.memory();
+        let streams = load::open(to, wish.idle).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let more = program.memory().saturating_sub(before);
+        figures.put("resident_kib", before as f64);
+        figures.put("idle_bytes", more as f64 * 1024.0 / streams.len().max(1) as f64);
+    }
+    // What was closed is gone everywhere.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     // Caches and pools fill.
     load::short(to, wish.time / 10).await;
     let (rate, failed) = load::short(to, wish.time).await;
@@ -93,16 +116,6 @@ async fn measure(
     let took = load::questions(streams, wish.time).await?;
     let spans: Vec<Span> = took.into_iter().map(|wall| Span { wall, ..Span::default() }).collect();
     figures.spans("question", &spans);
-    // What was closed is gone everywhere.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    if let Some(program) = program {
-        let before = program.memory();
-        let streams = load::open(to, wish.idle).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let more = program.memory().saturating_sub(before);
-        figures.put("resident_kib", before as f64);
-        figures.put("idle_bytes", more as f64 * 1024.0 / streams.len().max(1) as f64);
-    }
     Ok(figures)
 }
 

@@ -4,9 +4,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use netlab::process::{Guarded, Rights};
 use netlab::scratch::Scratch;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::ground::{Ground, NODE, SERVICE, pod};
@@ -14,6 +16,9 @@ use super::ground::{Ground, NODE, SERVICE, pod};
 /// The ports that HAProxy and nginx listen at.
 const HAPROXY_PORT: u16 = 8081;
 const NGINX_PORT: u16 = 8082;
+
+/// How long a program may take to end.
+const ENDING: Duration = Duration::from_secs(15);
 
 /// Who carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +57,15 @@ impl Carrier {
         }
     }
 
-    /// Starts it on the node; nothing for the one that is none.
-    pub fn start(self, ground: &Ground) -> Result<Option<Program>, String> {
+    /// Starts it on the node, with room for so many connections; nothing for the one that is none.
+    pub fn start(self, ground: &Ground, most: usize) -> Result<Option<Program>, String> {
         let scratch = Scratch::new()?;
         let folder = scratch.path();
         let (binary, arguments) = match self {
             Carrier::None => return Ok(None),
             Carrier::Ours => (netlab::proxy::find()?, ours(folder)?),
             Carrier::Haproxy => {
-                let file = written(folder, "haproxy.cfg", &haproxy())?;
+                let file = written(folder, "haproxy.cfg", &haproxy(most))?;
                 (found("haproxy")?, ["-db", "-f", &file].map(str::to_owned).to_vec())
             }
             Carrier::Nginx => {
@@ -90,6 +95,15 @@ impl Program {
     /// What it said last.
     pub fn last_words(&self) -> String {
         self.process.last_words(10)
+    }
+}
+
+impl Drop for Program {
+    /// Asks it to end: killed, nginx would leave its workers behind, at the port of the next one.
+    fn drop(&mut self) {
+        if self.process.signal(Signal::SIGTERM).is_ok() {
+            let _ = self.process.wait(ENDING);
+        }
     }
 }
 
@@ -152,10 +166,10 @@ fn ours(folder: &Path) -> Result<Vec<String>, String> {
     ])
 }
 
-fn haproxy() -> String {
+fn haproxy(most: usize) -> String {
     let pod = pod();
     format!(
-        "global\n maxconn 20000\ndefaults\n mode tcp\n option splice-auto\n timeout connect 5s\n \
+        "global\n maxconn {most}\n maxpipes 500\ndefaults\n mode tcp\n option splice-auto\n timeout connect 5s\n \
          timeout client 1h\n timeout server 1h\nlisten carried\n bind {NODE}:{HAPROXY_PORT}\n server pod {pod}\n"
     )
 }
