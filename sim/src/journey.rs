@@ -66,6 +66,8 @@ pub enum Step {
 
 /// Takes steps, or not.
 pub(crate) trait Sink {
+    /// Whether steps are taken: what is not told need not be walked if it does nothing.
+    const TELLS: bool;
     fn note(&mut self, make: impl FnOnce() -> Step);
 }
 
@@ -73,11 +75,13 @@ pub(crate) trait Sink {
 pub(crate) struct Silent;
 
 impl Sink for Silent {
+    const TELLS: bool = false;
     #[inline(always)]
     fn note(&mut self, _: impl FnOnce() -> Step) {}
 }
 
 impl Sink for Vec<Step> {
+    const TELLS: bool = true;
     fn note(&mut self, make: impl FnOnce() -> Step) {
         self.push(make());
     }

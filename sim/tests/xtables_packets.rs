@@ -343,3 +343,56 @@ fn a_rule_asks_a_set_and_holds_it() {
     let refused = node.host.iptables_restore(XtFamily::V4, text, how).expect_err("no set");
     assert_eq!(refused.kind, XtErrorKind::Absent);
 }
+
+/// In a long chain what cannot meet the destination is passed over where nobody is told: nothing else comes of it.
+#[test]
+fn a_packet_ends_the_same_in_long_chains_whether_it_is_told_or_not() {
+    let mut text = String::from("*filter\n:LONG - [0:0]\n:SUB - [0:0]\n-A FORWARD -j LONG\n");
+    for number in 0..400 {
+        let (third, last) = (number % 7, number % 23);
+        text.push_str(&match number % 9 {
+            0 => format!("-A LONG ! -d 10.1.{third}.{last}/32 -p tcp --dport {number} -j DROP\n"),
+            1 => format!("-A LONG -d 10.1.{third}.0/24 -p udp -m udp --sport 1000:1900 -j REJECT\n"),
+            2 => format!("-A LONG -d 10.1.{third}.{last}/32 -m statistic --mode nth --every 3 --packet 0 -j DROP\n"),
+            3 => format!("-A LONG -d 10.1.{third}.{last}/32 -j SUB\n"),
+            4 => format!("-A LONG -d 10.1.{third}.{last}/32 -p udp -g SUB\n"),
+            5 => "-A LONG -m mark --mark 0x7 -j RETURN\n".to_owned(),
+            6 if number > 300 => format!("-A LONG -d 10.1.{third}.{last}/32 -j RETURN\n"),
+            7 => format!("-A LONG -d 10.1.{third}.{last}/32 -p tcp -j ACCEPT\n"),
+            _ => format!("-A LONG -d 10.1.{third}.{last}/32 -j MARK --set-mark {number}\n"),
+        });
+    }
+    text.push_str("-A SUB -p tcp -j RETURN\n-A SUB -m mark --mark 0x8 -j DROP\nCOMMIT\n");
+    let how = XtRestore { noflush: false, counters: false };
+    let (mut told, mut untold) = (support::node(), support::node());
+    for host in [&mut told.host, &mut untold.host] {
+        host.iptables_restore(XtFamily::V4, &text, how).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let mut fates = std::collections::BTreeSet::new();
+    for number in 0..1500u16 {
+        let (from, to) = (
+            format!("192.168.1.77:{}", 1000 + number),
+            format!("10.1.{}.{}:{}", number % 8, number % 24, number % 411),
+        );
+        let packet = if number % 3 == 0 { udp(&from, &to) } else { tcp(&from, &to) };
+        let packet = packet.arriving(told.eth0);
+        let (journey, outcome) = (told.host.send(&packet), untold.host.fate(&packet));
+        assert_eq!(journey.outcome, outcome, "{journey}");
+        fates.insert(
+            format!("{:?}", outcome.fate).split(['(', ' ']).next().unwrap_or_default().to_owned(),
+        );
+        // A change in between: what was found out of the chain is found out again.
+        if number == 700 {
+            let more = "*filter\n-I LONG 1 -d 10.1.3.3/32 -j DROP\n-D LONG 40\nCOMMIT\n";
+            let how = XtRestore { noflush: true, counters: false };
+            for host in [&mut told.host, &mut untold.host] {
+                host.iptables_restore(XtFamily::V4, more, how)
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
+    let counted =
+        |host: &Host| host.iptables_save_with(XtFamily::V4, XtTable::Filter, XtCounters::Show);
+    assert_eq!(counted(&told.host), counted(&untold.host));
+    assert!(fates.len() >= 3, "{fates:?}");
+}

@@ -44,6 +44,9 @@ pub(super) fn run<S: Sink>(
             chain: chain.name.clone(),
             rule,
         };
+        if !S::TELLS {
+            at.1 = chain.skip(at.1, look.skb.packet.dst);
+        }
         let act = match chain.rules.get(at.1) {
             None => Act::Return,
             Some(rule) => try_rule((chain, at.1), rule, links, look),

@@ -9,6 +9,7 @@ mod head;
 mod matches;
 mod objects;
 pub(crate) mod part;
+mod places;
 mod restore;
 mod rule;
 mod save;

@@ -5,13 +5,15 @@
 use super::XtTable;
 use super::error::{Refusal, Taken, XtErrorKind};
 use super::objects::Counters;
+use super::places::{LONG, Places};
 use super::rule::{Rule, Spec};
 use super::targets::{Target, VERDICTS};
 use super::words::Word;
 use crate::hash::FastMap;
 use crate::nft::Hook;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 /// A chain.
 #[derive(Clone, Debug)]
@@ -22,6 +24,20 @@ pub(super) struct Chain {
     /// Of packets that reached its end; user's chains have none.
     pub(super) counters: Arc<Counters>,
     pub(super) rules: Vec<Arc<Rule>>,
+    /// Made when a packet first needs it, gone with a change.
+    places: OnceLock<Places>,
+}
+
+impl Chain {
+    /// The next rule from this one on that a packet to a destination is to be shown.
+    #[inline]
+    pub(super) fn skip(&self, from: usize, destination: IpAddr) -> usize {
+        if self.rules.len() < LONG {
+            return from;
+        }
+        let places = self.places.get_or_init(|| Places::of(&self.rules));
+        places.next(from, destination).unwrap_or(self.rules.len())
+    }
 }
 
 /// How to take a transaction back, and what to tell others once it is kept.
@@ -64,6 +80,7 @@ impl Table {
                 base: Some((*hook, true)),
                 counters: Arc::default(),
                 rules: Vec::new(),
+                places: OnceLock::new(),
             })
         };
         let chains: Vec<_> = table.hooks().iter().map(base).collect();
@@ -120,7 +137,9 @@ impl Table {
     fn edit(&mut self, slot: u32, change: impl FnOnce(&mut Chain)) {
         self.remember(slot);
         if let Some(Some(chain)) = self.chains.get_mut(slot as usize) {
-            change(Arc::make_mut(chain));
+            let chain = Arc::make_mut(chain);
+            chain.places = OnceLock::new();
+            change(chain);
         }
     }
 
@@ -185,6 +204,7 @@ impl Table {
             base: None,
             counters: Arc::default(),
             rules: Vec::new(),
+            places: OnceLock::new(),
         });
         self.names.insert(chain.name.clone(), slot);
         match self.chains.get_mut(slot as usize) {
