@@ -38,10 +38,11 @@ pub fn survey(flows: Flows, progress: &mut dyn FnMut(&str)) -> Result<Survey, Er
     links::read(&mut route, &mut found)?;
     routes::read(&mut route, &mut found)?;
     sysctls::read(&mut found);
+    progress("iptables and ipsets");
+    found.nft = nft::chains(&mut netfilter, &mut found)?;
+    tools::read(&mut netfilter, &mut found);
     progress("nf_tables");
     nft::read(&mut netfilter, &mut found, progress)?;
-    progress("iptables and ipsets");
-    tools::read(&mut netfilter, &mut found);
     ipvs::read(&mut found);
     if flows == Flows::All {
         progress("conntrack entries");

@@ -7,14 +7,15 @@ use super::{Survey, lack, or_lack};
 use crate::kernel::Error;
 use crate::kernel::real::nftables::request;
 use crate::kernel::real::socket::Netlink;
-use crate::kernel::survey::NftObject;
+use crate::kernel::survey::{Flavour, NftObject};
 use crate::netlink::nft::message;
 use crate::netlink::read::{Attributes, Message, text, u32_be};
-use crate::netlink::{ACK, DUMP, SUBSYS_NFTABLES};
+use crate::netlink::{ACK, DUMP, SUBSYS_NFTABLES, nfproto};
 
 /// How often it is read anew because it changed meanwhile.
 const TRIES: usize = 5;
 const GET_GENERATION: u16 = 16;
+const CHAINS: Kinds<'_> = ("chains", message::GET_CHAIN, message::NEW_CHAIN);
 
 pub(super) fn read(
     netfilter: &mut Netlink,
@@ -50,7 +51,7 @@ fn objects(
     let mut all = Vec::new();
     let kinds = [
         ("tables", message::GET_TABLE, message::NEW_TABLE),
-        ("chains", message::GET_CHAIN, message::NEW_CHAIN),
+        CHAINS,
         ("sets", message::GET_SET, message::NEW_SET),
     ];
     for (what, get, new) in kinds {
@@ -66,8 +67,13 @@ fn objects(
         let listed = list(netfilter, of, (family, &[(1, &table), (2, &set)]));
         all.extend(or_lack(found, &what, listed)?);
     }
-    let chains: Vec<(u8, String, String)> =
-        all.iter().filter(|object| object.kind == message::NEW_CHAIN).filter_map(names).collect();
+    let printed = |of: &(u8, String, String)| {
+        let mut texts = found.iptables.iter().filter(|text| text.flavour == Flavour::Nft);
+        texts.any(|text| nfproto(text.family) == of.0 && text.table == of.1)
+    };
+    let chains = all.iter().filter(|object| object.kind == message::NEW_CHAIN).filter_map(names);
+    // What iptables-nft has printed is looked at as it has printed it.
+    let chains: Vec<(u8, String, String)> = chains.filter(|of| !printed(of)).collect();
     progress(&format!("nf_tables, rules of {} chains", chains.len()));
     for (family, table, chain) in chains {
         let of = ("rules", message::GET_RULE, message::NEW_RULE);
@@ -75,6 +81,12 @@ fn objects(
         all.extend(or_lack(found, "rules of nf_tables", listed)?);
     }
     Ok(all)
+}
+
+/// All chains, of every table.
+pub(super) fn chains(netfilter: &mut Netlink, found: &mut Survey) -> Result<Vec<NftObject>, Error> {
+    let listed = list(netfilter, CHAINS, (0, &[]));
+    or_lack(found, "chains", listed)
 }
 
 /// Family, table and name of a set or chain.
