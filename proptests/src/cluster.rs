@@ -285,12 +285,11 @@ fn addresses(value: &Value) -> Vec<IpAddr> {
     array(value).iter().filter_map(address).collect()
 }
 
-/// An address as old API objects may have it: IPv4 numbers with leading zeros are decimal, and
-/// `::ffff:10.0.0.1` is 10.0.0.1.
+/// An address as old API objects may have it: IPv4 numbers with leading zeros are decimal.
 fn address(value: &Value) -> Option<IpAddr> {
     let text = value.as_str()?;
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address.to_canonical());
+    if let Ok(address) = text.parse() {
+        return Some(address);
     }
     let parts: Vec<u8> = text.split('.').map(|p| p.parse().ok()).collect::<Option<_>>()?;
     Some(Ipv4Addr::from(<[u8; 4]>::try_from(parts).ok()?).into())
@@ -323,7 +322,6 @@ mod tests {
         assert_eq!(seconds("2024-03-01T12:00:01Z"), Some(1_709_294_401));
         assert_eq!(seconds("yesterday"), None);
         assert_eq!(address(&"010.0.0.08".into()), Some([10, 0, 0, 8].into()));
-        assert_eq!(address(&"::ffff:10.0.0.8".into()), Some([10, 0, 0, 8].into()));
         assert_eq!(address(&"None".into()), None);
     }
 }

@@ -185,13 +185,12 @@ fn wrong_family(slice: &serde_json::Value) -> bool {
     endpoints.filter_map(|e| e["addresses"][0].as_str()).any(|a| a.contains(':') == four)
 }
 
-/// One address, however it is written, in slices of IPv4 and of IPv6.
+/// One address in slices of IPv4 and of IPv6.
 fn in_two_families(slices: &[serde_json::Value]) -> bool {
     let addresses = |family: &str| -> BTreeSet<&str> {
         let slices = slices.iter().filter(|s| s["addressType"] == family);
         let endpoints = slices.flat_map(|s| s["endpoints"].as_array().into_iter().flatten());
-        let written = endpoints.filter_map(|e| e["addresses"][0].as_str());
-        written.map(|address| address.trim_start_matches("::ffff:")).collect()
+        endpoints.filter_map(|e| e["addresses"][0].as_str()).collect()
     };
     !addresses("IPv4").is_disjoint(&addresses("IPv6"))
 }

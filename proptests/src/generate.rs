@@ -326,7 +326,6 @@ fn endpoint(family: Family) -> impl Strategy<Value = Value> {
             "010.180.1.2",
             "192.168.0.2",
             "fd00:10::99",
-            "::ffff:10.180.0.2",
         ],
         Family::V6 => vec![
             "fd00:10:180::1",
@@ -335,7 +334,6 @@ fn endpoint(family: Family) -> impl Strategy<Value = Value> {
             "fd00:10:180:1::2",
             "2001:db8::1",
             "10.180.0.1",
-            "::ffff:10.180.0.1",
         ],
     };
     let conditions = select(vec![

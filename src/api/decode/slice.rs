@@ -137,13 +137,14 @@ fn endpoint_address(
         check.wrong(at, format_args!("there is none; the endpoint is left out"));
         return None;
     };
-    // API servers let IPv4-mapped addresses into slices of IPv4 (`IsValidIPv4Address`), and mean IPv4.
-    let address = parse::canonical(check.address(first, field)?);
+    let address = check.address(first, field)?;
     if Family::of(address) != family {
         check.wrong(field, format_args!("{address} is not {family}; the endpoint is left out"));
         return None;
     }
-    if let Some(why) = special(address) {
+    let mapped = parse::canonical(address) != address;
+    let why = special(address).or(mapped.then_some("is an IPv4-mapped address"));
+    if let Some(why) = why {
         check.wrong(field, format_args!("{address} {why}; the endpoint is left out"));
         return None;
     }
