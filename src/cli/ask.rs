@@ -149,9 +149,9 @@ impl Name {
 /// A command's own flags: name, what its value is called (empty for a boolean), what it does.
 pub(super) type Own = (&'static str, &'static str, &'static str);
 
+const HELP: Own = ("help", "", "this text");
 const OF_ALL: &[Own] =
-    &[("output", "text|json|mermaid", "the form of the answer [default: text]"), OF_HELP[0]];
-const OF_HELP: &[Own] = &[("help", "", "this text")];
+    &[("output", "text|json|mermaid", "the form of the answer [default: text]"), HELP];
 const OF_NODE: &[Own] = &[("from", "FILE", "a dump instead of this node; needs no privileges")];
 const OF_PACKET: &[Own] = &[
     ("proto", "tcp|udp|sctp", "the protocol [default: of the Service port, else tcp]"),
@@ -230,7 +230,7 @@ impl Name {
             Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_ALL],
             Name::Check => &[OF_CHECK, OF_NODE, OF_ALL],
             Name::Dump => &[OF_DUMP, OF_NODE, OF_ALL],
-            Name::Names => &[OF_NODE, OF_HELP],
+            Name::Names => &[OF_NODE, &[HELP]],
             Name::Replay => &[OF_REPLAY, OF_PACKET, OF_ALL],
         };
         groups.iter().copied().flatten()

@@ -1,4 +1,5 @@
-//! What FROM and TO of a trace may be: words, pods, Services with each port. Reads nothing. Tests: below.
+//! What FROM and TO of a trace may be: words, pods, Services with each port. Reads nothing.
+//! Tests: `netlab` (`bash-completes-names`).
 
 use std::collections::BTreeSet;
 

@@ -50,9 +50,6 @@ pub fn run(wish: &mut Wish) -> Result<BTreeMap<String, Runs>, String> {
     netlab::scratch::clean_on_signals()?;
     with_descriptors(wish)?;
     let ground = Ground::new()?;
-    let listener = ground.pod.run(|| std::net::TcpListener::bind(ground::pod()));
-    // Only to see that nobody else is there; the thread below listens with a longer queue.
-    drop(listener.map_err(|e| format!("{}: {e}", ground::pod()))?);
     ground.pod.spawn(|| {
         runtime()?.block_on(async {
             let listener = load::listen(ground::pod()).map_err(|e| e.to_string())?;

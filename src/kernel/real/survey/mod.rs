@@ -39,6 +39,7 @@ pub fn survey(flows: Flows, progress: &mut dyn FnMut(&str)) -> Result<Survey, Er
     routes::read(&mut route, &mut found)?;
     sysctls::read(&mut found);
     progress("iptables and ipsets");
+    // By their chains it shows which tables iptables-nft has made.
     found.nft = nft::chains(&mut netfilter, &mut found)?;
     tools::read(&mut netfilter, &mut found);
     progress("nf_tables");
