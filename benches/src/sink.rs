@@ -49,7 +49,9 @@ impl Kernel for Sink {
             Query::Links => Facts::Links(Vec::new()),
             Query::Destinations(_) => Facts::Destinations(Vec::new()),
             Query::Lacks(_) => Facts::Lacks(Vec::new()),
-            Query::Cpus | Query::ConntrackBuckets | Query::Generation => Facts::Number(1),
+            Query::Cpus | Query::ConntrackBuckets | Query::Generation | Query::Account(_) => {
+                Facts::Number(1)
+            }
         })
     }
 

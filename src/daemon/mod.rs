@@ -194,6 +194,9 @@ async fn live(
     let sources = sources(&settings, logging.clone(), (&families, &requests));
     board.into_iter().for_each(|board| sources.metrics.carried_by(carrying(board)));
     let (sender, events) = mpsc::channel(EVENTS);
+    if settings.mode == Mode::Iptables {
+        tell_counted(&mut *kernel, &sources.metrics);
+    }
     let source = source::start(&settings, sender, sources.metrics.clone()).await?;
     let witness = Witness::new(&sources, source.reporter);
     let (stop, stopped) = watch::channel(false);
@@ -250,6 +253,20 @@ fn carrying(board: Board<RelayKey>) -> serve::Carrying {
         bytes_down: figures.bytes_down,
     };
     Box::new(move || board.figures().into_iter().map(told).collect())
+}
+
+/// Has the metrics tell what the kernel counts for rules of iptables.
+fn tell_counted(kernel: &mut dyn Kernel, metrics: &serve::Metrics) {
+    let aside = kernel.aside().unwrap_or_else(|error| {
+        tracing::warn!(%error, "no metrics of dropped and localhost packets");
+        None
+    });
+    let Some(aside) = aside.map(Mutex::new) else { return };
+    metrics.accounts_by(Box::new(move || {
+        let mut kernel = aside.lock().unwrap_or_else(PoisonError::into_inner);
+        let [invalid_dropped, localhost_accepted] = sync::counted_packets(&mut **kernel);
+        serve::AccountFigures { invalid_dropped, localhost_accepted }
+    }));
 }
 
 /// What the servers tell.

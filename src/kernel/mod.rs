@@ -234,6 +234,9 @@ pub enum Query {
     Generation,
     /// The buckets of conntrack's hash table; answered by `Facts::Number`.
     ConntrackBuckets,
+    /// How many packets the counter of this name has counted (nfacct); answered by
+    /// `Facts::Number`, with the error `Absent` where there is none.
+    Account(String),
 }
 
 /// Which conntrack entries are asked for, by what the client asked for.

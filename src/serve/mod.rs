@@ -21,8 +21,8 @@ mod tests;
 pub use board::Board;
 pub use health::{Answer, Health, Lag, Probe};
 pub use metrics::{
-    CarriedFigures, Carrying, LocalPolicy, Metrics, Requested, SyncKind, VerifiedFigures,
-    WatchFigures, Watching,
+    AccountFigures, Accounting, CarriedFigures, Carrying, LocalPolicy, Metrics, Requested,
+    SyncKind, VerifiedFigures, WatchFigures, Watching,
 };
 pub use node_ports::HealthChecks;
 pub use zpages::{Pages, SetVerbosity, Shown};

@@ -214,6 +214,17 @@ fn counting(kernel: &mut dyn Kernel) -> Result<Counting, Error> {
     }
 }
 
+/// Packets dropped for being invalid, and connections to node ports on loopback addresses, as the
+/// kernel has counted them; `None` where it does not count.
+pub fn counted_packets(kernel: &mut dyn Kernel) -> [Option<u64>; 2] {
+    [INVALID_DROPPED, LOCALHOST_ACCEPTED].map(|name| {
+        match kernel.read(&Query::Account(name.to_owned())) {
+            Ok(Facts::Number(packets)) => Some(packets),
+            Ok(_) | Err(_) => None,
+        }
+    })
+}
+
 /// Writes the sysctl, if these options ask for it.
 pub(super) fn allow_localhost(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
     let wanted = Shape::new(options, Family::V4, Ability::default()).localhost;

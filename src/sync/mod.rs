@@ -13,6 +13,9 @@ pub mod schedule;
 pub mod scribe;
 pub mod sysctls;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod budgets;
 mod driver;
 mod family;
 mod iptables;
@@ -48,6 +51,7 @@ use crate::track::{Changes, Cluster, Tracker};
 use examine::{Before, Examined, Known, Tee};
 use family::FamilySync;
 use flows::Suspects;
+pub use iptables::counted_packets;
 use scribe::{Act, Scribe};
 
 /// What the node's configuration says about programming.

@@ -184,6 +184,7 @@ impl Kernel for Real {
             Query::Lacks(wanted) => Ok(Facts::Lacks(lacks::among(self, wanted))),
             Query::Cpus => Ok(Facts::Number(cpus())),
             Query::Generation => self.netfilter.generation().map(|n| Facts::Number(n.into())),
+            Query::Account(name) => accounts::packets(&mut self.netfilter, name).map(Facts::Number),
             Query::ConntrackBuckets => {
                 let file = std::path::Path::new(CONNTRACK_BUCKETS);
                 let text = std::fs::read_to_string(file).map_err(|e| io_error("read", file, &e))?;

@@ -176,6 +176,11 @@ impl Kernel for Simulated {
                 value.map(Facts::Text).ok_or_else(absent)
             }
             Query::Generation => Ok(Facts::Number(host.nft().generation().into())),
+            Query::Account(name) => {
+                let absent =
+                    || Error::new(ErrorKind::Absent, format!("read counter {name}"), "ENOENT");
+                host.nfacct(name).map(|(packets, _)| Facts::Number(packets)).ok_or_else(absent)
+            }
             Query::Cpus => Ok(Facts::Number(2)),
             Query::ConntrackBuckets => Ok(Facts::Number(self.conntrack_buckets)),
             Query::Addresses => {

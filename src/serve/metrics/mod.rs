@@ -2,6 +2,7 @@
 //! since dashboards and alerts depend on them. Sync and main feed it; the metrics port prints it.
 //! Reads no clock. Tests: `tests` beside this.
 
+mod accounts;
 mod carried;
 mod client;
 mod maker;
@@ -22,6 +23,7 @@ use prometheus::{
 use super::{Lag, Probe, process};
 use crate::model::{Event, Family, Mode, Notice, Reason};
 use crate::track::Trigger;
+pub use accounts::{AccountFigures, Accounting};
 pub use carried::{CarriedFigures, Carrying};
 pub use client::Requested;
 use maker::{Maker, programming_buckets};
@@ -54,6 +56,7 @@ pub struct Metrics {
     watches: watches::Watches,
     requests: client::Requests,
     carried: carried::Carried,
+    accounts: accounts::Accounts,
     verified: verified::Verified,
 }
 
@@ -167,6 +170,7 @@ impl Metrics {
             watches: watches::Watches::new(&maker),
             requests: client::Requests::new(&maker),
             carried: maker.of(&[Mode::Userspace]).own(carried::Carried::new()),
+            accounts: iptables.own(accounts::Accounts::new()),
             verified: verified::Verified::new(&maker),
             registry: maker.registry.clone(),
         };
@@ -276,6 +280,11 @@ impl Metrics {
     /// Asks this what the proxy carries itself, whenever somebody looks.
     pub fn carried_by(&self, carrying: Carrying) {
         self.carried.ask(carrying);
+    }
+
+    /// Asks this what the kernel counts for rules of iptables, whenever somebody looks.
+    pub fn accounts_by(&self, accounting: Accounting) {
+        self.accounts.ask(accounting);
     }
 
     /// `--verify` looked at what was about to be written.
