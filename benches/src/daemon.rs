@@ -39,6 +39,8 @@ pub struct Wish {
     pub patience: Duration,
     /// What both are given as `--proxy-mode`.
     pub mode: String,
+    /// Which iptables both find on the node (`nft` or `legacy`); `None`: the machine's.
+    pub iptables: Option<String>,
 }
 
 /// A binary and what it is called in the results.
@@ -75,7 +77,7 @@ pub fn run(wish: &Wish) -> Result<BTreeMap<String, Runs>, String> {
                 let load = meter::calm(wish.patience);
                 let changes = if case == 0 { wish.changes } else { 0 };
                 let shape = (wish.services, *endpoints);
-                let mut figures = one(candidate, shape, changes)?;
+                let mut figures = one((wish, candidate), shape, changes)?;
                 figures.put("load_before", load);
                 let name = format!("{} {}x{endpoints}", candidate.name, wish.services);
                 eprintln!("run {round}: {name}: {}", figures.to_line());
@@ -88,7 +90,7 @@ pub fn run(wish: &Wish) -> Result<BTreeMap<String, Runs>, String> {
 
 /// One life of a kube-proxy.
 fn one(
-    candidate: &Candidate,
+    (wish, candidate): (&Wish, &Candidate),
     (services, endpoints): (usize, usize),
     changes: usize,
 ) -> Result<Figures, String> {
@@ -96,6 +98,9 @@ fn one(
     let objects = objects::all(services, endpoints);
     let mut node = Node::new(&objects, services)?;
     drop(objects);
+    if let Some(flavour) = &wish.iptables {
+        node.use_iptables(flavour)?;
+    }
     let id = node.start(Path::new(&candidate.binary), &candidate.flags)?;
     let first = node.wait_for(Endpoint::Open, FIRST)?;
     figures.put("start_to_client_ms", first.as_secs_f64() * 1000.0);
@@ -104,7 +109,10 @@ fn one(
     figures.put("start_cpu_ms", meter::worked(id).as_secs_f64() * 1000.0);
     figures.memory("synced", meter::memory(id));
     if changes > 0 {
+        let written = meter::written(id);
         figures.spans("client_sees", &latencies(&mut node, changes)?);
+        let written = meter::written(id).saturating_sub(written);
+        figures.put("written_bytes_a_change", written as f64 / changes as f64);
         burst(&node, (services, endpoints), &mut figures)?;
         figures.put("all_cpu_ms", meter::worked(id).as_secs_f64() * 1000.0);
         figures.memory("changed", meter::memory(id));
@@ -179,7 +187,10 @@ pub fn report(wish: &Wish, results: &BTreeMap<String, Runs>) -> Result<(), Strin
 fn file_name(wish: &Wish) -> String {
     match wish.mode.as_str() {
         "nftables" => "daemon".to_owned(),
-        mode => format!("daemon-{mode}-{}", wish.services),
+        mode => {
+            let flavour = wish.iptables.as_ref().map(|flavour| format!("-{flavour}"));
+            format!("daemon-{mode}{}-{}", flavour.unwrap_or_default(), wish.services)
+        }
     }
 }
 
@@ -206,6 +217,8 @@ fn rows(wish: &Wish, cases: &[(usize, &Runs)]) -> Vec<Row> {
                 _ => Row::plain(what, p50, "ms"),
             });
             rows.push(Row::plain("… p99", ms("client_sees_p99_us"), "ms"));
+            let written = figure("written_bytes_a_change");
+            rows.push(Row::plain("bytes written to pipes and files a change", written, "bytes"));
             let syncs = figure("burst_syncs");
             rows.push(Row::plain("syncs for a burst of 200 changes", syncs, ""));
             let (changed, peak) = (mib(figure("changed_rss_kib")), mib(figure("changed_peak_kib")));

@@ -54,6 +54,9 @@ enum Command {
         /// What both are given as `--proxy-mode`.
         #[arg(long, default_value = "nftables")]
         mode: String,
+        /// Which iptables both find: `nft` or `legacy`.
+        #[arg(long, value_parser = ["nft", "legacy"])]
+        iptables: Option<String>,
     },
     /// Program clusters of N Services through the library in other modes.
     Modes {
@@ -143,9 +146,10 @@ fn act(command: Command) -> Result<(), String> {
             let patience = Duration::from_secs(patience);
             real::report(&real::run(&real::Wish { services, runs, changes, patience })?)
         }
-        Command::Daemon { services, endpoints, runs, changes, patience, mode } => {
+        Command::Daemon { services, endpoints, runs, changes, patience, mode, iptables } => {
             let patience = Duration::from_secs(patience);
-            let wish = daemon::Wish { services, endpoints, runs, changes, patience, mode };
+            let wish =
+                daemon::Wish { services, endpoints, runs, changes, patience, mode, iptables };
             daemon::report(&wish, &daemon::run(&wish)?)
         }
         Command::Modes { ways, services, runs, changes } => {

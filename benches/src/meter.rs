@@ -69,6 +69,14 @@ pub fn memory(process: impl std::fmt::Display) -> Memory {
     Memory { resident: field("VmRSS:"), peak: field("VmHWM:") }
 }
 
+/// Bytes that a process has written so far, to pipes and files (`wchar`); what it sends over netlink
+/// and sockets with `send` is not among them.
+pub fn written(process: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let figure = text.lines().find_map(|line| line.strip_prefix("wchar:")?.trim().parse().ok());
+    figure.unwrap_or(0)
+}
+
 /// What a process worked so far, in user and kernel mode.
 pub fn worked(process: u32) -> Duration {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();

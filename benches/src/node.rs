@@ -3,7 +3,8 @@
 //! that a connection says which of them the kernel's rules name. Tests: by running `daemon`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ pub struct Node {
     namespace: Namespace,
     listener: TcpListener,
     probed: usize,
+    /// Where tools are looked for first.
+    tools: Option<PathBuf>,
     scratch: Scratch,
 }
 
@@ -78,6 +81,7 @@ impl Node {
             namespace,
             listener,
             probed,
+            tools: None,
             scratch,
         };
         node.give(Endpoint::Open)?;
@@ -93,11 +97,40 @@ impl Node {
             rights: Rights::Ours,
             log: self.scratch.path().join("kube-proxy.log"),
         };
-        let program = (start.binary.as_path(), &start.arguments()[..]);
+        let mut words = start.arguments();
+        let mut binary = start.binary.as_path();
+        if let Some(tools) = &self.tools {
+            let path = std::env::var("PATH").unwrap_or_default();
+            let first = [format!("PATH={}:{path}", tools.display()), binary.display().to_string()];
+            words.splice(0..0, first);
+            binary = Path::new("/usr/bin/env");
+        }
+        let program = (binary, &words[..]);
         let proxy = Guarded::start(&self.namespace, start.rights, program, &start.log)?;
         let id = proxy.id();
         self.proxy = Some(proxy);
         Ok(id)
+    }
+
+    /// From now on the node's iptables is of this flavour (`nft`, `legacy`), and kubelet says so.
+    pub fn use_iptables(&mut self, flavour: &str) -> Result<(), String> {
+        let folder = self.scratch.folder("tools")?;
+        let multi = format!("/usr/sbin/xtables-{flavour}-multi");
+        for name in ["iptables", "ip6tables"] {
+            for what in ["", "-save", "-restore"] {
+                let link = folder.join(format!("{name}{what}"));
+                let made = std::os::unix::fs::symlink(&multi, &link);
+                made.map_err(|e| format!("{}: {e}", link.display()))?;
+            }
+        }
+        let mut hint = Command::new(folder.join("iptables"));
+        hint.args(["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
+        let done = self.namespace.run(|| hint.output()).map_err(|e| format!("{multi}: {e}"))?;
+        if !done.status.success() {
+            return Err(format!("{multi}: {}", String::from_utf8_lossy(&done.stderr).trim()));
+        }
+        self.tools = Some(folder);
+        Ok(())
     }
 
     /// What kube-proxy has said so far.
