@@ -9,6 +9,7 @@ mod crowds;
 mod faults;
 mod heal;
 mod health;
+mod iptables;
 mod ipvs;
 mod modes;
 mod objects;
@@ -120,6 +121,7 @@ fn all() -> Vec<Scenario> {
         record::SCENARIOS,
         userspace::SCENARIOS,
         crowds::SCENARIOS,
+        iptables::SCENARIOS,
         ipvs::SCENARIOS,
     ];
     let all = files.into_iter().flatten().copied();

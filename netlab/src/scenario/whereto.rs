@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use proptests::cluster::Mode;
 use proptests::lab::RealHeart;
 
-use super::{Count, Stop, ipvs, wanted};
+use super::{Count, Stop, iptables, ipvs, wanted};
 use crate::guest::{self, Guest, Order};
 use crate::{privilege, proxy};
 
@@ -37,8 +37,13 @@ pub(super) fn belongs(name: &str) -> bool {
             Some(what) => what == lacking,
             None => lacking == "none" && (own || SHARED.contains(&name)),
         },
-        _ => !own,
+        _ => !own && (proxy::mode().tool().is_some() || !of_iptables(name)),
     }
+}
+
+/// Whether a scenario is about what only iptables mode has.
+fn of_iptables(name: &str) -> bool {
+    iptables::SCENARIOS.iter().any(|scenario| scenario.name == name)
 }
 
 /// Runs the scenarios of ipvs mode where they can be run.
