@@ -14,7 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 
 use super::modes::iptables;
+use super::served::listener;
 use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told, unharmed};
+use crate::apiserver::{ApiServer, Manners, Shared};
 use crate::client::{Conversation, answer_of, ask_udp_again};
 use crate::links;
 use crate::load::{Load, Talks};
@@ -22,7 +24,7 @@ use crate::manifests::Transport;
 use crate::page::fetch;
 use crate::probe::Probe;
 use crate::process::{Guarded, Rights};
-use crate::proxy::{KubeProxy, mode};
+use crate::proxy::{Input, KubeProxy, Start, mode};
 use crate::setting::Setting;
 
 /// Scenarios of this file, in iptables mode only.
@@ -46,6 +48,10 @@ fn tool() -> &'static str {
 /// Starts kube-proxy through another program, which makes a place for it first.
 fn start_through(setting: &mut Setting, before: &[&str]) -> Result<(), String> {
     let start = setting.start(&[&format!("--metrics-bind-address={METRICS}")]);
+    start_as(setting, before, &start)
+}
+
+fn start_as(setting: &mut Setting, before: &[&str], start: &Start) -> Result<(), String> {
     let (program, first) = before.split_first().ok_or("no program to start it through")?;
     let mut words: Vec<String> = first.iter().map(|word| (*word).to_owned()).collect();
     words.push(start.binary.display().to_string());
@@ -183,15 +189,68 @@ const GONE: [&str; 4] = [
 const GONE_RULE: &str = "[9:9] -A KUBE-SERVICES -d 10.96.99.99/32 -p tcp -m comment --comment \"default/gone cluster IP\" -m tcp --dport 80 -j KUBE-SVC-GONEGONEGONEGONE";
 
 /// Another proxy's rules are taken over without a gap: what is right stays, counters and all, what is
-/// not is put right, and what is of nobody goes.
+/// not is put right, and what is of nobody goes. `PEER=/path` is that other proxy; without it our own
+/// rules are made into what one would leave.
 fn adopts(bench: &Bench) -> Verdict {
     let mut setting = bench.examples()?;
     setting.start_proxy()?;
     setting.wait_for(&Probe::parse(WEB)?)?;
     setting.stop_proxy(Signal::SIGTERM)?;
     let right = saved(&setting)?;
-    let (other, changed) = of_another_time(&right)?;
-    restore(&setting, &other)?;
+    let Some(peer) = std::env::var_os("PEER") else {
+        let (other, changed) = of_another_time(&right)?;
+        let said = take_over(&mut setting, &other)?;
+        let verdict = compare((&right, &saved(&setting)?), Some(&changed));
+        return told(&setting, verdict.map(|kept| format!("{kept}; {said}")));
+    };
+    let other = of_peer(bench, Path::new(&peer))?;
+    let said = take_over(&mut setting, &counted(&other))?;
+    let verdict = compare((&right, &saved(&setting)?), None);
+    told(&setting, verdict.map(|kept| format!("{kept}; {said}")))
+}
+
+/// Every rule has counted.
+fn counted(text: &str) -> String {
+    let line = |line: &str| match line.split_once("] -A ") {
+        Some((_, rule)) => format!("[{COUNTED}:{COUNTED}] -A {rule}\n"),
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// The rules that another kube-proxy makes of the examples.
+fn of_peer(bench: &Bench, peer: &Path) -> Result<String, Stop> {
+    let mut setting = bench.examples()?;
+    let shared = Shared::new(Manners::default());
+    shared.store.set_all(setting.manifests.objects())?;
+    let server = ApiServer::start(listener(&setting, 6443)?, shared)?;
+    let folder = setting.scratch.folder("tools")?;
+    let multi = format!("/usr/sbin/xtables-{}-multi", tool().trim_start_matches("iptables-"));
+    for name in ["iptables", "ip6tables"] {
+        for what in ["", "-save", "-restore"] {
+            let link = folder.join(format!("{name}{what}"));
+            let made = std::os::unix::fs::symlink(&multi, &link);
+            made.map_err(|e| format!("{}: {e}", link.display()))?;
+        }
+    }
+    let flags = ["--kube-api-content-type=application/json", "--conntrack-max-per-core=0"];
+    let mut start = setting.start(&flags);
+    start.input = Input::Server(server.url());
+    start.binary = peer.to_owned();
+    let path = std::env::var("PATH").unwrap_or_default();
+    start_as(
+        &mut setting,
+        &["/usr/bin/env", &format!("PATH={}:{path}", folder.display())],
+        &start,
+    )?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    setting.stop_proxy(Signal::SIGKILL).ok();
+    saved(&setting)
+}
+
+/// Starts on these rules while clients ask; how they fared.
+fn take_over(setting: &mut Setting, other: &str) -> Result<String, Stop> {
+    restore(setting, other)?;
     let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
     let outside = setting.lab.outside.clone();
     // Services without the endpoint that is another in these rules.
@@ -205,16 +264,15 @@ fn adopts(bench: &Bench) -> Verdict {
         Load::start(&pod, Transport::Udp, dns, pause),
     ];
     setting.start_proxy()?;
-    let up = eventually(|| (!said(&setting).contains("] synced ")).then(|| "not up".to_owned()));
+    let up = eventually(|| (!said(setting).contains("] synced ")).then(|| "not up".to_owned()));
     std::thread::sleep(Duration::from_millis(300));
     let attempts: Vec<_> = loads.into_iter().flat_map(Load::stop).collect();
-    let harmed = up.and_then(|()| unharmed(&attempts, &talks.stop()));
-    let verdict = harmed.and_then(|said| Ok((said, compare(&right, &saved(&setting)?, &changed)?)));
-    told(&setting, verdict.map(|(said, kept)| format!("{kept}; {said}")))
+    up.and_then(|()| unharmed(&attempts, &talks.stop()))
 }
 
-/// Whether the rules are the right ones again, and which chains were left as they were.
-fn compare(right: &str, now: &str, changed: &str) -> Result<String, Stop> {
+/// Whether the rules are the right ones again, and which chains were left as they were: all but those
+/// of an endpoint that changed and what leads to a Service that is gone, where that is known.
+fn compare((right, now): (&str, &str), changed: Option<&str>) -> Result<String, Stop> {
     let (right, now) = (rules(right), rules(now));
     let differs = |name: &&str| right.get(name).map(|c| &c.0) != now.get(name).map(|c| &c.0);
     let wrong: Vec<&str> =
@@ -227,12 +285,12 @@ fn compare(right: &str, now: &str, changed: &str) -> Result<String, Stop> {
         .filter(|(_, (rules, kept))| *kept < rules.len())
         .map(|(name, _)| *name)
         .collect();
-    if written != [changed, "SERVICES"] && written != [changed] {
+    if changed.is_some_and(|changed| written != [changed, "SERVICES"]) {
         return Err(format!("written though they were right, or not at all: {written:?}").into());
     }
     let lines: usize = now.values().map(|(rules, _)| rules.len()).sum();
     let kept: usize = now.values().map(|(_, kept)| kept).sum();
-    Ok(format!("{kept} of {lines} rules left as they were"))
+    Ok(format!("{kept} of {lines} rules left as they were, written anew {written:?}"))
 }
 
 /// Packets that are dropped for being invalid, and those to node ports at loopback addresses, are

@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("userspace-endpoint-hangs", |bench| play(bench, &[], hangs)),
     scenario("userspace-endpoint-resets", |bench| play(bench, &[], resets)),
     scenario("userspace-endpoint-answers-nobody", |bench| play(bench, &[], answers_nobody)),
+    scenario("userspace-endpoint-is-told-its-client", |bench| play(bench, &[], told_client)),
     scenario("userspace-ports-in-use", |bench| play(bench, &[RANGE], ports)),
     scenario("userspace-udp-timeout", |bench| play(bench, &[UDP_TIMEOUT], udp_timeout)),
 ];
@@ -360,6 +361,71 @@ fn answers_nobody(setting: &mut Setting) -> Verdict {
     close(&listener);
     wait_for_web(setting)?;
     none_leaked(setting, before).map(|()| String::new())
+}
+
+/// What a header of the PROXY protocol says: who asks, and whom (haproxy.org, `proxy-protocol.txt`,
+/// version 2, TCP over IPv4).
+fn header(stream: &mut TcpStream) -> std::io::Result<Option<[SocketAddr; 2]>> {
+    const START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+    let mut bytes = [0; 28];
+    stream.read_exact(&mut bytes)?;
+    let socket = |ip: usize, port: usize| {
+        let ip: [u8; 4] = std::array::from_fn(|n| bytes[ip + n]);
+        SocketAddr::from((ip, u16::from_be_bytes([bytes[port], bytes[port + 1]])))
+    };
+    Ok(bytes.starts_with(START).then(|| [socket(16, 24), socket(20, 26)]))
+}
+
+/// By its Service's annotation an endpoint is told who asks, and whom; without it nothing is put before
+/// what the client says.
+fn told_client(setting: &mut Setting) -> Verdict {
+    wait_for_web(setting)?;
+    let listener = listen(setting, "web-1")?;
+    serve(&listener, |mut stream| {
+        if let Ok(Some([peer, local])) = header(&mut stream) {
+            let line = format!("pod=told peer={peer} local={local} said=\n");
+            let _ = stream.write_all(line.as_bytes());
+        }
+    })?;
+    let outside_ip = "198.51.100.78";
+    let [mut service, _] = faulty(&[]);
+    service["spec"]["externalIPs"] = json!([outside_ip]);
+    service["metadata"]["annotations"] = json!({"kube-proxy.io/proxy-protocol": "v2"});
+    setting.manifests.put(service.clone());
+    setting.write()?;
+    let pod = setting.lab.place("dns-1").ok_or("no dns-1")?.clone();
+    let outside = setting.lab.outside.clone();
+    let places = [(&pod, at(FAULTY)), (&outside, at(&format!("{outside_ip}:80")))];
+    for (from, to) in places {
+        eventually(|| match from.run(|| ask_tcp(None, to, PATIENCE)) {
+            Outcome::Answered(a) if a.pod == "told" && a.peer == a.own && a.local == to => None,
+            other => Some(format!("asked {to}, and the endpoint was told {other:?}")),
+        })?;
+    }
+    close(&listener);
+    // Without the annotation the client's own words come first.
+    service["metadata"]["annotations"] = json!({});
+    setting.manifests.put(service);
+    setting.write()?;
+    let listener = listen(setting, "web-1")?;
+    serve(&listener, |mut stream| {
+        let mut word = [0; 5];
+        let heard = stream.read_exact(&mut word).is_ok() && word == *b"hello";
+        let _ = stream.write_all(if heard { b"y" } else { b"n" });
+    })?;
+    let ask = || -> std::io::Result<u8> {
+        let mut stream = TcpStream::connect(at(FAULTY))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"hello")?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer).map(|()| answer[0])
+    };
+    let plain = eventually(|| match pod.run(ask) {
+        Ok(b'y') => None,
+        other => Some(format!("without the annotation: {other:?}")),
+    });
+    close(&listener);
+    plain.map(|()| String::new())
 }
 
 /// Two ports are to be had: two Service ports of a protocol are served, each other one gets a Notice.
