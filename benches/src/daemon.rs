@@ -44,16 +44,26 @@ pub struct Wish {
 }
 
 /// A binary and what it is called in the results.
-struct Candidate {
-    name: &'static str,
-    binary: PathBuf,
-    flags: Vec<String>,
+pub(crate) struct Candidate {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The program.
+    pub(crate) binary: PathBuf,
+    /// Flags of its own.
+    pub(crate) flags: Vec<String>,
+    /// Whether its metrics tell how many flows it has forgotten.
+    pub(crate) counts_forgotten: bool,
 }
 
-fn candidates(mode: &str) -> Result<Vec<Candidate>, String> {
+/// Ours, and the peer if one is given.
+pub(crate) fn candidates(mode: &str) -> Result<Vec<Candidate>, String> {
     let mode = format!("--proxy-mode={mode}");
-    let ours =
-        Candidate { name: "ours", binary: netlab::proxy::find()?, flags: vec![mode.clone()] };
+    let ours = Candidate {
+        name: "ours",
+        binary: netlab::proxy::find()?,
+        flags: vec![mode.clone()],
+        counts_forgotten: true,
+    };
     let peer = std::env::var_os(PEER).map(|binary| Candidate {
         name: "peer",
         binary: binary.into(),
@@ -61,6 +71,7 @@ fn candidates(mode: &str) -> Result<Vec<Candidate>, String> {
         flags: ["--kube-api-content-type=application/json", "--conntrack-max-per-core=0", &mode]
             .map(str::to_owned)
             .to_vec(),
+        counts_forgotten: false,
     });
     Ok(std::iter::once(ours).chain(peer).collect())
 }

@@ -1,11 +1,11 @@
-//! The command line of the measurements: `real`, `daemon`, `modes`, `carriers`, and what they start themselves. No logic.
+//! The command line of the measurements: `real`, `daemon`, `flows`, `modes`, `carriers`, and what they start themselves. No logic.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use benches::modes::{self, Way};
 use benches::real::{Case, What};
-use benches::{carriers, daemon, real};
+use benches::{carriers, daemon, flows, real};
 use clap::{Parser, Subcommand};
 use netlab::process::{Rights, become_guarded};
 
@@ -57,6 +57,24 @@ enum Command {
         /// Which iptables both find: `nft` or `legacy`.
         #[arg(long, value_parser = ["nft", "legacy"])]
         iptables: Option<String>,
+    },
+    /// Run the real binary beside a full conntrack table; PEER=/path measures another one as well.
+    Flows {
+        /// How many Services.
+        #[arg(long, default_value_t = 1_000)]
+        services: usize,
+        /// Entries of the table.
+        #[arg(long, default_value_t = 500_000)]
+        entries: usize,
+        /// Changes of each kind in a run.
+        #[arg(long, default_value_t = 30)]
+        changes: usize,
+        /// Runs of each case.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// What all are given as `--proxy-mode`.
+        #[arg(long, default_value = "iptables")]
+        mode: String,
     },
     /// Program clusters of N Services through the library in other modes.
     Modes {
@@ -151,6 +169,10 @@ fn act(command: Command) -> Result<(), String> {
             let wish =
                 daemon::Wish { services, endpoints, runs, changes, patience, mode, iptables };
             daemon::report(&wish, &daemon::run(&wish)?)
+        }
+        Command::Flows { services, entries, changes, runs, mode } => {
+            let wish = flows::Wish { services, entries, changes, runs, mode };
+            flows::report(&wish, &flows::run(&wish)?)
         }
         Command::Modes { ways, services, runs, changes } => {
             modes::report(&modes::run(&modes::Wish { ways, services, runs, changes })?)

@@ -18,6 +18,7 @@ use netlab::scratch::Scratch;
 use serde_json::Value;
 
 use crate::cluster::cluster_ip;
+use crate::crowd::{self, Flow};
 use crate::objects;
 
 /// The endpoint that listens.
@@ -131,6 +132,16 @@ impl Node {
         }
         self.tools = Some(folder);
         Ok(())
+    }
+
+    /// Puts flows into its conntrack table.
+    pub fn fill(&self, flows: impl Iterator<Item = Flow> + Send) -> Result<(), String> {
+        self.namespace.run(|| crowd::fill(flows))
+    }
+
+    /// Does something in its namespace.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace.run(work)
     }
 
     /// What kube-proxy has said so far.

@@ -63,6 +63,17 @@ pub fn slice(number: usize, addresses: &[String]) -> Value {
     })
 }
 
+/// The same Service or slice over UDP.
+pub fn over_udp(mut object: Value) -> Value {
+    let ports = if object["kind"] == "Service" { "/spec/ports" } else { "/ports" };
+    object.pointer_mut(ports).and_then(Value::as_array_mut).into_iter().flatten().for_each(
+        |port| {
+            port["protocol"] = json!("UDP");
+        },
+    );
+    object
+}
+
 /// Addresses of so many endpoints of the n-th Service.
 pub fn addresses(number: usize, count: usize) -> Vec<String> {
     (0..count).map(|n| cluster::endpoint(number, n, Family::V4).to_string()).collect()

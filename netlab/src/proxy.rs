@@ -164,7 +164,16 @@ impl Start {
 impl KubeProxy {
     /// Starts it in the lab's node.
     pub fn start(lab: &Lab, start: &Start) -> Result<KubeProxy, String> {
-        let program = (start.binary.as_path(), &start.arguments()[..]);
+        KubeProxy::start_through(lab, &[], start)
+    }
+
+    /// The same through another program, whose words come first and which makes a place for it.
+    pub fn start_through(lab: &Lab, words: &[String], start: &Start) -> Result<KubeProxy, String> {
+        let mut all = words.to_vec();
+        all.push(start.binary.display().to_string());
+        all.extend(start.arguments());
+        let (program, arguments) = all.split_first().ok_or("no program")?;
+        let program = (Path::new(program), arguments);
         let process = Guarded::start(&lab.node, start.rights, program, &start.log)?;
         Ok(KubeProxy { process })
     }

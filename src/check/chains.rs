@@ -4,6 +4,7 @@
 //!
 //! It must never know Services. Tests: `tests.rs`, and the lab.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::drift::{Drift, MOST};
@@ -12,7 +13,7 @@ use crate::kernel::survey::ServerFact;
 use crate::trace::port_of;
 
 /// Rules by chain.
-type Chains<'a> = BTreeMap<&'a str, Vec<String>>;
+type Chains<'a> = BTreeMap<&'a str, Vec<Cow<'a, str>>>;
 
 /// Compares our chains in two hosts.
 pub(super) fn compare(live: &sim::Host, wanted: &sim::Host) -> Vec<Drift> {
@@ -47,12 +48,15 @@ fn ours(text: &str) -> Chains<'_> {
 }
 
 /// A rule without what only says how it is done.
-fn plain(rule: &str) -> String {
-    let rule = rule.replace(" --random-fully", "");
+fn plain(rule: &str) -> Cow<'_, str> {
+    let rule = match rule.contains(" --random-fully") {
+        true => Cow::Owned(rule.replace(" --random-fully", "")),
+        false => Cow::Borrowed(rule),
+    };
     match rule.split_once("-m nfacct --nfacct-name ") {
         Some((before, after)) => {
             let rest = after.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
-            format!("{before}{rest}")
+            format!("{before}{rest}").into()
         }
         None => rule,
     }
@@ -80,16 +84,22 @@ fn tables_differ(place: &str, (live, wanted): (&Chains<'_>, &Chains<'_>), found:
     }
 }
 
-fn chains_differ(place: &str, (live, wanted): (&[String], &[String]), found: &mut Vec<Drift>) {
-    let mut rest: Vec<&String> = live.iter().collect();
+fn chains_differ(
+    place: &str,
+    (live, wanted): (&[Cow<'_, str>], &[Cow<'_, str>]),
+    found: &mut Vec<Drift>,
+) {
+    let mut rest: Vec<&str> = live.iter().map(|rule| &**rule).collect();
     let before = found.len();
-    let mut tell = |rule: &String, what: &str| {
+    let mut tell = |rule: &str, what: &str| {
         let words = format!("{place}: rule `{rule}` {what}");
         found.push(Drift { words, service: port(rule) });
     };
     for rule in wanted {
-        match rest.iter().position(|there| *there == rule) {
-            Some(at) => drop(rest.remove(at)),
+        match rest.iter().position(|there| there == rule) {
+            Some(at) => {
+                rest.remove(at);
+            }
             None => tell(rule, "is missing"),
         }
     }

@@ -27,10 +27,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::kernel::Error;
 use crate::model::Event;
 use crate::promise::{Node, Promise, Promises};
 use crate::sync::Options;
-use crate::trace::{Answer, Doubt, Question, World, desired};
+use crate::trace::{Answer, Doubt, Question, World};
 use crate::track::{Cluster, Tracker};
 
 /// What sort of trouble a finding is.
@@ -152,15 +153,20 @@ pub fn node(options: &Options, world: &World) -> Node {
     }
 }
 
-/// Checks a live world. `progress` is told how many frontends of how many are done.
-pub fn check(world: &mut World, case: &Case<'_>, progress: &mut dyn FnMut(usize, usize)) -> Report {
+/// Checks a live world against `wanted`, the one that kube-proxy would make (`desired`), or why that is not
+/// known. `progress` is told how many frontends of how many are done.
+pub fn check(
+    world: &mut World,
+    (case, wanted): (&Case<'_>, Result<World, Error>),
+    progress: &mut dyn FnMut(usize, usize),
+) -> Report {
     let tracker = case.tracker();
     let cluster = tracker.cluster();
     let node = node(case.options, world);
     let promises = Promises::new(cluster, &node);
     let mut report = Report::default();
     report.gaps.extend(world.gaps.iter().map(Doubt::of));
-    let drift = drifted(world, case, &mut report);
+    let drift = drifted(world, wanted, &mut report);
     let mut causes = judge::Causes::new(drift);
     judge::all(world, &promises, (&mut report, &mut causes), progress);
     report.findings.extend(causes.into_findings());
@@ -169,8 +175,8 @@ pub fn check(world: &mut World, case: &Case<'_>, progress: &mut dyn FnMut(usize,
 }
 
 /// What of our tables is not as we would write it.
-fn drifted(world: &World, case: &Case<'_>, report: &mut Report) -> Vec<drift::Drift> {
-    match desired(&world.survey, case.events, case.options) {
+fn drifted(world: &World, wanted: Result<World, Error>, report: &mut Report) -> Vec<drift::Drift> {
+    match wanted {
         Ok(wanted) => [
             drift::compare(&world.host, &wanted.host),
             chains::compare(&world.host, &wanted.host),

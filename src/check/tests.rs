@@ -3,13 +3,14 @@
 use super::*;
 use crate::kernel::survey::{ConnectionFact, LinkFact, Survey};
 use crate::netlink::read::{Attributes, text};
-use crate::trace::load;
 use crate::trace::tests::{events, options, survey};
+use crate::trace::{desired, load};
 
 fn checked(survey: Survey) -> Report {
     let (events, options) = (events(), options());
     let case = Case { events: &events, options: &options };
-    check(&mut load(survey), &case, &mut |_, _| {})
+    let wanted = desired(survey.clone(), case.events, case.options);
+    check(&mut load(survey), (&case, wanted), &mut |_, _| {})
 }
 
 /// The only finding.

@@ -4,7 +4,9 @@
 use super::{Progress, Said, Scene, UNKNOWN, WELL, WRONG, json};
 use crate::check::{Case, Change, Effect, Report, check as run, effects};
 use crate::cli::ask::{Asked, Output};
-use crate::trace::load;
+use crate::kernel::Error;
+use crate::kernel::survey::Survey;
+use crate::trace::{World, desired, load};
 
 pub(super) fn check(
     asked: &Asked,
@@ -24,15 +26,28 @@ pub(super) fn check(
     if !what_if.is_empty() {
         return suppose(asked, what_if, (&load(survey), &case));
     }
-    let mut world = load(survey);
+    let (mut world, wanted) = worlds(survey, &case);
     let mut tell = |done, all| progress.count("frontends", (done, all));
-    let report = run(&mut world, &case, &mut tell);
+    let report = run(&mut world, (&case, wanted), &mut tell);
+    // The process ends now: a million rules need not be given back one by one.
+    std::mem::forget(world);
     let code = match (report.findings.is_empty(), report.gaps.is_empty()) {
         (false, _) => WRONG,
         (true, false) => UNKNOWN,
         (true, true) => WELL,
     };
     Ok(Said { out: printed(asked, &report)?, code, ..Said::default() })
+}
+
+/// The node as it is, and as kube-proxy would make it.
+fn worlds(survey: Survey, case: &Case<'_>) -> (World, Result<World, Error>) {
+    let own = survey.clone();
+    std::thread::scope(|scope| {
+        let wanted = scope.spawn(move || desired(own, case.events, case.options));
+        let world = load(survey);
+        let wanted = wanted.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (world, wanted)
+    })
 }
 
 fn printed(asked: &Asked, report: &Report) -> Result<String, String> {

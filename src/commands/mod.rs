@@ -97,23 +97,34 @@ fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, 
             progress.tell(&format!("reading {}", file.display()));
             let dump = read_dump(file)?;
             let known = Known { events: dump.events, pods: dump.pods };
-            (dump.survey, known, dump.options)
+            (dump.survey, objects::read(asked, known, progress)?, dump.options)
         }
         None => {
-            let mut tell = |what: &str| progress.tell(&format!("reading {what}"));
-            let found = survey(flows, &mut tell).map_err(|e| {
-                format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")
-            })?;
-            (found, Known::default(), None)
+            let (found, known) = live(asked, flows, progress)?;
+            (found, known, None)
         }
     };
-    let known = objects::read(asked, known, progress)?;
     let mut tracker = crate::track::Tracker::new(asked.settings.node_name.clone());
     known.events.iter().cloned().for_each(|event| tracker.feed(event));
     let options =
         dumped.unwrap_or_else(|| asked.settings.proxy_options(tracker.cluster().node()).0);
     let has_objects = !known.events.is_empty();
     Ok(Scene { survey, events: known.events, pods: known.pods, options, has_objects })
+}
+
+/// Reads this node, and the objects meanwhile: each takes seconds where there is much.
+fn live(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<(Survey, Known), String> {
+    std::thread::scope(|scope| {
+        let mut silent = Progress::silent();
+        let reading = scope.spawn(move || objects::read(asked, Known::default(), &mut silent));
+        let mut tell = |what: &str| progress.tell(&format!("reading objects, and {what}"));
+        let found = survey(flows, &mut tell).map_err(|e| {
+            format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")
+        })?;
+        progress.tell("reading objects");
+        let known = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((found, known))
+    })
 }
 
 fn read_dump(file: &Path) -> Result<Dump, String> {

@@ -4,7 +4,7 @@
 use super::progress::Progress;
 use crate::api::manifests::Manifests;
 use crate::api::pods;
-use crate::cli::ask::{Asked, Objects};
+use crate::cli::ask::{Asked, Command, Objects};
 use crate::config::Source;
 use crate::model::{Event, Pod};
 
@@ -15,8 +15,10 @@ pub(super) struct Known {
     pub(super) pods: Vec<Pod>,
 }
 
-/// Reads the source that flags name; else what a dump has stays.
+/// Reads the source that flags name; else what a dump has stays. Pods only where they can be asked for
+/// by name, or are to be kept: there may be many.
 pub(super) fn read(asked: &Asked, known: Known, progress: &mut Progress) -> Result<Known, String> {
+    let by_name = !matches!(asked.command, Command::Check { .. });
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     match (&asked.settings.source, asked.objects) {
         (_, Objects::Unnamed) if asked.from.is_some() || !in_pod => Ok(known),
@@ -24,12 +26,12 @@ pub(super) fn read(asked: &Asked, known: Known, progress: &mut Progress) -> Resu
             progress.tell("reading manifests");
             let manifests = Manifests::open(folder, asked.settings.node_name.clone())
                 .map_err(|e| e.to_string())?;
-            let pods = pods::of_folder(folder);
+            let pods = if by_name { pods::of_folder(folder) } else { Vec::new() };
             Ok(Known { events: manifests.read(), pods })
         }
         (Source::ApiServer { kubeconfig, master }, _) => {
             progress.tell("listing objects of the API server");
-            server::read(asked, (kubeconfig, master))
+            server::read(asked, (kubeconfig, master), by_name)
         }
     }
 }
@@ -51,6 +53,7 @@ mod server {
     pub(super) fn read(
         asked: &Asked,
         (kubeconfig, master): (&Option<PathBuf>, &Option<String>),
+        by_name: bool,
     ) -> Result<Known, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -82,7 +85,10 @@ mod server {
             in_time.map_err(|_| {
                 format!("{}: its lists took longer than {PATIENCE:?}", connection.url())
             })?;
-            let pods = connection.pods().await.unwrap_or_default();
+            let pods = match by_name {
+                true => connection.pods().await.unwrap_or_default(),
+                false => Vec::new(),
+            };
             Ok(Known { events, pods })
         })
     }
@@ -95,6 +101,7 @@ mod server {
     pub(super) fn read(
         _asked: &Asked,
         _server: (&Option<std::path::PathBuf>, &Option<String>),
+        _by_name: bool,
     ) -> Result<Known, String> {
         Err("this build has no API server client; use --manifests DIR".to_owned())
     }

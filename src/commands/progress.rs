@@ -21,6 +21,11 @@ impl Progress {
         Progress { began: Instant::now(), told: None, terminal: std::io::stderr().is_terminal() }
     }
 
+    /// One that says nothing: somebody else does.
+    pub(super) fn silent() -> Progress {
+        Progress { terminal: false, ..Progress::start() }
+    }
+
     /// Says what is done next.
     pub(super) fn tell(&mut self, what: &str) {
         let due = self.told.is_none_or(|told| told.elapsed() > PAUSE);

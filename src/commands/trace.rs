@@ -20,7 +20,7 @@ pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, S
         return Err("--desired and --compare need objects: --manifests DIR, --kubeconfig FILE, or a dump that has them".to_owned());
     }
     let wanted =
-        || desired(&scene.survey, &scene.events, &scene.options).map_err(|e| e.to_string());
+        || desired(scene.survey.clone(), &scene.events, &scene.options).map_err(|e| e.to_string());
     let case = scene.has_objects.then_some(Case { events: &scene.events, options: &scene.options });
     let shown = Shown { asked, wish, directory, case };
     match wish.rules {

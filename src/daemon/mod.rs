@@ -125,15 +125,13 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
     }
 }
 
-/// Sets what needs more rights than the proxy itself: conntrack's sysctls.
+/// Sets what needs more rights than the proxy itself: sysctls.
 fn init(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
     let mut kernel = open_kernel(settings)?;
-    if settings.mode == Mode::Iptables {
-        let options = resolve(Arc::new(settings.clone()), Vec::new())(None);
-        sync::allow_localhost_node_ports(&mut *kernel, &options)
-            .map_err(|e| Failure::new(format_args!("--init-only: {e}")))?;
-    }
+    let options = resolve(Arc::new(settings.clone()), Vec::new())(None);
+    sync::prepare_node(&mut *kernel, &options)
+        .map_err(|e| Failure::new(format_args!("--init-only: {e}")))?;
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     let lines: Vec<String> = unset.iter().map(ToString::to_string).collect();
     if lines.is_empty() {

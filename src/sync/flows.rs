@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use super::conntrack::{Frontends, stale};
 use super::family::FamilySync;
 use super::{Proxy, mode_options};
+use crate::backend::ipvs::adopt::node_addresses;
 use crate::backend::program::Frontend;
 use crate::kernel::{Capability, Error, Facts, Kernel, Query, Transaction};
-use crate::model::{Family, NamespacedName, Protocol};
+use crate::model::{Family, Mode, NamespacedName, Protocol};
 
 /// Through whom flows may be stale.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,22 +176,36 @@ impl Proxy {
         self.suspects.extend(suspects);
     }
 
-    /// Those of the node's addresses that take node port traffic.
-    pub(super) fn node_port_addresses(&self, all: &[IpAddr]) -> Vec<IpAddr> {
+    /// Those of the node's addresses that take node port traffic; `None` if they cannot be read.
+    pub(super) fn node_port_addresses(&mut self) -> Option<Vec<IpAddr>> {
+        let all = self.node_addresses()?;
         let options = mode_options(&self.options, self.tracker.cluster());
         let takes = |ip: &IpAddr| {
             let cidrs = options.node_port_cidrs(Family::of(*ip));
             !ip.is_loopback() && cidrs.is_none_or(|list| list.iter().any(|cidr| cidr.contains(ip)))
         };
-        all.iter().copied().filter(takes).collect()
+        Some(all.into_iter().filter(takes).collect())
+    }
+
+    fn node_addresses(&mut self) -> Option<Vec<IpAddr>> {
+        if self.options.mode != Mode::Ipvs {
+            return match self.kernel.read(&Query::Addresses) {
+                Ok(Facts::Addresses(all)) => Some(all),
+                _ => None,
+            };
+        }
+        // Among them are Services' addresses, which that mode has given the node.
+        match self.kernel.read(&Query::Links) {
+            Ok(Facts::Links(links)) => {
+                Some(Family::ALL.iter().flat_map(|f| node_addresses(&links, *f)).collect())
+            }
+            _ => None,
+        }
     }
 
     /// Rules hold for new flows only: where flows go that may be stale, and where they may go on to.
     fn frontends_of(&mut self, suspects: &Suspects) -> Frontends {
-        let addresses = match self.kernel.read(&Query::Addresses) {
-            Ok(Facts::Addresses(all)) => Some(self.node_port_addresses(&all)),
-            _ => None,
-        };
+        let addresses = self.node_port_addresses();
         // Of those that share an address with another, it takes all to know whose flows they are.
         let contenders = self.families.iter().flat_map(|family| family.ruleset().contenders());
         let frontends = Frontends::of(

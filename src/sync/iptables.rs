@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::Report;
 use super::driver::{Driver, Wanted};
 use super::iptables_netlink as netlink;
+use super::sysctls;
 use crate::backend::Options;
 use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::Dump;
@@ -195,7 +196,7 @@ fn ability(kernel: &mut dyn Kernel) -> Result<Ability, Error> {
         false => SourcePort::AsTheKernelLikes,
     };
     let counting = counting(kernel)?;
-    let liberal = sysctl(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
+    let liberal = sysctls::value(kernel, BE_LIBERAL)?.is_some_and(|value| value != "0");
     let drops_invalid = (!liberal).then_some(counting);
     Ok(Ability { source_port, drops_invalid, counts_localhost: counting })
 }
@@ -232,20 +233,10 @@ pub(super) fn allow_localhost(kernel: &mut dyn Kernel, options: &Options) -> Res
 }
 
 fn route_localnet(kernel: &mut dyn Kernel) -> Result<(), Error> {
-    if sysctl(kernel, ROUTE_LOCALNET)?.as_deref() != Some("1") {
+    if sysctls::value(kernel, ROUTE_LOCALNET)?.as_deref() != Some("1") {
         kernel.apply(&Transaction::Sysctl(ROUTE_LOCALNET.to_owned(), "1".to_owned()))?;
     }
     Ok(())
-}
-
-/// The value of a sysctl, if there is such a one.
-fn sysctl(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> {
-    match kernel.read(&Query::Sysctl(path.to_owned())) {
-        Ok(Facts::Text(value)) => Ok(Some(value)),
-        Ok(other) => super::unreachable_answer("a sysctl", &other),
-        Err(e) if e.kind == ErrorKind::Absent => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 pub(super) fn read(kernel: &mut dyn Kernel, family: Family) -> Result<String, Error> {

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::Report;
 use super::driver::{Driver, Wanted};
+use super::sysctls;
 use crate::backend::Options;
 use crate::backend::ipvs::DEVICE;
 use crate::backend::ipvs::adopt::{Found, node_addresses};
@@ -155,13 +156,7 @@ impl Ipvs {
         if self.settings == Some(wanted) {
             return Ok(());
         }
-        let arp = STRICT_ARP.iter().filter(|_| options.ipvs.strict_arp);
-        for (path, value) in SETTINGS.iter().chain(arp) {
-            set_sysctl(kernel, (path, value), report)?;
-        }
-        if let Some(value) = reuse_mode(&sysctl(kernel, "kernel/osrelease")?.unwrap_or_default()) {
-            set_sysctl(kernel, (REUSE, value), report)?;
-        }
+        set_sysctls(kernel, options.ipvs.strict_arp, report)?;
         if options.ipvs.timeouts != IpvsTimeouts::default() {
             let operation = crate::kernel::IpvsOperation::SetTimeouts(options.ipvs.timeouts);
             apply(kernel, Transaction::Ipvs(vec![operation]), report)?;
@@ -324,14 +319,18 @@ fn reuse_mode(release: &str) -> Option<&'static str> {
     }
 }
 
-/// A sysctl's value; nothing if there is no such sysctl.
-fn sysctl(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> {
-    match kernel.read(&Query::Sysctl(path.to_owned())) {
-        Ok(Facts::Text(text)) => Ok(Some(text)),
-        Ok(other) => super::unreachable_answer("a sysctl", &other),
-        Err(error) if error.kind == ErrorKind::Absent => Ok(None),
-        Err(error) => Err(error),
+/// Sets the sysctls that the mode needs, where they are other.
+pub(super) fn set_sysctls(
+    kernel: &mut dyn Kernel,
+    strict_arp: bool,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let arp = STRICT_ARP.iter().filter(|_| strict_arp);
+    for (path, value) in SETTINGS.iter().chain(arp) {
+        set_sysctl(kernel, (path, value), report)?;
     }
+    let release = sysctls::value(kernel, "kernel/osrelease")?.unwrap_or_default();
+    reuse_mode(&release).map_or(Ok(()), |value| set_sysctl(kernel, (REUSE, value), report))
 }
 
 fn set_sysctl(
@@ -339,7 +338,7 @@ fn set_sysctl(
     (path, value): (&str, &str),
     report: &mut Report,
 ) -> Result<(), Error> {
-    if sysctl(kernel, path)?.as_deref() == Some(value) {
+    if sysctls::value(kernel, path)?.as_deref() == Some(value) {
         return Ok(());
     }
     apply(kernel, Transaction::Sysctl(path.to_owned(), value.to_owned()), report)

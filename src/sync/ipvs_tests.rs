@@ -7,6 +7,7 @@ use sim::ipvs::{Destination, Scheduler, Service, ServiceKey};
 
 use super::tests::{Shared, feed, options, proxy_with, service, simulated, slice};
 use super::*;
+use crate::kernel::Query;
 use crate::kernel::XtablesText;
 use crate::kernel::record::Exchange;
 use crate::kernel::simulated::Simulated;
@@ -260,4 +261,37 @@ fn an_older_set_is_exchanged_for_one_that_takes_more() {
         told(Box::new(kernel.clone()), ipvs_options(), &web(&[])).sync().expect_err("not ours");
     assert!(error.to_string().contains("KUBE-LOOP-BACK"), "{error}");
     assert!(kernel.host().ipvs_services().is_empty());
+}
+
+#[test]
+fn health_check_ports_do_not_listen_on_addresses_of_services() {
+    let within = vec!["10.0.0.0/8".parse().unwrap(), "192.168.0.0/16".parse().unwrap()];
+    let options =
+        Options { node_port_addresses: NodePortAddresses::Cidrs(within), ..ipvs_options() };
+    let mut proxy = told(Box::new(simulated()), options, &web(&["10.1.0.1"]));
+    proxy.sync().unwrap();
+    let here: IpAddr = "192.168.0.2".parse().unwrap();
+    assert_eq!(proxy.health_check_addresses(), BTreeSet::from([here]));
+}
+
+#[test]
+fn a_node_is_prepared_by_its_sysctls() {
+    let mut kernel = simulated();
+    let strict =
+        Options { ipvs: IpvsOptions { strict_arp: true, ..ipvs_options().ipvs }, ..ipvs_options() };
+    prepare_node(&mut kernel, &strict).unwrap();
+    let value = |kernel: &mut Simulated, path: &str| match kernel.read(&Query::Sysctl(path.into()))
+    {
+        Ok(Facts::Text(value)) => value,
+        other => format!("{other:?}"),
+    };
+    for (path, wanted) in [
+        ("net/ipv4/vs/conntrack", "1"),
+        ("net/ipv4/vs/expire_nodest_conn", "1"),
+        ("net/ipv4/vs/expire_quiescent_template", "1"),
+        ("net/ipv4/conf/all/arp_ignore", "1"),
+        ("net/ipv4/conf/all/arp_announce", "2"),
+    ] {
+        assert_eq!(value(&mut kernel, path), wanted, "{path}");
+    }
 }

@@ -44,7 +44,7 @@ use crate::backend;
 pub use crate::backend::ipvs::choice::{Choice, ROUND_ROBIN};
 pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
 use crate::kernel::drift::Foreign;
-use crate::kernel::{Error, Facts, Kernel, Query, RelayOperation, Transaction};
+use crate::kernel::{Error, Facts, Kernel, RelayOperation, Transaction};
 pub use crate::kernel::{IpvsTimeouts, RelaySettings};
 use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice};
 use crate::track::{Changes, Cluster, Tracker};
@@ -211,11 +211,8 @@ impl Proxy {
 
     /// The node's addresses on which health check node ports listen; `0.0.0.0` and `::` are all.
     pub fn health_check_addresses(&mut self) -> BTreeSet<IpAddr> {
+        let all = self.node_port_addresses().unwrap_or_default();
         let options = mode_options(&self.options, self.tracker.cluster());
-        let all = match self.kernel.read(&Query::Addresses) {
-            Ok(Facts::Addresses(all)) => self.node_port_addresses(&all),
-            _ => Vec::new(),
-        };
         let of = |family: Family| match (options.node_port_cidrs(family), family) {
             (None, Family::V4) => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
             (None, Family::V6) => vec![IpAddr::V6(Ipv6Addr::UNSPECIFIED)],
@@ -423,11 +420,16 @@ impl Proxy {
     }
 }
 
-/// Sets what node ports on localhost need of the node, if they are wanted: it takes more rights than
-/// rules do.
-pub fn allow_localhost_node_ports(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
+/// Sets what a mode needs of the node and what takes more rights than rules do: where a container sees
+/// sysctls without the right to write them, `--init-only` comes first.
+pub fn prepare_node(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
     let cluster = Tracker::new(options.node_name.clone());
-    iptables::allow_localhost(kernel, &mode_options(options, cluster.cluster()))
+    let of_mode = mode_options(options, cluster.cluster());
+    match options.mode {
+        Mode::Iptables => iptables::allow_localhost(kernel, &of_mode),
+        Mode::Ipvs => ipvs::set_sysctls(kernel, of_mode.ipvs.strict_arp, &mut Report::default()),
+        Mode::Nftables | Mode::Userspace => Ok(()),
+    }
 }
 
 /// A heart that answers another question than it was asked is broken; say so instead of panicking.

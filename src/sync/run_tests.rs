@@ -10,6 +10,7 @@ use super::run::{Ended, Loop, Observer, Pace};
 use super::tests::{options, proxy_with, service, simulated, slice};
 use super::*;
 use crate::api::{Decoder, decode_text};
+use crate::kernel::Query;
 use crate::kernel::simulated::Simulated;
 use crate::kernel::{Capabilities, ErrorKind, Receipt};
 

@@ -100,6 +100,16 @@ pub fn set(kernel: &mut dyn Kernel, conntrack: &Conntrack) -> Vec<Unset> {
     unset
 }
 
+/// The value of a sysctl, if there is such a one.
+pub(super) fn value(kernel: &mut dyn Kernel, path: &str) -> Result<Option<String>, Error> {
+    match kernel.read(&Query::Sysctl(path.to_owned())) {
+        Ok(Facts::Text(text)) => Ok(Some(text)),
+        Ok(other) => super::unreachable_answer("a sysctl", &other),
+        Err(error) if error.kind == ErrorKind::Absent => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn set_sysctl(kernel: &mut dyn Kernel, name: &str, value: u64) -> Result<(), Error> {
     let path = format!("net/netfilter/{name}");
     let text = value.to_string();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::{Decoder, decode_text};
 use crate::backend::nftables;
+use crate::kernel::Query;
 use crate::kernel::fault::{Fate, Fault};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;

@@ -1,7 +1,6 @@
 //! The world as kube-proxy would make it: what is there without its own tables, programmed by the
 //! proxy itself through the seam. It must never know how the proxy does that. Tests: `tests.rs`.
 
-use super::iptables;
 use super::load::{World, load};
 use crate::kernel::Error;
 use crate::kernel::survey::Survey;
@@ -14,8 +13,7 @@ use crate::sync::{Options, Proxy};
 const OURS: [&str; 3] = ["kube-proxy", "kube-proxy-standby", "kube-proxy-guard"];
 
 /// Programs a survey's node anew from these events; what other modes left is removed.
-pub fn desired(survey: &Survey, events: &[Event], options: &Options) -> Result<World, Error> {
-    let mut bare = survey.clone();
+pub fn desired(mut bare: Survey, events: &[Event], options: &Options) -> Result<World, Error> {
     let ours = |attributes: &[u8]| {
         let name = Attributes::new(attributes).get(1).map(text).unwrap_or_default();
         OURS.contains(&&*name)
@@ -38,6 +36,6 @@ pub fn desired(survey: &Survey, events: &[Event], options: &Options) -> Result<W
 pub fn with_rules(mut world: World, host: sim::Host) -> Result<World, Error> {
     world.host = host;
     world.list_virtual_servers()?;
-    iptables::rename(&mut world);
+    world.iptables_makers = std::sync::OnceLock::new();
     Ok(world)
 }

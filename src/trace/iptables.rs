@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::load::{Maker, World};
+use super::load::{Maker, Whereabouts, World};
 use crate::kernel::survey::{Flavour, IptablesText, Survey};
 use crate::model::Family;
 
@@ -92,7 +92,6 @@ fn restore(world: &mut World, text: &IptablesText) {
             world.cut.push(error.detail);
         }
     }
-    name_rules(world, (text.family, &text.table), &lines);
 }
 
 /// The match that says which gap a rule stands for, wherever the rule is listed later.
@@ -102,19 +101,16 @@ fn marker(number: usize) -> String {
 
 const NOT_MODELLED: &str = "not modelled: ";
 
-/// Names the rules anew, by what the host lists: after it was programmed.
-pub(super) fn rename(world: &mut World) {
-    world.makers.retain(|(table, ..), _| {
-        !table.starts_with("ip6tables ") && !table.starts_with("iptables ")
-    });
-    for (family, of) in [(Family::V4, sim::XtFamily::V4), (Family::V6, sim::XtFamily::V6)] {
+/// Names the rules, by what the host lists.
+pub(super) fn names(world: &World) -> BTreeMap<Whereabouts, Maker> {
+    let mut makers = BTreeMap::new();
+    for (tool, of) in [("iptables", sim::XtFamily::V4), ("ip6tables", sim::XtFamily::V6)] {
         for table in sim::XtTable::ALL {
-            let name = table.name();
             let text = world.host.iptables_save(of, table);
-            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-            name_rules(world, (family, name), &lines);
+            name_rules(&mut makers, (tool, table.name()), (&text, &world.cut));
         }
     }
+    makers
 }
 
 /// A rule with a drop for a target; one that was cut before, without its last match as well. None
@@ -131,26 +127,26 @@ fn cut(line: &str, (was_cut, marker): (bool, &str)) -> Option<String> {
     Some(format!("-A {shorter}{marker} -j DROP"))
 }
 
-fn name_rules(world: &mut World, (family, name): (Family, &str), lines: &[String]) {
-    let tool = match family {
-        Family::V4 => "iptables",
-        Family::V6 => "ip6tables",
-    };
-    let mut numbers: BTreeMap<String, u64> = BTreeMap::new();
-    for line in lines {
+fn name_rules(
+    makers: &mut BTreeMap<Whereabouts, Maker>,
+    (tool, name): (&str, &str),
+    (text, cut): (&str, &[String]),
+) {
+    let mut numbers: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in text.lines() {
         let Some(chain) = line.strip_prefix("-A ").and_then(|rest| rest.split(' ').next()) else {
             continue;
         };
-        let number = numbers.entry(chain.to_owned()).or_default();
+        let number = numbers.entry(chain).or_default();
         *number += 1;
         let maker = Maker {
             table: format!("{tool} table {name}"),
             chain: chain.to_owned(),
             rule: format!("rule {number}"),
             comment: comment(line),
-            gap: gap(line).and_then(|number| world.cut.get(number)).cloned(),
+            gap: gap(line).and_then(|number| cut.get(number)).cloned(),
         };
-        world.makers.insert((format!("{tool} {name}"), chain.to_owned(), *number), maker);
+        makers.insert((format!("{tool} {name}"), chain.to_owned(), *number), maker);
     }
 }
 

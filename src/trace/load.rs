@@ -4,6 +4,7 @@
 //! What the simulator refuses is kept as a `Gap` at its place. Tests: `tests.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{iptables, replay, turns};
@@ -49,8 +50,10 @@ pub struct World {
     pub host: sim::Host,
     /// What it was made from.
     pub survey: Survey,
-    /// Rules by where they stand in the host.
+    /// Rules of nf_tables by where they stand in the host.
     pub(super) makers: BTreeMap<Whereabouts, Maker>,
+    /// The same of iptables, made when somebody asks: there may be half a million of them.
+    pub(super) iptables_makers: OnceLock<BTreeMap<Whereabouts, Maker>>,
     /// Sets that are left out, with the reason.
     pub(super) absent_sets: Vec<Gap>,
     /// What may concern any packet: it has no place on the way.
@@ -71,6 +74,7 @@ pub fn load(mut survey: Survey) -> World {
     let mut world = World {
         host: sim::Host::new(1),
         makers: BTreeMap::new(),
+        iptables_makers: OnceLock::new(),
         absent_sets: Vec::new(),
         gaps: survey
             .lacks
@@ -120,7 +124,11 @@ impl World {
 
     /// Whose rule stands there.
     pub fn maker(&self, table: &str, chain: &str, rule: u64) -> Option<&Maker> {
-        self.makers.get(&(table.to_owned(), chain.to_owned(), rule))
+        let place = (table.to_owned(), chain.to_owned(), rule);
+        match table.starts_with("iptables ") || table.starts_with("ip6tables ") {
+            true => self.iptables_makers.get_or_init(|| iptables::names(self)).get(&place),
+            false => self.makers.get(&place),
+        }
     }
 
     /// Whether an outcome stands for something that has no model. Without the packet's steps a
@@ -135,10 +143,12 @@ impl World {
             true => ["ip", "inet", "iptables"],
             false => ["ip6", "inet", "ip6tables"],
         };
+        // Of iptables none is named where none was cut.
+        let families = if self.cut.is_empty() { &families[..2] } else { &families[..] };
         let gap = |rule: u64| {
-            let named = families.map(|family| format!("{family} {}", place.table));
-            named.iter().any(|table| {
-                self.maker(table, &place.chain, rule).is_some_and(|maker| maker.gap.is_some())
+            let mut named = families.iter().map(|family| format!("{family} {}", place.table));
+            named.any(|table| {
+                self.maker(&table, &place.chain, rule).is_some_and(|maker| maker.gap.is_some())
             })
         };
         place.rule.is_some_and(gap)

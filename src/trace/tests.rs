@@ -252,7 +252,7 @@ fn names_that_fit_nothing_or_too_much_are_said() {
 fn desired_is_what_the_proxy_itself_would_write() {
     let survey = survey();
     let mut live = load(survey.clone());
-    let mut wanted = desired(&survey, &events(), &options()).unwrap();
+    let mut wanted = desired(survey.clone(), &events(), &options()).unwrap();
     let question = Question {
         protocol: crate::model::Protocol::Tcp,
         source: "10.244.1.11:0".parse().unwrap(),

@@ -23,7 +23,6 @@ use crate::load::{Load, Talks};
 use crate::manifests::Transport;
 use crate::page::fetch;
 use crate::probe::Probe;
-use crate::process::{Guarded, Rights};
 use crate::proxy::{Input, KubeProxy, Start, mode};
 use crate::setting::Setting;
 
@@ -45,20 +44,15 @@ fn tool() -> &'static str {
     mode().tool().unwrap_or("iptables-nft")
 }
 
-/// Starts kube-proxy through another program, which makes a place for it first.
+/// Starts kube-proxy, with metrics, through another program which makes a place for it first.
 fn start_through(setting: &mut Setting, before: &[&str]) -> Result<(), String> {
     let start = setting.start(&[&format!("--metrics-bind-address={METRICS}")]);
     start_as(setting, before, &start)
 }
 
 fn start_as(setting: &mut Setting, before: &[&str], start: &Start) -> Result<(), String> {
-    let (program, first) = before.split_first().ok_or("no program to start it through")?;
-    let mut words: Vec<String> = first.iter().map(|word| (*word).to_owned()).collect();
-    words.push(start.binary.display().to_string());
-    words.extend(start.arguments());
-    let program = (Path::new(program), &words[..]);
-    let process = Guarded::start(&setting.lab.node, Rights::Ours, program, &start.log)?;
-    setting.proxy = Some(KubeProxy { process });
+    let words: Vec<String> = before.iter().map(|word| (*word).to_owned()).collect();
+    setting.proxy = Some(KubeProxy::start_through(&setting.lab, &words, start)?);
     Ok(())
 }
 
@@ -404,7 +398,8 @@ fn waits(bench: &Bench) -> Verdict {
     setting.wait_for(&Probe::parse(WEB)?)?;
     let file = File::options().create(true).append(true).open(&path);
     let file = file.map_err(|e| format!("{}: {e}", path.display()))?;
-    let held = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    // The tool may have it at this moment.
+    let held = Flock::lock(file, FlockArg::LockExclusive);
     let held = held.map_err(|(_, e)| format!("{}: {e}", path.display()))?;
     setting.edit("EndpointSlice", "web-ipv4", |slice| {
         if let Some(endpoints) = slice["endpoints"].as_array_mut() {

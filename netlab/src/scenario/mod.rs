@@ -136,6 +136,10 @@ const OF_NFTABLES: &[(&str, &str)] = &[
         "it looks for what nftables mode makes; cleanup-of-every-mode for all",
     ),
     ("table-is-readable", "it reads the table of nftables mode"),
+    (
+        "check-finds-planted-faults",
+        "it plants them in the table of nftables mode; check-finds-in-other-modes does in others",
+    ),
     ("deleted-table-heals", "it deletes the table of nftables mode; see drift-in-each-table-heals"),
     ("drift-of-elements", "it flushes maps of nftables mode; see drift-in-each-table-heals"),
     ("killed-while-writing", "it lists the table of nftables mode"),

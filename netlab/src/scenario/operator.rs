@@ -15,7 +15,6 @@ use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
 use crate::apiserver::{ApiServer, Manners, Shared};
 use crate::page::{Page, fetch};
 use crate::probe::{Probe, judge};
-use crate::process::{Guarded, Rights};
 use crate::proxy::KubeProxy;
 use crate::setting::{DEADLINE, Setting};
 
@@ -223,18 +222,6 @@ fn swaps(setting: &mut Setting, map: &mut ConfigMap, open: &Probe) -> Verdict {
     Ok(last)
 }
 
-/// Starts kube-proxy through another program, whose words come first.
-fn through(setting: &mut Setting, words: &[String], flags: &[&str]) -> Result<KubeProxy, String> {
-    let start = setting.start(flags);
-    let (program, first) = words.split_first().ok_or("no program")?;
-    let mut arguments = first.to_vec();
-    arguments.push(start.binary.display().to_string());
-    arguments.extend(start.arguments());
-    let program = (Path::new(program), &arguments[..]);
-    let process = Guarded::start(&setting.lab.node, Rights::Ours, program, &start.log)?;
-    Ok(KubeProxy { process })
-}
-
 fn net_admin_only(bench: &Bench) -> Verdict {
     const SETPRIV: &str = "/usr/bin/setpriv";
     if !Path::new(SETPRIV).exists() {
@@ -250,7 +237,8 @@ fn net_admin_only(bench: &Bench) -> Verdict {
     }
     let only = ["--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs"];
     let words: Vec<String> = [SETPRIV].into_iter().chain(only).map(str::to_owned).collect();
-    let proxy = through(&mut setting, &words, &[])?;
+    let start = setting.start(&[]);
+    let proxy = KubeProxy::start_through(&setting.lab, &words, &start)?;
     let id = proxy.process.id();
     setting.proxy = Some(proxy);
     let verdict = setting.wait_for(&Probe::parse(WEB)?).map_err(Stop::from).and_then(|_| {
@@ -277,7 +265,8 @@ fn service_manager(bench: &Bench) -> Verdict {
         format!("NOTIFY_SOCKET={}", path.display()),
         "WATCHDOG_USEC=600000".to_owned(),
     ];
-    setting.proxy = Some(through(&mut setting, &words, &[])?);
+    let start = setting.start(&[]);
+    setting.proxy = Some(KubeProxy::start_through(&setting.lab, &words, &start)?);
     let verdict = hears(&socket, "READY=1")
         // Ready means programmed: there is nothing to wait for any more.
         .and_then(|()| at_once(&setting))

@@ -18,6 +18,7 @@ const SHARED: &[&str] = &[
     "udp-flow-moves-on",
     "affinity-leaves-with-its-endpoint",
     "health-check-node-port",
+    "net-admin-only-after-init",
     "trace-foretells-every-probe",
     "record-is-played-again",
     "verify-looks-before-it-writes",

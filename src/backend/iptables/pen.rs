@@ -23,7 +23,22 @@ pub trait Pen {
     /// What was written of this table so far may come in before the rest: no packet can see it yet,
     /// or each part of it is right by itself.
     fn boundary(&mut self, _table: Table) {}
+    /// Whether a chain of about so many lines, of which some go and others come, is better written
+    /// whole than changed line by line.
+    fn prefers_whole(&self, (gone, come): (usize, usize), lines: usize) -> bool {
+        gone + come > FEW && gone + come > lines / ONE_IN
+    }
 }
+
+/// Of a chain, lines are put in and taken out one by one as long as they are at most one of so many.
+/// Of 10,000 lines the legacy flavour (iptables 1.8.9) takes out 5,000 in 0.2 s and writes all in 0.23 s.
+const ONE_IN: usize = 2;
+/// Fewer lines than this are always put in and taken out one by one.
+const FEW: usize = 16;
+/// The nf_tables flavour searches the chain for each line that goes: of 10,000 lines it takes out 100 in
+/// 0.95 s, 1,000 in 8 s, and writes all in 1.1 s; of other chains both are shorter alike. Lines that come
+/// cost it 0.05 ms each.
+const MOST_SEARCHES: usize = 100;
 
 /// How a long text is best given to the tool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,6 +161,11 @@ impl Pen for Text {
         if self.blocks == Blocks::Many && self.sheet(table).len() > 0 {
             self.sheets[table as usize].push(Sheet::default());
         }
+    }
+
+    fn prefers_whole(&self, (gone, come): (usize, usize), lines: usize) -> bool {
+        let searches = self.blocks == Blocks::Many && gone > MOST_SEARCHES;
+        searches || (gone + come > FEW && gone + come > lines / ONE_IN)
     }
 }
 

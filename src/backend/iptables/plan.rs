@@ -17,11 +17,6 @@ use crate::backend::program::{Frontend, Program};
 use crate::backend::ruleset::Ruleset;
 use crate::model::ServicePortName;
 
-/// Of a shared chain, lines are put in and taken out one by one as long as they are at most one of
-/// so many; else the chain is written anew.
-const ONE_IN: usize = 2;
-/// Fewer lines than this are always put in and taken out one by one.
-const FEW: usize = 16;
 /// New Service ports that come in together: larger parts cost the tool more, and each part costs
 /// the kernel a walk over all chains.
 const PORTS_AT_ONCE: usize = 100;
@@ -457,7 +452,8 @@ impl Difference<'_> {
             self.count(place.0, (gone.len(), come.len()));
             cancel(&mut gone, &mut come);
             let tail_moves = is_tailed(place) && old_tail != new_tail;
-            if tail_moves || self.is_much(gone.len() + come.len()) {
+            let lines = (gone.len(), come.len());
+            if tail_moves || self.pen.prefers_whole(lines, self.old.had.len()) {
                 anew.insert(place);
                 continue;
             }
@@ -467,11 +463,6 @@ impl Difference<'_> {
         if !anew.is_empty() {
             self.anew(&anew);
         }
-    }
-
-    /// Whether so many lines are better written with all others of their chain.
-    fn is_much(&self, lines: usize) -> bool {
-        lines > FEW && lines > self.old.had.len() / ONE_IN
     }
 
     fn anew(&mut self, places: &BTreeSet<(Table, Chain)>) {

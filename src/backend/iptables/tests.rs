@@ -330,3 +330,15 @@ fn parts_of_a_long_text_stand_by_themselves() {
     let how = sim::XtRestore { noflush: true, counters: true };
     host.iptables_restore(sim::XtFamily::V4, &text, how).unwrap();
 }
+
+#[test]
+fn many_lines_that_go_are_written_whole_where_each_is_searched_for() {
+    use super::pen::Pen;
+    let [one, many] = [Blocks::One, Blocks::Many].map(|blocks| Text::new(Family::V4, blocks));
+    for (lines, whole) in
+        [((10, 6), [false; 2]), ((90, 4_000), [false; 2]), ((101, 0), [false, true])]
+    {
+        assert_eq!([&one, &many].map(|pen| pen.prefers_whole(lines, 10_000)), whole, "{lines:?}");
+    }
+    assert_eq!([&one, &many].map(|pen| pen.prefers_whole((3_000, 3_000), 10_000)), [true; 2]);
+}

@@ -19,10 +19,11 @@ const TABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 pub(super) fn read(netfilter: &mut Netlink, found: &mut Survey) {
     for family in Family::ALL {
         for table in legacy_tables(family) {
-            save(found, (family, Flavour::Legacy), &table);
+            save(found, (family, Flavour::Legacy), Some(&table));
         }
-        for table in nft_tables(found, family) {
-            save(found, (family, Flavour::Nft), &table);
+        // Asked for one table this tool reads the chains of all: so it is asked once.
+        if has_nft_tables(found, family) {
+            save(found, (family, Flavour::Nft), None);
         }
     }
     if found.iptables.iter().any(|saved| saved.text.contains("--match-set")) {
@@ -53,47 +54,57 @@ fn legacy_tables(family: Family) -> Vec<String> {
     names.lines().map(str::to_owned).collect()
 }
 
-/// Tables of nf_tables that iptables-nft may have made: by name, and by a chain of theirs.
-fn nft_tables(found: &Survey, family: Family) -> Vec<String> {
+/// Whether iptables-nft may have made a table: by its name, and by a chain of theirs.
+fn has_nft_tables(found: &Survey, family: Family) -> bool {
     let number = crate::netlink::nfproto(family);
-    let chains = found.nft.iter().filter(|o| o.family == number && o.kind == message::NEW_CHAIN);
     let builtin = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
-    let theirs = |table: &&str| {
-        chains.clone().any(|chain| {
-            let attributes = Attributes::new(&chain.attributes);
-            let name = attributes.get(3).map(text).unwrap_or_default();
-            attributes.get(1).map(text).as_deref() == Some(*table) && builtin.contains(&&*name)
-        })
-    };
-    TABLES.iter().copied().filter(|table| theirs(table)).map(str::to_owned).collect()
+    found.nft.iter().filter(|o| o.family == number && o.kind == message::NEW_CHAIN).any(|chain| {
+        let attributes = Attributes::new(&chain.attributes);
+        let named = |number| attributes.get(number).map(text).unwrap_or_default();
+        TABLES.contains(&&*named(1)) && builtin.contains(&&*named(3))
+    })
 }
 
-fn save(found: &mut Survey, (family, flavour): (Family, Flavour), table: &str) {
+/// What the tool prints of a table, or of all that there are.
+fn save(found: &mut Survey, (family, flavour): (Family, Flavour), table: Option<&str>) {
     let tool = match (family, flavour) {
         (Family::V4, Flavour::Legacy) => "iptables-legacy-save",
         (Family::V6, Flavour::Legacy) => "ip6tables-legacy-save",
         (Family::V4, Flavour::Nft) => "iptables-nft-save",
         (Family::V6, Flavour::Nft) => "ip6tables-nft-save",
     };
-    let printed = run(tool, &["-t", table]).and_then(|text| {
-        // The tool says so in a comment and ends well.
-        let strange = text
-            .lines()
-            .find(|line| line.starts_with("# Table `") && line.contains("incompatible"));
-        match strange {
-            Some(line) => Err(line.trim_start_matches("# ").to_owned()),
-            None => Ok(text),
-        }
-    });
-    match printed {
-        Ok(text) if text.contains("COMMIT") => {
-            let table = table.to_owned();
-            found.iptables.push(IptablesText { family, flavour, table, text });
-        }
-        Ok(_) => {}
+    let of_table: Vec<&str> = table.into_iter().flat_map(|table| ["-t", table]).collect();
+    let printed = match run(tool, &of_table) {
+        Ok(printed) => printed,
+        Err(why) => return lack(found, [&[tool], &of_table[..]].concat().join(" "), &why),
+    };
+    for strange in printed.lines().filter_map(incompatible) {
         // What iptables-nft cannot print is still there rule by rule, as nf_tables has it.
-        Err(why) => lack(found, format!("{tool} -t {table}"), &why),
+        let what = format!("{tool} -t {strange}");
+        lack(found, what, &format!("Table `{strange}' is incompatible, use 'nft' tool."));
     }
+    for text in by_table(&printed) {
+        let Some(table) = text.lines().find_map(|line| line.strip_prefix('*')) else { continue };
+        let table = table.trim_end().to_owned();
+        found.iptables.push(IptablesText { family, flavour, table, text: text.to_owned() });
+    }
+}
+
+/// The table that the tool says it cannot print: it says so in a comment and ends well.
+fn incompatible(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("# Table `")?;
+    rest.contains("incompatible").then(|| rest.split('\'').next().unwrap_or_default())
+}
+
+/// The parts of what the tool prints, each of which ends in a `COMMIT`.
+fn by_table(printed: &str) -> impl Iterator<Item = &str> {
+    let mut rest = printed;
+    std::iter::from_fn(move || {
+        let end = rest.find("\nCOMMIT\n")? + "\nCOMMIT\n".len();
+        let (table, behind) = rest.split_at(end);
+        rest = behind;
+        Some(table)
+    })
 }
 
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
@@ -108,4 +119,21 @@ fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(format!("{tool}: {}: {}", output.status, said.lines().next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_parted_by_tables() {
+        let printed = "# Generated\n*nat\n:A - [0:0]\nCOMMIT\n# Done\n# Generated\n*filter\n\
+                       -A A -m comment --comment COMMIT\nCOMMIT\n# Done\n";
+        let tables: Vec<&str> = by_table(printed).collect();
+        assert_eq!(tables.concat() + "# Done\n", printed);
+        assert!(tables[0].contains("*nat") && tables[1].contains("*filter"));
+        let strange = "# Table `raw' is incompatible, use 'nft' tool.";
+        assert_eq!(incompatible(strange), Some("raw"));
+        assert_eq!(incompatible("# Generated by iptables-nft-save"), None);
+    }
 }
