@@ -120,59 +120,59 @@ fn one_service_from_nothing() {
     check(
         &text,
         &expect![[r#"
-        *filter
-        :KUBE-PROXY-CANARY - [0:0]
-        :KUBE-FORWARD - [0:0]
-        :KUBE-SERVICES - [0:0]
-        :KUBE-EXTERNAL-SERVICES - [0:0]
-        :KUBE-NODEPORTS - [0:0]
-        :KUBE-PROXY-FIREWALL - [0:0]
-        :KUBE-FIREWALL - [0:0]
-        -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
-        -A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
-        -A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-        -I INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES
-        -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES
-        -I INPUT -m comment --comment "kubernetes health check service ports" -j KUBE-NODEPORTS
-        -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
-        -I OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
-        -I FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
-        -I INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
-        -I OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
-        -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
-        -I INPUT -j KUBE-FIREWALL
-        -I OUTPUT -j KUBE-FIREWALL
-        COMMIT
-        *nat
-        :KUBE-PROXY-CANARY - [0:0]
-        :KUBE-POSTROUTING - [0:0]
-        :KUBE-MARK-MASQ - [0:0]
-        :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SEP-JIDRXMDS5CR5OFR4 - [0:0]
-        :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
-        :KUBE-NODEPORTS - [0:0]
-        :KUBE-SERVICES - [0:0]
-        -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
-        -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
-        -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
-        -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.10:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-JIDRXMDS5CR5OFR4
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
-        -A KUBE-SEP-JIDRXMDS5CR5OFR4 -s 10.1.0.10/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
-        -A KUBE-SEP-JIDRXMDS5CR5OFR4 -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.10:8080
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
-        -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        -A KUBE-SERVICES ! -d 127.0.0.0/8 -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
-        -I OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
-        -I PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
-        -I POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
-        COMMIT
-        *mangle
-        :KUBE-PROXY-CANARY - [0:0]
-        COMMIT
-    "#]],
+            *filter
+            :KUBE-EXTERNAL-SERVICES - [0:0]
+            :KUBE-FIREWALL - [0:0]
+            :KUBE-FORWARD - [0:0]
+            :KUBE-NODEPORTS - [0:0]
+            :KUBE-PROXY-CANARY - [0:0]
+            :KUBE-PROXY-FIREWALL - [0:0]
+            :KUBE-SERVICES - [0:0]
+            -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+            -A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
+            -A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+            -I INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES
+            -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes externally-visible service portals" -j KUBE-EXTERNAL-SERVICES
+            -I INPUT -m comment --comment "kubernetes health check service ports" -j KUBE-NODEPORTS
+            -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+            -I OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+            -I FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
+            -I INPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
+            -I OUTPUT -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
+            -I FORWARD -m conntrack --ctstate NEW -m comment --comment "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL
+            -I INPUT -j KUBE-FIREWALL
+            -I OUTPUT -j KUBE-FIREWALL
+            COMMIT
+            *nat
+            :KUBE-MARK-MASQ - [0:0]
+            :KUBE-NODEPORTS - [0:0]
+            :KUBE-POSTROUTING - [0:0]
+            :KUBE-PROXY-CANARY - [0:0]
+            :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
+            :KUBE-SEP-JIDRXMDS5CR5OFR4 - [0:0]
+            :KUBE-SERVICES - [0:0]
+            :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
+            -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+            -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+            -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
+            -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.10:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-JIDRXMDS5CR5OFR4
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
+            -A KUBE-SEP-JIDRXMDS5CR5OFR4 -s 10.1.0.10/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
+            -A KUBE-SEP-JIDRXMDS5CR5OFR4 -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.10:8080
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
+            -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            -A KUBE-SERVICES ! -d 127.0.0.0/8 -m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
+            -I OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+            -I PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+            -I POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+            COMMIT
+            *mangle
+            :KUBE-PROXY-CANARY - [0:0]
+            COMMIT
+        "#]],
     );
 }
 
@@ -184,14 +184,14 @@ fn an_endpoint_that_goes_rewrites_one_chain_and_removes_one() {
     check(
         &text,
         &expect![[r#"
-        *nat
-        :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SEP-KWIA54J3D4XB7XP3 - [0:0]
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
-        -X KUBE-SEP-KWIA54J3D4XB7XP3
-        COMMIT
-    "#]],
+            *nat
+            :KUBE-SEP-KWIA54J3D4XB7XP3 - [0:0]
+            :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
+            -X KUBE-SEP-KWIA54J3D4XB7XP3
+            COMMIT
+        "#]],
     );
     assert_eq!(world.change("web", vec![cluster_ip("web", &["10.1.0.2"])]), "");
 }
@@ -223,35 +223,35 @@ fn a_load_balancer_has_all_kinds_of_chains() {
     check(
         &text,
         &expect![[r#"
-        *filter
-        -I KUBE-PROXY-FIREWALL -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http traffic not accepted by KUBE-FW-CDGGSHYLG3RE2FKL" -m tcp --dport 80 -j DROP
-        COMMIT
-        *nat
-        :KUBE-EXT-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-FW-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SVL-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SEP-TNEBFAHAS3RAPUKU - [0:0]
-        :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -s 10.244.0.0/16 -m comment --comment "pod traffic for default/web:http external destinations" -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "masquerade LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "route LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -j KUBE-SVL-CDGGSHYLG3RE2FKL
-        -A KUBE-FW-CDGGSHYLG3RE2FKL -s 203.0.113.0/24 -m comment --comment "default/web:http loadbalancer IP" -j KUBE-EXT-CDGGSHYLG3RE2FKL
-        -A KUBE-FW-CDGGSHYLG3RE2FKL -m comment --comment "other traffic to default/web:http will be dropped by KUBE-PROXY-FIREWALL"
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.1:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-TNEBFAHAS3RAPUKU
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
-        -A KUBE-SVL-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.1:8080" -j KUBE-SEP-TNEBFAHAS3RAPUKU
-        -A KUBE-SEP-TNEBFAHAS3RAPUKU -s 10.1.0.1/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
-        -A KUBE-SEP-TNEBFAHAS3RAPUKU -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.1:8080
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
-        -I KUBE-NODEPORTS -p tcp -m comment --comment "default/web:http" -m tcp --dport 30080 -j KUBE-EXT-CDGGSHYLG3RE2FKL
-        -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
-        -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        COMMIT
-    "#]],
+            *filter
+            -I KUBE-PROXY-FIREWALL -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http traffic not accepted by KUBE-FW-CDGGSHYLG3RE2FKL" -m tcp --dport 80 -j DROP
+            COMMIT
+            *nat
+            :KUBE-EXT-CDGGSHYLG3RE2FKL - [0:0]
+            :KUBE-FW-CDGGSHYLG3RE2FKL - [0:0]
+            :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
+            :KUBE-SEP-TNEBFAHAS3RAPUKU - [0:0]
+            :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
+            :KUBE-SVL-CDGGSHYLG3RE2FKL - [0:0]
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -s 10.244.0.0/16 -m comment --comment "pod traffic for default/web:http external destinations" -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "masquerade LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "route LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -j KUBE-SVL-CDGGSHYLG3RE2FKL
+            -A KUBE-FW-CDGGSHYLG3RE2FKL -s 203.0.113.0/24 -m comment --comment "default/web:http loadbalancer IP" -j KUBE-EXT-CDGGSHYLG3RE2FKL
+            -A KUBE-FW-CDGGSHYLG3RE2FKL -m comment --comment "other traffic to default/web:http will be dropped by KUBE-PROXY-FIREWALL"
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.1:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-TNEBFAHAS3RAPUKU
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
+            -A KUBE-SVL-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.1:8080" -j KUBE-SEP-TNEBFAHAS3RAPUKU
+            -A KUBE-SEP-TNEBFAHAS3RAPUKU -s 10.1.0.1/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
+            -A KUBE-SEP-TNEBFAHAS3RAPUKU -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.1:8080
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
+            -I KUBE-NODEPORTS -p tcp -m comment --comment "default/web:http" -m tcp --dport 30080 -j KUBE-EXT-CDGGSHYLG3RE2FKL
+            -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
+            -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            COMMIT
+        "#]],
     );
 }
 
@@ -262,30 +262,30 @@ fn a_load_balancer_without_local_endpoints_still_serves_pods_and_node() {
     check(
         &text,
         &expect![[r#"
-        *filter
-        -I KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment "default/web:http has no local endpoints" -m addrtype --dst-type LOCAL -m tcp --dport 30080 -j DROP
-        -I KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http has no local endpoints" -m tcp --dport 80 -j DROP
-        -I KUBE-PROXY-FIREWALL -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http traffic not accepted by KUBE-FW-CDGGSHYLG3RE2FKL" -m tcp --dport 80 -j DROP
-        COMMIT
-        *nat
-        :KUBE-EXT-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-FW-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
-        :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -s 10.244.0.0/16 -m comment --comment "pod traffic for default/web:http external destinations" -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "masquerade LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
-        -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "route LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        -A KUBE-FW-CDGGSHYLG3RE2FKL -s 203.0.113.0/24 -m comment --comment "default/web:http loadbalancer IP" -j KUBE-EXT-CDGGSHYLG3RE2FKL
-        -A KUBE-FW-CDGGSHYLG3RE2FKL -m comment --comment "other traffic to default/web:http will be dropped by KUBE-PROXY-FIREWALL"
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
-        -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
-        -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
-        -I KUBE-NODEPORTS -p tcp -m comment --comment "default/web:http" -m tcp --dport 30080 -j KUBE-EXT-CDGGSHYLG3RE2FKL
-        -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
-        -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
-        COMMIT
-    "#]],
+            *filter
+            -I KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment "default/web:http has no local endpoints" -m addrtype --dst-type LOCAL -m tcp --dport 30080 -j DROP
+            -I KUBE-EXTERNAL-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http has no local endpoints" -m tcp --dport 80 -j DROP
+            -I KUBE-PROXY-FIREWALL -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http traffic not accepted by KUBE-FW-CDGGSHYLG3RE2FKL" -m tcp --dport 80 -j DROP
+            COMMIT
+            *nat
+            :KUBE-EXT-CDGGSHYLG3RE2FKL - [0:0]
+            :KUBE-FW-CDGGSHYLG3RE2FKL - [0:0]
+            :KUBE-SEP-IMFC5XQKDZMFROSF - [0:0]
+            :KUBE-SVC-CDGGSHYLG3RE2FKL - [0:0]
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -s 10.244.0.0/16 -m comment --comment "pod traffic for default/web:http external destinations" -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "masquerade LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-MARK-MASQ
+            -A KUBE-EXT-CDGGSHYLG3RE2FKL -m comment --comment "route LOCAL traffic for default/web:http external destinations" -m addrtype --src-type LOCAL -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            -A KUBE-FW-CDGGSHYLG3RE2FKL -s 203.0.113.0/24 -m comment --comment "default/web:http loadbalancer IP" -j KUBE-EXT-CDGGSHYLG3RE2FKL
+            -A KUBE-FW-CDGGSHYLG3RE2FKL -m comment --comment "other traffic to default/web:http will be dropped by KUBE-PROXY-FIREWALL"
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL ! -s 10.244.0.0/16 -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
+            -A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment "default/web:http -> 10.1.0.2:8080" -j KUBE-SEP-IMFC5XQKDZMFROSF
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -s 10.1.0.2/32 -m comment --comment "default/web:http" -j KUBE-MARK-MASQ
+            -A KUBE-SEP-IMFC5XQKDZMFROSF -p tcp -m comment --comment "default/web:http" -m tcp -j DNAT --to-destination 10.1.0.2:8080
+            -I KUBE-NODEPORTS -p tcp -m comment --comment "default/web:http" -m tcp --dport 30080 -j KUBE-EXT-CDGGSHYLG3RE2FKL
+            -I KUBE-SERVICES -d 1.2.3.4/32 -p tcp -m comment --comment "default/web:http loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-CDGGSHYLG3RE2FKL
+            -I KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m comment --comment "default/web:http cluster IP" -m tcp --dport 80 -j KUBE-SVC-CDGGSHYLG3RE2FKL
+            COMMIT
+        "#]],
     );
 }
 
