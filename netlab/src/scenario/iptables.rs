@@ -31,6 +31,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("iptables-adopts-rules-that-are-there", adopts),
     scenario("iptables-counts-packets", counts),
     scenario("iptables-lacks-tools", lacks),
+    scenario("iptables-lacks-net-raw", lacks_net_raw),
     scenario("iptables-refused-restore-loses-nothing", refused),
     scenario("iptables-waits-for-the-lock", waits),
 ];
@@ -85,6 +86,27 @@ fn lacks(bench: &Bench) -> Verdict {
     match (status.code(), told) {
         (Some(1), true) => Ok(String::new()),
         _ => Err(format!("it ended with {status} and said {words}").into()),
+    }
+}
+
+/// A node that uses the legacy flavour gets no rules in the other one where a right is lacking; it is
+/// said which.
+fn lacks_net_raw(bench: &Bench) -> Verdict {
+    if tool() != "iptables-legacy" {
+        return Err(Stop::Unfit(
+            "tools of the nf_tables flavour need CAP_NET_ADMIN alone".to_owned(),
+        ));
+    }
+    let mut setting = bench.examples()?;
+    let only = ["/usr/bin/setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all"];
+    start_through(&mut setting, &only)?;
+    let proxy = setting.proxy.as_mut().ok_or("it was not started")?;
+    let (status, _) = proxy.process.wait(crate::setting::DEADLINE)?;
+    let words = said(&setting);
+    let there = iptables(&setting, "iptables-nft-save", "")?.contains("KUBE-SERVICES");
+    match (status.code(), words.contains("CAP_NET_RAW"), there) {
+        (Some(1), true, false) => Ok(String::new()),
+        _ => Err(format!("it ended with {status} and said {words}; other rules: {there}").into()),
     }
 }
 
@@ -270,7 +292,7 @@ fn compare((right, now): (&str, &str), changed: Option<&str>) -> Result<String, 
     let (right, now) = (rules(right), rules(now));
     let differs = |name: &&str| right.get(name).map(|c| &c.0) != now.get(name).map(|c| &c.0);
     let wrong: Vec<&str> =
-        right.keys().chain(now.keys()).copied().filter(|n| differs(&n)).collect();
+        right.keys().chain(now.keys()).copied().filter(|n| differs(n)).collect();
     if !wrong.is_empty() {
         return Err(format!("not as they should be: {wrong:?}").into());
     }

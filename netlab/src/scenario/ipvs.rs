@@ -25,6 +25,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("ipvs-killed-at-random", killed),
     scenario("ipvs-cleanup-is-only-ours", cleanup),
     scenario("ipvs-and-iptables-change-places", change),
+    scenario("ipvs-settings-reach-the-kernel", settings),
     scenario("ipvs-lacks-module", |bench| lacks(bench, ("rr", "ip_vs"))),
     scenario("ipvs-lacks-scheduler", |bench| lacks(bench, ("mh", "ip_vs_mh"))),
     scenario("ipvs-lacks-ipset", |bench| lacks(bench, ("rr", "ip_set"))),
@@ -323,6 +324,103 @@ fn change(bench: &Bench) -> Verdict {
         setting.wait_for(&probe)?;
     }
     Ok(String::new())
+}
+
+/// What flags ask of the kernel, with what the kernel must say then.
+const FLAGS: &[&str] = &[
+    "--ipvs-strict-arp",
+    "--ipvs-tcp-timeout=901s",
+    "--ipvs-tcpfin-timeout=121s",
+    "--ipvs-udp-timeout=301s",
+    "--ipvs-exclude-cidrs=203.0.113.64/26",
+    "--ipvs-scheduler=wlc",
+];
+const SYSCTLS: &[(&str, &str)] = &[
+    ("net.ipv4.vs.conntrack", "1"),
+    ("net.ipv4.vs.conn_reuse_mode", "1"),
+    ("net.ipv4.vs.expire_nodest_conn", "1"),
+    ("net.ipv4.vs.expire_quiescent_template", "1"),
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv4.conf.all.arp_ignore", "1"),
+    ("net.ipv4.conf.all.arp_announce", "2"),
+];
+/// Schedulers that Services ask for by annotation, and what the kernel must call them.
+const SCHEDULERS: &[(&str, &str)] = &[
+    ("rr", "rr"),
+    ("wrr", "wrr"),
+    ("lc", "lc"),
+    ("wlc", "wlc"),
+    ("lblc", "lblc"),
+    ("lblcr", "lblcr"),
+    ("dh", "dh"),
+    ("sh", "sh (sh-fallback)"),
+    ("sh:sh-port", "sh (sh-port)"),
+    ("sed", "sed"),
+    ("nq", "nq"),
+    ("ovf", "ovf"),
+    ("fo", "fo"),
+    ("mh", "mh (mh-fallback,mh-port)"),
+];
+
+/// Sysctls, timeouts, schedulers of Services, and a virtual server in an excluded range whose address
+/// stands on our device: it looks like ours and is nobody's to delete.
+fn settings(bench: &Bench) -> Verdict {
+    let mut setting = bench.examples()?;
+    for line in [
+        "ip link add kube-ipvs0 type dummy",
+        "ip address add 203.0.113.77/32 dev kube-ipvs0",
+        "ipvsadm -A -t 203.0.113.77:99 -s rr",
+        "ipvsadm -A -t 203.0.113.7:99 -s rr",
+        "ip address add 203.0.113.7/32 dev kube-ipvs0",
+    ] {
+        tool(&setting, line)?;
+    }
+    let known = setting.manifests.get("Service", "web").ok_or("no Service web")?.clone();
+    for (number, (asked, _)) in SCHEDULERS.iter().enumerate() {
+        let mut service = known.clone();
+        let address = format!("10.96.77.{}", number + 1);
+        service["metadata"]["name"] = format!("scheduled-{number}").into();
+        service["metadata"]["annotations"]["kube-proxy.io/ipvs-scheduler"] = (*asked).into();
+        service["spec"]["clusterIP"] = address.as_str().into();
+        service["spec"]["clusterIPs"] = vec![address].into();
+        service["spec"]["ipFamilies"] = vec!["IPv4"].into();
+        service["spec"]["type"] = "ClusterIP".into();
+        setting.manifests.put(service);
+    }
+    setting.write()?;
+    setting.start_proxy_with(FLAGS)?;
+    setting.wait_for(&Probe::parse(WEB)?)?;
+    let mut wrong = Vec::new();
+    for (path, wanted) in SYSCTLS {
+        let found = tool(&setting, &format!("sysctl -n {path}"))?;
+        if found.trim() != *wanted {
+            wrong.push(format!("{path} is {}, not {wanted}", found.trim()));
+        }
+    }
+    let timeouts = tool(&setting, "ipvsadm -L --timeout")?;
+    if !timeouts.contains("901 121 301") {
+        wrong.push(timeouts);
+    }
+    let listed = tool(&setting, "ipvsadm -L -n")?;
+    let server = |address: &str| -> Option<String> {
+        let line = listed.lines().find(|line| line.contains(&format!("{address}:")))?;
+        Some(line.split_whitespace().skip(2).collect::<Vec<_>>().join(" "))
+    };
+    for (number, (asked, wanted)) in SCHEDULERS.iter().enumerate() {
+        let found = server(&format!("10.96.77.{}", number + 1));
+        if found.as_deref() != Some(*wanted) {
+            wrong.push(format!("asked for {asked}, got {found:?} and not {wanted}"));
+        }
+    }
+    if server("10.96.0.10").as_deref() != Some("wlc") {
+        wrong.push(format!("without an annotation {:?} and not wlc", server("10.96.0.10")));
+    }
+    match (server("203.0.113.77"), server("203.0.113.7")) {
+        (Some(_), None) => {}
+        (kept, gone) => wrong.push(format!("excluded {kept:?}, ours of before {gone:?}")),
+    }
+    let verdict = if wrong.is_empty() { Ok(String::new()) } else { Err(wrong.join("; ").into()) };
+    told(&setting, verdict)
 }
 
 /// One line names what is lacking and what to load; nothing is written.

@@ -15,7 +15,7 @@ use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
 use crate::apiserver::{ApiServer, Manners, Shared};
 use crate::page::{Page, fetch};
 use crate::probe::{Probe, judge};
-use crate::proxy::KubeProxy;
+use crate::proxy::{KubeProxy, Mode, mode};
 use crate::setting::{DEADLINE, Setting};
 
 /// Scenarios of this file.
@@ -235,7 +235,11 @@ fn net_admin_only(bench: &Bench) -> Verdict {
     if !status.success() {
         return Err(format!("--init-only: {status}: {}", init.process.said()).into());
     }
-    let only = ["--bounding-set=-all,+net_admin", "--inh-caps=-all", "--no-new-privs"];
+    // The legacy flavour's tool, the only one in the guest, asks for CAP_NET_RAW itself.
+    let legacy = matches!(mode(), Mode::IptablesLegacy | Mode::Ipvs);
+    let (held, more) = if legacy { ("3000", ",+net_raw") } else { ("1000", "") };
+    let bounds = format!("--bounding-set=-all,+net_admin{more}");
+    let only = [bounds.as_str(), "--inh-caps=-all", "--no-new-privs"];
     let words: Vec<String> = [SETPRIV].into_iter().chain(only).map(str::to_owned).collect();
     let start = setting.start(&[]);
     let proxy = KubeProxy::start_through(&setting.lab, &words, &start)?;
@@ -244,10 +248,10 @@ fn net_admin_only(bench: &Bench) -> Verdict {
     let verdict = setting.wait_for(&Probe::parse(WEB)?).map_err(Stop::from).and_then(|_| {
         let status = std::fs::read_to_string(format!("/proc/{id}/status"));
         let status = status.map_err(|e| e.to_string())?;
-        let held = status.lines().find(|line| line.starts_with("CapEff:")).unwrap_or_default();
-        // CAP_NET_ADMIN is bit 12.
-        if held.split_whitespace().nth(1) == Some("0000000000001000") {
-            Ok(held.replace('\t', " "))
+        let found = status.lines().find(|line| line.starts_with("CapEff:")).unwrap_or_default();
+        // CAP_NET_ADMIN is bit 12, CAP_NET_RAW bit 13.
+        if found.split_whitespace().nth(1) == Some(format!("{held:0>16}").as_str()) {
+            Ok(found.replace('\t', " "))
         } else {
             Err(format!("it holds more: {held}").into())
         }

@@ -22,6 +22,17 @@ const FOLDERS: &str = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin";
 /// Chains of kubelet in mangle, by which it says which flavour it uses (KEP-3178).
 const HINTS: [&str; 2] = [":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY "];
 
+/// What the legacy tool does not say itself: it asks for tables through a raw socket.
+const NO_RAW: &str = "this node uses iptables-legacy, which needs CAP_NET_RAW beside CAP_NET_ADMIN: \
+                      add NET_RAW to the capabilities; ";
+
+/// Whether this process has the right that the legacy tool needs (`iptc_init`).
+fn may_open_raw_sockets() -> bool {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    let protocol = SockProtocol::Raw;
+    socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).is_ok()
+}
+
 /// The flavour as the tools' names have it.
 fn word(flavour: Flavour) -> &'static str {
     match flavour {
@@ -98,7 +109,9 @@ impl Tools {
     /// Linux has: then it is that one's tools.
     pub(super) fn working(self) -> Tools {
         let mut tools = self.probed();
-        if let Some(other) = tools.other.take().filter(|_| !tools.works()) {
+        // Rules in the flavour that the node does not use are no answer to a right that is lacking.
+        let forbidden = tools.flavour == Flavour::Legacy && !may_open_raw_sockets();
+        if let Some(other) = tools.other.take().filter(|_| !tools.works() && !forbidden) {
             let other = other.probed();
             if other.works() {
                 return other;
@@ -119,7 +132,9 @@ impl Tools {
         {
             let empty = XtablesText { family, text: text.clone(), operations: 0 };
             if let Err(error) = self.restore(&empty) {
-                self.lacks.push((lack, error.source));
+                let raw = self.flavour == Flavour::Nft || may_open_raw_sockets();
+                let why = if raw { "" } else { NO_RAW };
+                self.lacks.push((lack, format!("{why}{}", error.source)));
             }
         }
         if self.version < (1, 6, 2) {
@@ -223,7 +238,7 @@ fn version_in(said: &str) -> (u32, u32, u32) {
 }
 
 /// Which of the tools the node uses: the one that kubelet's chains are in; else the one with more
-/// rules; else nf_tables.
+/// rules; else nf_tables. Legacy tables that may not be looked at are taken for the node's.
 fn used(tools: &[Tools]) -> usize {
     let texts = |t: &Tools| -> String {
         let some = Family::ALL.into_iter().filter(|_| may_have_rules(t));
@@ -235,6 +250,9 @@ fn used(tools: &[Tools]) -> usize {
     let in_nft = texts(&tools[nft]);
     if is_hinted(&in_nft) {
         return nft;
+    }
+    if !may_open_raw_sockets() {
+        return legacy;
     }
     let in_legacy = texts(&tools[legacy]);
     let more = rules_in(&in_legacy) > rules_in(&in_nft);

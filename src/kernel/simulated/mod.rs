@@ -176,11 +176,7 @@ impl Kernel for Simulated {
                 value.map(Facts::Text).ok_or_else(absent)
             }
             Query::Generation => Ok(Facts::Number(host.nft().generation().into())),
-            Query::Account(name) => {
-                let absent =
-                    || Error::new(ErrorKind::Absent, format!("read counter {name}"), "ENOENT");
-                host.nfacct(name).map(|(packets, _)| Facts::Number(packets)).ok_or_else(absent)
-            }
+            Query::Account(name) => packets_of(&host, name).map(Facts::Number),
             Query::Cpus => Ok(Facts::Number(2)),
             Query::ConntrackBuckets => Ok(Facts::Number(self.conntrack_buckets)),
             Query::Addresses => {
@@ -209,6 +205,12 @@ impl Kernel for Simulated {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
+}
+
+/// What an accounting object has counted.
+fn packets_of(host: &sim::Host, name: &str) -> Result<u64, Error> {
+    let absent = || Error::new(ErrorKind::Absent, format!("read counter {name}"), "ENOENT");
+    host.nfacct(name).map(|(packets, _)| packets).ok_or_else(absent)
 }
 
 fn sim_family(family: Family) -> sim::Family {
