@@ -291,8 +291,7 @@ fn take_over(setting: &mut Setting, other: &str) -> Result<String, Stop> {
 fn compare((right, now): (&str, &str), changed: Option<&str>) -> Result<String, Stop> {
     let (right, now) = (rules(right), rules(now));
     let differs = |name: &&str| right.get(name).map(|c| &c.0) != now.get(name).map(|c| &c.0);
-    let wrong: Vec<&str> =
-        right.keys().chain(now.keys()).copied().filter(|n| differs(n)).collect();
+    let wrong: Vec<&str> = right.keys().chain(now.keys()).copied().filter(|n| differs(n)).collect();
     if !wrong.is_empty() {
         return Err(format!("not as they should be: {wrong:?}").into());
     }
