@@ -116,19 +116,12 @@ impl Node {
     /// From now on the node's iptables is of this flavour (`nft`, `legacy`), and kubelet says so.
     pub fn use_iptables(&mut self, flavour: &str) -> Result<(), String> {
         let folder = self.scratch.folder("tools")?;
-        let multi = format!("/usr/sbin/xtables-{flavour}-multi");
-        for name in ["iptables", "ip6tables"] {
-            for what in ["", "-save", "-restore"] {
-                let link = folder.join(format!("{name}{what}"));
-                let made = std::os::unix::fs::symlink(&multi, &link);
-                made.map_err(|e| format!("{}: {e}", link.display()))?;
-            }
-        }
+        netlab::proxy::link_iptables(&folder, flavour)?;
         let mut hint = Command::new(folder.join("iptables"));
         hint.args(["-t", "mangle", "-N", "KUBE-IPTABLES-HINT"]);
-        let done = self.namespace.run(|| hint.output()).map_err(|e| format!("{multi}: {e}"))?;
+        let done = self.namespace.run(|| hint.output()).map_err(|e| format!("iptables: {e}"))?;
         if !done.status.success() {
-            return Err(format!("{multi}: {}", String::from_utf8_lossy(&done.stderr).trim()));
+            return Err(format!("iptables: {}", String::from_utf8_lossy(&done.stderr).trim()));
         }
         self.tools = Some(folder);
         Ok(())

@@ -188,6 +188,20 @@ impl KubeProxy {
     }
 }
 
+/// Makes a flavour of iptables (`nft`, `legacy`) the one that is found first in a folder, by the names
+/// without a flavour.
+pub fn link_iptables(folder: &Path, flavour: &str) -> Result<(), String> {
+    let multi = format!("/usr/sbin/xtables-{flavour}-multi");
+    for name in ["iptables", "ip6tables"] {
+        for what in ["", "-save", "-restore"] {
+            let link = folder.join(format!("{name}{what}"));
+            let made = std::os::unix::fs::symlink(&multi, &link);
+            made.map_err(|e| format!("{}: {e}", link.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether the `nft` tool is here.
 pub fn has_nft() -> bool {
     Command::new("nft").arg("--version").output().is_ok_and(|o| o.status.success())

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use crate::kernel::Socket;
 use crate::kernel::simulated::Simulated;
 use crate::model::{Event, Protocol};
 use crate::serve::board::{Asked, Entry, Judged};
@@ -31,8 +32,16 @@ pub(super) fn judge(
     let mut host = kernel.host();
     let packet = packet(&host, &options, asked)?;
     let outcomes = host.outcomes(&packet);
-    let fates = outcomes.iter().map(|(chance, outcome)| {
-        (format!("{:.1} %", chance.as_f64() * 100.0), words(outcome, asked))
+    let fates = outcomes.iter().flat_map(|(chance, outcome)| {
+        let carried = carried_to(&kernel, asked, outcome);
+        let words = words(outcome, asked);
+        let share = chance.as_f64() * 100.0 / carried.len().max(1) as f64;
+        let share = format!("{share:.1} %");
+        let on = |to| (share.clone(), format!("{words}, carried on by kube-proxy to {to}"));
+        if carried.is_empty() {
+            return vec![(share, words)];
+        }
+        carried.into_iter().map(on).collect()
     });
     let fates = fates.collect();
     Ok(Judged { fates, journey: host.send(&packet).to_string() })
@@ -56,6 +65,16 @@ fn packet(host: &sim::Host, options: &Options, asked: &Asked) -> Result<sim::Pac
     Ok(packet.arriving(link.index))
 }
 
+/// Where the proxy itself would carry the connection on to: endpoints take turns.
+fn carried_to(kernel: &Simulated, asked: &Asked, outcome: &sim::Outcome) -> Vec<Socket> {
+    let at = Socket { address: outcome.packet.dst, port: outcome.packet.dport() };
+    let serving = match outcome.fate {
+        sim::Fate::Delivered => kernel.relayed(asked.protocol, at),
+        _ => None,
+    };
+    serving.map(|serving| serving.endpoints.to_vec()).unwrap_or_default()
+}
+
 fn words(outcome: &sim::Outcome, asked: &Asked) -> String {
     let mut text = outcome.fate.to_string();
     let to = SocketAddr::new(outcome.packet.dst, outcome.packet.dport());
@@ -76,8 +95,8 @@ fn words(outcome: &sim::Outcome, asked: &Asked) -> String {
 mod tests {
     use super::*;
     use crate::model::{
-        Conditions, Endpoint, EndpointSlice, Family, Kind, LocalDetector, NamespacedName, Node,
-        NodePortAddresses, Service, ServicePort, SlicePort, TrafficPolicy,
+        Conditions, Endpoint, EndpointSlice, Family, Kind, LocalDetector, Mode, NamespacedName,
+        Node, NodePortAddresses, Service, ServicePort, SlicePort, TrafficPolicy,
     };
 
     fn objects() -> Vec<Event> {
@@ -134,8 +153,17 @@ mod tests {
         all
     }
 
-    fn fates(entry: Entry, source: &str, (destination, port): (&str, u16)) -> Vec<String> {
+    fn fates(entry: Entry, source: &str, to: (&str, u16)) -> Vec<String> {
+        fates_in(Mode::Nftables, (entry, source), to)
+    }
+
+    fn fates_in(
+        mode: Mode,
+        (entry, source): (Entry, &str),
+        (destination, port): (&str, u16),
+    ) -> Vec<String> {
         let options = Options {
+            mode,
             node_name: "me".into(),
             detector: LocalDetector::Cidrs(vec!["10.244.0.0/16".parse().unwrap()]),
             node_port_addresses: NodePortAddresses::Primary,
@@ -171,6 +199,16 @@ mod tests {
         let all = fates(Entry::Outside, "203.0.113.7", ("192.0.2.1", 30080));
         assert_eq!(all.len(), 2, "{all:?}");
         assert!(all.iter().all(|fate| fate.contains("masqueraded as 192.0.2.1")), "{all:?}");
+    }
+
+    #[test]
+    fn what_the_proxy_carries_itself_is_told_to_its_end() {
+        let all = fates_in(Mode::Userspace, (Entry::Pod, "10.244.0.2"), ("10.96.0.10", 80));
+        assert_eq!(all.len(), 2, "{all:?}");
+        for (fate, endpoint) in all.iter().zip(["10.1.0.1:8080", "10.1.0.2:8080"]) {
+            assert!(fate.starts_with("50.0 %"), "{fate}");
+            assert!(fate.ends_with(&format!("carried on by kube-proxy to {endpoint}")), "{fate}");
+        }
     }
 
     #[test]

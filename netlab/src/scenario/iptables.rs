@@ -23,7 +23,7 @@ use crate::load::{Load, Talks};
 use crate::manifests::Transport;
 use crate::page::fetch;
 use crate::probe::Probe;
-use crate::proxy::{Input, KubeProxy, Start, mode};
+use crate::proxy::{Input, KubeProxy, Start, link_iptables, mode};
 use crate::setting::Setting;
 
 /// Scenarios of this file, in iptables mode only.
@@ -241,14 +241,7 @@ fn of_peer(bench: &Bench, peer: &Path) -> Result<String, Stop> {
     shared.store.set_all(setting.manifests.objects())?;
     let server = ApiServer::start(listener(&setting, 6443)?, shared)?;
     let folder = setting.scratch.folder("tools")?;
-    let multi = format!("/usr/sbin/xtables-{}-multi", tool().trim_start_matches("iptables-"));
-    for name in ["iptables", "ip6tables"] {
-        for what in ["", "-save", "-restore"] {
-            let link = folder.join(format!("{name}{what}"));
-            let made = std::os::unix::fs::symlink(&multi, &link);
-            made.map_err(|e| format!("{}: {e}", link.display()))?;
-        }
-    }
+    link_iptables(&folder, tool().trim_start_matches("iptables-"))?;
     let flags = ["--kube-api-content-type=application/json", "--conntrack-max-per-core=0"];
     let mut start = setting.start(&flags);
     start.input = Input::Server(server.url());

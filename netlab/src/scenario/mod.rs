@@ -136,28 +136,26 @@ const OF_NFTABLES: &[(&str, &str)] = &[
         "it looks for what nftables mode makes; cleanup-of-every-mode for all",
     ),
     ("table-is-readable", "it reads the table of nftables mode"),
-    (
-        "check-finds-planted-faults",
-        "it plants them in the table of nftables mode; check-finds-in-other-modes does in others",
-    ),
+    PLANTED,
     ("deleted-table-heals", "it deletes the table of nftables mode; see drift-in-each-table-heals"),
     ("drift-of-elements", "it flushes maps of nftables mode; see drift-in-each-table-heals"),
     ("killed-while-writing", "it lists the table of nftables mode"),
     ("service-cidr-comes-and-goes", "iptables mode does not look at ServiceCIDRs"),
 ];
 
+const PLANTED: (&str, &str) = (
+    "check-finds-planted-faults",
+    "it plants them in the table of nftables mode; see check-finds-in-other-modes",
+);
+
 /// Scenarios that do not hold in userspace mode, with the reason.
 const NOT_OF_USERSPACE: &[(&str, &str)] = &[
     ("restart-under-traffic", CARRIED),
     ("restarts-lose-nothing", CARRIED),
     ("signals-leave-the-rules", CARRIED),
-    ("trace-foretells-every-probe", OWN_PORT),
-    ("check-finds-planted-faults", OWN_PORT),
-    ("status-page", OWN_PORT),
+    PLANTED,
 ];
 const CARRIED: &str = "connections end with the process that carries them; see userspace-drain-*";
-
-const OWN_PORT: &str = "trace and check do not know the proxy's own ports yet";
 
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
