@@ -8,6 +8,7 @@
 //!
 //! `sync` decides when and in what order; `kernel` is the only seam towards Linux.
 
+pub mod anonymise;
 pub mod api;
 pub mod backend;
 pub mod check;

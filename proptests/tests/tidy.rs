@@ -53,6 +53,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("src/check", &["model", "track", "topology", "kernel", "netlink", "promise", "sync", "trace"]),
     // What is about to be written is judged as what is there.
     ("src/verify", &["model", "track", "kernel", "promise", "sync", "trace", "check"]),
+    // A dump is of all rooms that a packet path comes from.
+    ("src/anonymise", &["model", "track", "kernel", "netlink", "backend", "trace"]),
     ("src/record", &["model", "kernel", "sync", "trace"]),
     ("src/commands", COMMANDS),
     ("src/cli", &["model", "config"]),
@@ -71,8 +73,18 @@ const EVERY: &[&str] = &[
 
 /// The room that wires questions, as `daemon` wires the proxy.
 const COMMANDS: &[&str] = &[
-    "model", "track", "kernel", "sync", "api", "config", "cli", "trace", "check", "promise",
+    "model",
+    "track",
+    "kernel",
+    "sync",
+    "api",
+    "config",
+    "cli",
+    "trace",
+    "check",
+    "promise",
     "record",
+    "anonymise",
 ];
 
 /// Rooms without a clock, a socket, a file, a thread or chance: the same answer for the same

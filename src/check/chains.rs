@@ -72,7 +72,7 @@ fn tables_differ(place: &str, (live, wanted): (&Chains<'_>, &Chains<'_>), found:
             continue;
         }
         let there = live.get(chain).unwrap_or(&none);
-        if there != rules {
+        if there != rules && !is_same_choice(there, rules) {
             chains_differ(&format!("{place}, chain {chain}"), (there, rules), &mut all);
         }
     }
@@ -82,6 +82,35 @@ fn tables_differ(place: &str, (live, wanted): (&Chains<'_>, &Chains<'_>), found:
         let words = format!("{place}: and {} further differences", count - MOST);
         found.push(Drift { words, service: None });
     }
+}
+
+/// Whether two chains choose among the same endpoints with the same chances: which endpoint comes first
+/// decides nothing. Rules that are no choice stand where they stood.
+fn is_same_choice(live: &[Cow<'_, str>], wanted: &[Cow<'_, str>]) -> bool {
+    /// How a rule chooses: the probability, or that it remembers; the rest of it.
+    fn choice(rule: &str) -> (Option<&str>, String) {
+        const CHANCE: &str = " -m statistic --mode random --probability ";
+        match rule.split_once(CHANCE) {
+            Some((before, after)) => {
+                let (chance, after) = after.split_once(' ').unwrap_or((after, ""));
+                (Some(chance), format!("{before} {after}"))
+            }
+            None => (rule.contains(" -m recent ").then_some(""), rule.to_owned()),
+        }
+    }
+    let halves = |rules: &[Cow<'_, str>]| {
+        let mut rest: Vec<String> = rules.iter().map(|rule| choice(rule).1).collect();
+        rest.sort();
+        rest
+    };
+    let last = live.len().saturating_sub(1);
+    let in_place = |(place, (live, wanted)): (usize, (&Cow<'_, str>, &Cow<'_, str>))| {
+        let (a, b) = (choice(live).0, choice(wanted).0);
+        a == b && (a.is_some() || live == wanted || place == last)
+    };
+    live.len() == wanted.len()
+        && live.iter().zip(wanted).enumerate().all(in_place)
+        && halves(live) == halves(wanted)
 }
 
 fn chains_differ(
@@ -158,5 +187,32 @@ fn differs(live: &ServerFact, wanted: &ServerFact) -> String {
         (Some(to), _) => format!("lacks the destination {} of weight {}", socket(to.at), to.weight),
         (None, Some(to)) => format!("has the destination {}, which is too many", socket(to.at)),
         (None, None) => "has another scheduler, other flags or other persistence".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_same(live: &[&str], wanted: &[&str]) -> bool {
+        let rules = |rules: &[&str]| -> Vec<Cow<'static, str>> {
+            rules.iter().map(|rule| Cow::Owned((*rule).to_owned())).collect()
+        };
+        is_same_choice(&rules(live), &rules(wanted))
+    }
+
+    #[test]
+    fn the_order_of_endpoints_is_no_difference_and_chances_are() {
+        const HALF: &str = " -m statistic --mode random --probability 0.5";
+        let mark = "-j KUBE-MARK-MASQ";
+        let (a, b) = (format!("{HALF} -j A"), format!("{HALF} -j B"));
+        assert!(is_same(&[mark, &a, " -j B"], &[mark, &b, " -j A"]));
+        assert!(!is_same(&[mark, &a, " -j B"], &[mark, &b, " -j B"]), "A is lost");
+        assert!(!is_same(&[&a, mark, " -j B"], &[mark, &a, " -j B"]), "marked too late");
+        let (sticky, clients) =
+            (" -m recent --rcheck --name A -j A", " -m recent --rcheck --name B -j B");
+        assert!(is_same(&[sticky, clients, &a, " -j B"], &[clients, sticky, &b, " -j A"]));
+        let other = a.replace("0.5", "0.9");
+        assert!(!is_same(&[&other, " -j B"], &[&b, " -j A"]));
     }
 }

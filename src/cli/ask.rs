@@ -48,6 +48,8 @@ pub enum Command {
     Dump {
         /// The file to write; none: the standard output.
         to: Option<PathBuf>,
+        /// Whose addresses it tells.
+        addresses: Addresses,
     },
     /// What FROM and TO may be.
     Names,
@@ -60,6 +62,15 @@ pub enum Command {
         /// A packet that is sent then.
         trace: Option<Trace>,
     },
+}
+
+/// Which addresses a dump tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Those of the node and its cluster.
+    True,
+    /// Others in their places.
+    Anonymous,
 }
 
 /// A packet's way.
@@ -171,7 +182,10 @@ const OF_CHECK: &[Own] = &[(
     "CHANGE",
     "suppose a change before it is made; may be repeated: node-drain=NAME, endpoint-down=IP, mode=NAME, set-field=NAMESPACE/NAME:FIELD=VALUE",
 )];
-const OF_DUMP: &[Own] = &[("to", "FILE", "the file to write [default: the standard output]")];
+const OF_DUMP: &[Own] = &[
+    ("to", "FILE", "the file to write [default: the standard output]"),
+    ("anonymise", "", "other addresses in the places of the node's: for a report to strangers"),
+];
 
 const TRACE_EXAMPLES: &str = "\
 FROM and TO are an address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, node or outside; TO has a port
@@ -199,8 +213,11 @@ const DUMP_EXAMPLES: &str = "\
 Examples:
   kube-proxy dump --to node-1.dump --kubeconfig ~/.kube/config
   kube-proxy dump --manifests examples | gzip > node-1.dump.gz
+  kube-proxy dump --from node-1.dump --anonymise --to report.dump
 
-It holds addresses, rules, connections and the names of Services.";
+It holds addresses, rules, connections and the names of Services. With --anonymise other addresses
+stand in their places, drawn anew each time; networks, their order and who is in which stay as they
+are, so that it answers as before. Names stay.";
 
 const NAMES_EXAMPLES: &str = "\
 A name a line, as kube-proxy trace takes them: node, outside, pods, Services with each port. Completion
@@ -297,7 +314,7 @@ impl Given {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.last(name).is_some()
+        self.last(name).is_some_and(|value| value != "false")
     }
 
     /// One of several words.
@@ -343,7 +360,10 @@ pub(super) fn parse(
                 .map(|(_, v)| v.clone())
                 .collect(),
         }),
-        Name::Dump => Some(Command::Dump { to: given.last("to").map(PathBuf::from) }),
+        Name::Dump => Some(Command::Dump {
+            to: given.last("to").map(PathBuf::from),
+            addresses: if given.has("anonymise") { Addresses::Anonymous } else { Addresses::True },
+        }),
         Name::Names => {
             // A shell asks with what stands on the line so far.
             spelled.words.clear();

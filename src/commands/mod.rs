@@ -4,6 +4,7 @@
 //! Exit codes: 0 all is well, 1 it is not, 2 it cannot be told. Tests: `netlab`.
 
 mod check;
+mod dump;
 mod names;
 mod objects;
 mod progress;
@@ -17,7 +18,7 @@ use crate::kernel::real::survey::{Flows, survey};
 use crate::kernel::survey::Survey;
 use crate::model::{Event, Pod};
 use crate::sync::Options;
-use crate::trace::dump::{self, Dump};
+use crate::trace::dump::{self as format, Dump};
 use objects::Known;
 use progress::Progress;
 
@@ -57,8 +58,8 @@ pub fn answer(asked: &Asked) -> Said {
             .and_then(|scene| trace::trace(asked, wish, scene)),
         Command::Check { what_if } => scene(asked, Flows::All, &mut progress)
             .and_then(|scene| check::check(asked, what_if, scene, &mut progress)),
-        Command::Dump { to } => scene(asked, Flows::All, &mut progress)
-            .and_then(|scene| write_dump(to.as_deref(), scene)),
+        Command::Dump { to, addresses } => scene(asked, Flows::All, &mut progress)
+            .and_then(|scene| dump::write(to.as_deref(), *addresses, scene, &mut progress)),
         Command::Names => known(asked, &mut progress)
             .map(|known| Said { out: names::all(&known), ..Said::default() }),
         Command::Replay { file, until, trace } => {
@@ -129,7 +130,7 @@ fn live(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<(Survey,
 
 fn read_dump(file: &Path) -> Result<Dump, String> {
     let text = text_of(file, "dump").map_err(|e| format!("--from {e}"))?;
-    dump::read(&text).map_err(|e| format!("--from {}: {e}", file.display()))
+    format::read(&text).map_err(|e| format!("--from {}: {e}", file.display()))
 }
 
 /// The text of a file, unpacked if gzip packed it.
@@ -153,42 +154,4 @@ fn unpacked(packed: &[u8]) -> std::io::Result<Vec<u8>> {
         &mut bytes,
     )?;
     Ok(bytes)
-}
-
-/// A text as gzip packs it.
-fn packed(text: &str) -> std::io::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    std::io::Write::write_all(&mut encoder, text.as_bytes())?;
-    encoder.finish()
-}
-
-fn write_dump(to: Option<&Path>, scene: Scene) -> Result<Said, String> {
-    let lacks = scene
-        .survey
-        .lacks
-        .iter()
-        .map(|lack| format!("not in the dump: {}: {}\n", lack.what, lack.why));
-    let error: String = lacks.collect();
-    let options = Some(scene.options);
-    let text = dump::write(&Dump {
-        survey: scene.survey,
-        options,
-        events: scene.events,
-        pods: scene.pods,
-    });
-    let code = if error.is_empty() { WELL } else { UNKNOWN };
-    let Some(file) = to else { return Ok(Said { out: text, error, code }) };
-    // Under another name first, so that nobody finds half of it.
-    let part = file.with_extension("part");
-    let compressed = file.extension().is_some_and(|ending| ending == "gz");
-    let bytes = if compressed { packed(&text) } else { Ok(text.clone().into_bytes()) };
-    let bytes = bytes.map_err(|e| format!("--to {}: {e}", file.display()))?;
-    let written = std::fs::write(&part, &bytes).and_then(|()| std::fs::rename(&part, file));
-    written.map_err(|e| format!("--to {}: {e}", file.display()))?;
-    let lines = text.lines().count();
-    Ok(Said {
-        out: format!("{}: {lines} lines, {} bytes\n", file.display(), bytes.len()),
-        error,
-        code,
-    })
 }

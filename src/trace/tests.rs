@@ -134,7 +134,7 @@ pub(crate) fn survey() -> Survey {
     }
 }
 
-fn pods() -> Vec<Pod> {
+pub(crate) fn pods() -> Vec<Pod> {
     vec![Pod {
         name: crate::model::NamespacedName::new("default", "web-1"),
         addresses: vec!["10.244.1.11".parse().unwrap()],
@@ -143,10 +143,19 @@ fn pods() -> Vec<Pod> {
 
 /// Asks as a person would.
 fn asked(survey: Survey, from: &str, to: &str) -> Result<(Answer, String), String> {
+    asked_with((&events(), &pods()), survey, from, to)
+}
+
+/// The same where there are these objects and pods.
+pub(crate) fn asked_with(
+    (events, pods): (&[Event], &[Pod]),
+    survey: Survey,
+    from: &str,
+    to: &str,
+) -> Result<(Answer, String), String> {
     let mut tracker = crate::track::Tracker::new("node-1".into());
-    events().into_iter().for_each(|event| tracker.feed(event));
-    let pods = pods();
-    let directory = Directory { cluster: Some(tracker.cluster()), pods: &pods };
+    events.iter().cloned().for_each(|event| tracker.feed(event));
+    let directory = Directory { cluster: Some(tracker.cluster()), pods };
     let mut world = load(survey);
     let end = |text| parse(text).map_err(|e| e.0);
     let wish = Wish { from: end(from)?, to: end(to)?, protocol: None, family: None };

@@ -6,6 +6,7 @@ mod access;
 mod affinity;
 mod api;
 mod crowds;
+mod dump;
 mod faults;
 mod heal;
 mod health;
@@ -118,6 +119,7 @@ fn all() -> Vec<Scenario> {
         soak::SCENARIOS,
         api::SCENARIOS,
         trace::SCENARIOS,
+        dump::SCENARIOS,
         record::SCENARIOS,
         userspace::SCENARIOS,
         crowds::SCENARIOS,

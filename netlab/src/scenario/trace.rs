@@ -24,7 +24,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("trace-foretells-in-other-modes", foretells_in_modes),
     scenario("check-finds-planted-faults", finds),
     scenario("check-finds-in-other-modes", finds_in_modes),
-    scenario("dump-answers-anywhere", dumped),
 ];
 
 /// Runs a program in a namespace; its exit code and what it said on both outputs.
@@ -360,47 +359,4 @@ fn found_in(bench: &Bench, mode: &str) -> Result<(), Stop> {
         (1, true) => Ok(()),
         _ => Err(format!("a rule deleted: exit code {code}, {report:#}").into()),
     }
-}
-
-/// A dump answers as the node did, in a namespace that has nothing; one that is cut is refused.
-fn dumped(bench: &Bench) -> Verdict {
-    let mut setting = bench.examples()?;
-    setting.start_proxy()?;
-    setting.wait_for(&Probe::parse(
-        "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself",
-    )?)?;
-    let file = setting.scratch.path().join("node.dump");
-    let named = file.display().to_string();
-    let mut arguments = vec!["dump".to_owned(), format!("--to={named}")];
-    arguments.extend(setting.start(&[]).arguments());
-    let (code, out, error) = run(&setting.lab.node, setting.binary(), &arguments)?;
-    if code != 0 {
-        return Err(format!("dump ended with {code}: {out}{error}").into());
-    }
-    let elsewhere = Namespace::new("elsewhere")?;
-    let question =
-        ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned).to_vec();
-    let from = [question.clone(), vec![format!("--from={named}")]].concat();
-    let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
-    let live = [question.clone(), setting.start(&[]).arguments()].concat();
-    let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
-    if here != there || here.is_empty() {
-        return Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into());
-    }
-    let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
-    let packed = setting.scratch.path().join("node.dump.gz").display().to_string();
-    let mut arguments = vec!["dump".to_owned(), format!("--to={packed}")];
-    arguments.extend(setting.start(&[]).arguments());
-    run(&setting.lab.node, setting.binary(), &arguments)?;
-    let from_packed = [question.clone(), vec![format!("--from={packed}")]].concat();
-    let (_, unpacked, error) = run(&elsewhere, setting.binary(), &from_packed)?;
-    if unpacked != there {
-        return Err(format!("from the packed dump:\n{unpacked}{error}").into());
-    }
-    std::fs::write(&file, &text[..text.len() / 2]).map_err(|e| e.to_string())?;
-    let (code, out, error) = run(&elsewhere, setting.binary(), &from)?;
-    if code != 2 || !out.is_empty() || !error.contains("cut short") {
-        return Err(format!("half a dump: exit code {code}: {out}{error}").into());
-    }
-    Ok(format!("{} KiB", text.len() / 1024))
 }

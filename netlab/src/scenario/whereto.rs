@@ -20,6 +20,8 @@ const SHARED: &[&str] = &[
     "health-check-node-port",
     "net-admin-only-after-init",
     "trace-foretells-every-probe",
+    "dump-answers-anywhere",
+    "dump-anonymised-answers-as-before",
     "record-is-played-again",
     "verify-looks-before-it-writes",
 ];
