@@ -56,6 +56,10 @@ const JUMPS: [(Table, &str, Chain, &str); 9] = [
     (Table::Mangle, "OUTPUT", IPVS_OUT_FILTER, "kubernetes ipvs access filter"),
 ];
 
+/// Where the reference has what we have in mangle: in filter, behind IPVS (`iptablesJumpChain`). Its
+/// rules drop what the node sends to addresses that may have changed since.
+const SUPERSEDED: (Table, &str, Chain) = (Table::Filter, "OUTPUT", IPVS_OUT_FILTER);
+
 impl Rules {
     /// The rules of a family.
     pub fn new(family: Family, options: &Options, source_port: SourcePort) -> Rules {
@@ -97,7 +101,22 @@ impl Rules {
             heads.iter().chain(bodies).for_each(|line| out.text.push_str(line));
             out.text.push_str("COMMIT\n");
         }
+        // Last: ours are in by then.
+        let (lines, operations) = superseded(&there);
+        if operations > 0 {
+            let table = SUPERSEDED.0.name();
+            out.text.push_str(&format!("*{table}\n{}COMMIT\n", lines.concat()));
+            out.operations += operations;
+        }
         out
+    }
+
+    /// Whether a chain of iptables, or a whole table where none is named, may hold what is ours.
+    pub fn concern(&self, table: &str, chain: &str) -> bool {
+        let Some(table) = Table::named(table) else { return false };
+        let own = self.chains.keys().map(|(of, name)| (*of, name.as_str()));
+        let jumps = self.jumps.iter().map(|(place, _)| *place);
+        own.chain(jumps).any(|(of, name)| of == table && (chain.is_empty() || chain == name))
     }
 
     /// The chains of ipvs mode.
@@ -117,7 +136,7 @@ impl Rules {
         });
         let there = read(dump);
         if !there.contains_key(&(Table::Filter, IPVS_FILTER.to_string())) {
-            return Text { text: String::new(), operations: 0 };
+            (ours.chains, ours.jumps) = (Chains::new(), Vec::new());
         }
         let mut lines: BTreeMap<Table, (Vec<String>, Vec<String>)> = BTreeMap::new();
         for ((table, from), rule) in &ours.jumps {
@@ -131,6 +150,15 @@ impl Rules {
             heads.push(format!(":{chain} - [0:0]\n"));
             bodies.push(format!("-X {chain}\n"));
         }
+        let (superseded, _) = superseded(&there);
+        if !superseded.is_empty() {
+            let is_head = |line: &String| line.starts_with(':');
+            let (head, rest): (Vec<String>, Vec<String>) =
+                superseded.into_iter().partition(is_head);
+            let (heads, bodies) = lines.entry(SUPERSEDED.0).or_default();
+            heads.extend(head);
+            bodies.extend(rest);
+        }
         let mut out = Text { text: String::new(), operations: 0 };
         for (table, (heads, bodies)) in &lines {
             out.operations += bodies.len();
@@ -139,6 +167,31 @@ impl Rules {
             out.text.push_str("COMMIT\n");
         }
         out
+    }
+}
+
+/// What takes away the chain that is superseded, with the jumps to it, and how much of it there is.
+/// It stays, empty, where somebody else's chain leads to it.
+fn superseded(there: &Chains<&str>) -> (Vec<String>, usize) {
+    let (table, from, chain) = SUPERSEDED;
+    let chain = chain.to_string();
+    let Some(rules) = there.get(&(table, chain.clone())) else { return (Vec::new(), 0) };
+    let target = format!(" -j {chain}");
+    let mut lines = vec![format!(":{chain} - [0:0]\n")];
+    let mut foreign = false;
+    for ((_, name), rules) in there.iter().filter(|((of, _), _)| *of == table) {
+        let leading = rules.iter().filter(|rule| rule.ends_with(&target));
+        match name == from {
+            true => lines.extend(leading.map(|rule| format!("-D {from}{rule}\n"))),
+            false => foreign |= leading.count() > 0,
+        }
+    }
+    if !foreign {
+        lines.push(format!("-X {chain}\n"));
+    }
+    match lines.len() - 1 + usize::from(foreign && !rules.is_empty()) {
+        0 => (Vec::new(), 0),
+        operations => (lines, operations),
     }
 }
 
