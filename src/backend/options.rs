@@ -4,8 +4,7 @@
 use ipnet::IpNet;
 
 use super::ipvs::choice::{Choice, ROUND_ROBIN};
-use crate::kernel::IpvsTimeouts;
-use crate::kernel::RelaySettings;
+use crate::kernel::{IpvsTimeouts, RelaySettings, VirtualServer};
 use crate::model::{Family, LocalDetector};
 
 /// What the node's configuration says about the rules.
@@ -32,7 +31,8 @@ pub struct Options {
 pub struct IpvsOptions {
     /// How virtual servers choose, where their Service does not say.
     pub choice: Choice,
-    /// Virtual servers with addresses in these are not removed unless this process made them.
+    /// Virtual servers with addresses in these are not removed unless this process made them, and
+    /// not changed unless our sets say that we did.
     pub excluded: Vec<IpNet>,
     /// What becomes of traffic of policy Local without endpoints on this node.
     pub local_without_endpoints: LocalWithoutEndpoints,
@@ -52,6 +52,13 @@ impl Default for IpvsOptions {
             strict_arp: false,
             timeouts: IpvsTimeouts::default(),
         }
+    }
+}
+
+impl IpvsOptions {
+    /// Whether a virtual server lies in the excluded CIDRs.
+    pub fn excludes(&self, server: &VirtualServer) -> bool {
+        self.excluded.iter().any(|cidr| cidr.contains(&server.socket.address))
     }
 }
 

@@ -108,7 +108,8 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
     let mut removed = 0;
     let mut kernels = every_kernel(settings)?;
     for kernel in &mut kernels {
-        removed += sync::cleanup::cleanup(&mut **kernel).map_err(failed)?;
+        removed +=
+            sync::cleanup::cleanup(&mut **kernel, &settings.ipvs.exclude_cidrs).map_err(failed)?;
     }
     tracing::info!(removed, "cleaned up");
     // Sets are the same for every flavour.

@@ -200,12 +200,15 @@ impl Scribe for Recorder {
             self.options = Some(known.options.clone());
             self.ring.ring().put(&Line::Options(Box::new(known.options.clone())));
         }
-        self.ring.ring().put(&Line::Begins((self.clock)(), act, anew.to_vec()));
+        let mut ring = self.ring.ring();
+        ring.put(&Line::Begins((self.clock)(), act, anew.to_vec()));
+        ring.acting = true;
     }
 
     fn ended(&mut self, outcome: &Result<Report, Error>) {
         let mut ring = self.ring.ring();
         ring.put(&Line::Ended((self.clock)(), Done::of(outcome)));
+        ring.acting = false;
         ring.flush();
     }
 }
@@ -232,10 +235,12 @@ impl<K: Kernel> Kernel for Listener<K> {
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
         let answer = self.inner.read(query);
-        // Flows come and go by themselves; who plays this again has none.
-        if !matches!(query, Query::Flows(..)) {
+        // Flows come and go by themselves; who plays this again has none. A look between two acts
+        // changes nothing, and in ipvs mode lists every virtual server.
+        let mut ring = self.ring.ring();
+        if ring.acting && !matches!(query, Query::Flows(..)) {
             let answer = Box::new(answer.clone());
-            self.ring.ring().put(&Line::Read(Box::new(query.clone()), answer));
+            ring.put(&Line::Read(Box::new(query.clone()), answer));
         }
         answer
     }

@@ -15,6 +15,8 @@ pub struct Ring {
     /// Bytes of one file.
     most: u64,
     written: u64,
+    /// Whether something is being done, so that it matters what the kernel answers.
+    pub(super) acting: bool,
     file: Option<BufWriter<File>>,
 }
 
@@ -23,7 +25,7 @@ impl Ring {
     pub fn open(path: &Path, bytes: u64) -> Result<Ring, String> {
         let file = File::options().create(true).append(true).open(path);
         file.map_err(|e| format!("{}: {e}; name a file that can be written", path.display()))?;
-        Ok(Ring { path: path.to_owned(), most: bytes / 2, written: 0, file: None })
+        Ok(Ring { path: path.to_owned(), most: bytes / 2, written: 0, acting: false, file: None })
     }
 
     /// Whether a new file is to begin.

@@ -136,7 +136,7 @@ fn what_was_there_before_is_taken_over_as_it_was_then() {
         let differences: Vec<_> = ended.acts.iter().flat_map(|act| &act.differences).collect();
         assert!(differences.is_empty(), "{mode:?}: {differences:#?}");
         assert_eq!(fates(&mut ended.world.host), fates(&mut kernel.host()), "{mode:?}");
-        crate::sync::cleanup::cleanup(&mut kernel).unwrap();
+        crate::sync::cleanup::cleanup(&mut kernel, &[]).unwrap();
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 use super::Report;
 use super::{iptables, ipvs};
 use crate::backend::Options;
@@ -13,6 +15,7 @@ use crate::backend::ipvs::adopt::Found;
 use crate::backend::ipvs::rules::Rules;
 use crate::backend::nftables;
 use crate::backend::nftables::layout::{STANDBY, TABLE};
+use crate::backend::options::IpvsOptions;
 use crate::backend::userspace::{GUARD, relay_address};
 use crate::backend::xtables::chain::Table;
 use crate::kernel::{
@@ -21,19 +24,29 @@ use crate::kernel::{
 };
 use crate::model::{Family, Mode};
 
-/// Removes what every mode made; gives how many tables, chains and rules there were.
-pub fn cleanup(kernel: &mut dyn Kernel) -> Result<usize, Error> {
-    Mode::ALL.into_iter().try_fold(0, |sum, mode| Ok(sum + remove(kernel, mode, None)?))
+/// Removes what every mode made, but for virtual servers in the `excluded` CIDRs; gives how many
+/// tables, chains and rules there were.
+pub fn cleanup(kernel: &mut dyn Kernel, excluded: &[IpNet]) -> Result<usize, Error> {
+    let of = |sum, mode| Ok(sum + remove(kernel, mode, (None, excluded))?);
+    Mode::ALL.into_iter().try_fold(0, of)
 }
 
 /// Removes what other modes than this one made: for when this one is complete.
-pub fn leave_only(kernel: &mut dyn Kernel, stays: Mode) -> Result<usize, Error> {
-    let others = Mode::ALL.into_iter().filter(|mode| *mode != stays);
-    others.into_iter().try_fold(0, |sum, mode| Ok(sum + remove(kernel, mode, Some(stays))?))
+pub fn leave_only(
+    kernel: &mut dyn Kernel,
+    stays: Mode,
+    excluded: &[IpNet],
+) -> Result<usize, Error> {
+    let of = |sum, mode| Ok(sum + remove(kernel, mode, (Some(stays), excluded))?);
+    Mode::ALL.into_iter().filter(|mode| *mode != stays).try_fold(0, of)
 }
 
 /// Removes what a mode made and the one that stays does not have as well.
-fn remove(kernel: &mut dyn Kernel, mode: Mode, stays: Option<Mode>) -> Result<usize, Error> {
+fn remove(
+    kernel: &mut dyn Kernel,
+    mode: Mode,
+    (stays, excluded): (Option<Mode>, &[IpNet]),
+) -> Result<usize, Error> {
     let has = |what| kernel.capabilities().has(what);
     match mode {
         // userspace mode leads packets by the same table.
@@ -44,7 +57,7 @@ fn remove(kernel: &mut dyn Kernel, mode: Mode, stays: Option<Mode>) -> Result<us
         Mode::Userspace if has(Capability::Nftables) => userspace(kernel),
         Mode::Iptables if kernel.capabilities().xtables.is_some() => xtables(kernel, stays),
         Mode::Ipvs => {
-            let of = |sum, family| Ok(sum + ipvs_mode(kernel, family, stays)?);
+            let of = |sum, family| Ok(sum + ipvs_mode(kernel, family, (stays, excluded))?);
             Family::ALL.into_iter().try_fold(0, of)
         }
         _ => Ok(0),
@@ -106,13 +119,18 @@ fn xtables(kernel: &mut dyn Kernel, stays: Option<Mode>) -> Result<usize, Error>
 /// Removes what ipvs mode, ours or the reference's, made in one family: virtual servers that are
 /// known to be its own (`backend::ipvs::adopt`), addresses, rules, sets; the device with the last
 /// address. Where the kernel has no IPVS or no tables of iptables there is nothing of it.
-fn ipvs_mode(kernel: &mut dyn Kernel, family: Family, stays: Option<Mode>) -> Result<usize, Error> {
+fn ipvs_mode(
+    kernel: &mut dyn Kernel,
+    family: Family,
+    (stays, excluded): (Option<Mode>, &[IpNet]),
+) -> Result<usize, Error> {
     let kept = match stays {
         Some(Mode::Iptables) => removal::chains(),
         _ => Kept::new(),
     };
     let Some(found) = found(kernel, family)? else { return Ok(0) };
-    let ours = found.ours(family, &Options::default());
+    let ipvs = IpvsOptions { excluded: excluded.to_vec(), ..IpvsOptions::default() };
+    let ours = found.ours(family, &Options { ipvs, ..Options::default() });
     let servers: Vec<IpvsOperation> = ours.into_iter().map(IpvsOperation::DeleteServer).collect();
     let rules = match ipvs::dump(kernel, family) {
         Err(error) if !matters(&error) => String::new(),
@@ -186,9 +204,9 @@ mod tests {
             batch.add_table("a table");
             kernel.apply(&Transaction::Nft(batch.finish())).expect("the simulator takes tables");
         }
-        assert_eq!(leave_only(&mut kernel, Mode::Nftables), Ok(0));
-        assert_eq!(cleanup(&mut kernel), Ok(2));
-        assert_eq!(cleanup(&mut kernel), Ok(0));
+        assert_eq!(leave_only(&mut kernel, Mode::Nftables, &[]), Ok(0));
+        assert_eq!(cleanup(&mut kernel, &[]), Ok(2));
+        assert_eq!(cleanup(&mut kernel, &[]), Ok(0));
         let left: Vec<_> =
             kernel.host().nft().tables().iter().map(|t| t.name().to_owned()).collect();
         assert_eq!(left, ["somebody-elses"]);
@@ -221,8 +239,8 @@ mod tests {
         restored(&mut kernel, FOREIGN);
         let before = iptables::read(&mut kernel, Family::V4);
         restored(&mut kernel, OURS);
-        assert_eq!(leave_only(&mut kernel, Mode::Iptables), Ok(0));
-        assert!(cleanup(&mut kernel).is_ok_and(|removed| removed > 10));
+        assert_eq!(leave_only(&mut kernel, Mode::Iptables, &[]), Ok(0));
+        assert!(cleanup(&mut kernel, &[]).is_ok_and(|removed| removed > 10));
         assert_eq!(iptables::read(&mut kernel, Family::V4), before);
     }
 }

@@ -38,12 +38,17 @@ pub(super) trait Driver: std::fmt::Debug + Send {
     /// Looks whether what was written is still there; gives what is wrong, if anything is.
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error>;
 
+    /// Looks at what others are known to have touched, which may be less than all.
+    fn look_closer(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        self.look(kernel)
+    }
+
     /// Whether a change that somebody else made is in what this mode wrote, so that it has to be
     /// put right. Facilities that tell nobody are only looked at now and then, by `look`.
     fn minds(&self, change: &Touched) -> bool;
 
     /// Whether what somebody else did may be in what this mode wrote, which only a close `look` can
-    /// tell: the next one must be one.
+    /// tell: `look_closer` comes soon.
     fn suspects(&mut self, _foreign: &Foreign) -> bool {
         false
     }

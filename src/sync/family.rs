@@ -75,11 +75,23 @@ impl FamilySync {
 
     /// Sees whether what was written is still there.
     pub(super) fn look(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        self.see(|driver| driver.look(kernel))
+    }
+
+    /// Looks at what somebody else may have changed.
+    pub(super) fn look_closer(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        self.see(|driver| driver.look_closer(kernel))
+    }
+
+    fn see(
+        &mut self,
+        look: impl FnOnce(&mut dyn Driver) -> Result<Option<String>, Error>,
+    ) -> Result<(), Error> {
         let suspect = self.suspect.take();
         if self.driver.is_unknown() {
             return Ok(());
         }
-        if let Some(wrong) = self.driver.look(kernel)? {
+        if let Some(wrong) = look(&mut *self.driver)? {
             let by = suspect.map(|who| format!(" after a change by {who}")).unwrap_or_default();
             tracing::warn!("{} {wrong}{by}; it is put right", self.family);
             self.drifted = true;
@@ -87,6 +99,11 @@ impl FamilySync {
             self.distrust();
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn driver(&mut self) -> &mut dyn Driver {
+        &mut *self.driver
     }
 
     /// Takes in what somebody else did; what of it is in our rules is put right by the next sync.

@@ -1,6 +1,7 @@
 //! ipvs mode's driver: one family's virtual servers, sets, addresses and rules, what is known to be
-//! in the kernel, and the way to what is wanted. All is listed once, at the start or after an error;
-//! then only destinations that are leaving are asked for their connections.
+//! in the kernel, and the way to what is wanted. All is listed at the start, after an error, and
+//! when house is kept, to find what others changed; otherwise only destinations that are leaving are
+//! asked for their connections.
 //! It knows nothing of the other family. Tests: `ipvs_tests.rs` here, `proptests`.
 
 use std::collections::BTreeSet;
@@ -10,12 +11,11 @@ use super::Report;
 use super::driver::{Driver, Wanted};
 use super::sysctls;
 use crate::backend::Options;
-use crate::backend::ipvs::DEVICE;
-use crate::backend::ipvs::adopt::{Found, node_addresses};
+use crate::backend::ipvs::adopt::Found;
 use crate::backend::ipvs::plan::{Applied, Steps};
 use crate::backend::ipvs::rules::Rules;
 use crate::backend::xtables::rule::SourcePort;
-use crate::kernel::drift::Touched;
+use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{
     Capability, DestinationFact, Error, ErrorKind, Facts, IpsetOperation, IpvsTimeouts, Kernel,
     LinkFact, Query, Scheduler, Socket, Transaction, VirtualServer, XtablesText,
@@ -49,6 +49,8 @@ pub(super) struct Ipvs {
     lacking: BTreeSet<Scheduler>,
     /// Addresses that the node was seen to have, other than those known.
     addresses: Option<BTreeSet<IpAddr>>,
+    /// Virtual servers that this process made, when it is not known any more what is in the kernel.
+    made: BTreeSet<VirtualServer>,
 }
 
 impl Driver for Ipvs {
@@ -61,34 +63,42 @@ impl Driver for Ipvs {
     }
 
     fn distrust(&mut self) {
+        self.made.extend(self.applied.iter().flat_map(Applied::made));
         (self.applied, self.rules, self.settings) = (None, None, None);
     }
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
         let Some(applied) = &self.applied else { return Ok(None) };
-        let links = links(kernel)?;
-        let seen = node_addresses(&links, self.family);
+        let found = list(kernel, self.family)?;
+        let seen = found.node_addresses(self.family);
         self.addresses = (!applied.knows_addresses(&seen)).then_some(seen);
-        let Some(device) = links.iter().find(|link| link.name == DEVICE) else {
-            return Ok(Some(format!("the device {DEVICE} is gone")));
-        };
-        let there: BTreeSet<IpAddr> = device.addresses.iter().map(|(ip, _)| *ip).collect();
-        if let Some(lost) = applied.bound().find(|address| !there.contains(address)) {
-            return Ok(Some(format!("{DEVICE} has lost {lost}")));
+        if let Some(other) = applied.drift(&found) {
+            return Ok(Some(other));
         }
-        if let Some(server) = applied.sample()
-            && destinations(kernel, server)?.is_empty()
-        {
-            return Ok(Some(format!("virtual server {server} has lost its destinations")));
+        match self.settings_differ(kernel)? {
+            None => self.look_closer(kernel),
+            other => Ok(other),
         }
+    }
+
+    /// Of all that others change the kernel tells of rules only: nothing else is looked at for it.
+    fn look_closer(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
         let Some(rules) = &self.rules else { return Ok(None) };
         let wrong = rules.text(&dump(kernel, self.family)?).operations;
         Ok((wrong > 0).then(|| format!("{wrong} rules or chains of iptables are not as written")))
     }
 
     fn minds(&self, _change: &Touched) -> bool {
-        // IPVS and ipset tell nobody.
+        // IPVS and ipset tell nobody. Chains are shared with others: `suspects` has them looked at.
         false
+    }
+
+    fn suspects(&mut self, foreign: &Foreign) -> bool {
+        let Some(rules) = &self.rules else { return false };
+        let concerns = |touched: &Touched| {
+            touched.family == self.family && rules.concern(&touched.table, &touched.object)
+        };
+        foreign.more || foreign.touched.iter().any(concerns)
     }
 
     fn bring(
@@ -100,8 +110,9 @@ impl Driver for Ipvs {
         self.set(kernel, wanted.options, report)?;
         let mut applied = match self.applied.take() {
             Some(applied) => applied,
-            None => find(kernel, (self.family, wanted.options), report)?,
+            None => find(kernel, (self.family, wanted.options), (&self.made, &mut *report))?,
         };
+        self.made.clear();
         if let Some(addresses) = self.addresses.take() {
             applied.set_addresses(addresses);
         }
@@ -142,6 +153,7 @@ impl Ipvs {
             asked: BTreeSet::new(),
             lacking: BTreeSet::new(),
             addresses: None,
+            made: BTreeSet::new(),
         }
     }
 
@@ -163,6 +175,33 @@ impl Ipvs {
         }
         self.settings = Some(wanted);
         Ok(())
+    }
+
+    /// What of sysctls and timeouts is not as it was set.
+    fn settings_differ(&self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        let Some((strict_arp, timeouts)) = &self.settings else { return Ok(None) };
+        for (path, wanted) in sysctls_of(kernel, *strict_arp)? {
+            let is = sysctls::value(kernel, path)?;
+            if let Some(is) = is.filter(|is| is != wanted) {
+                return Ok(Some(format!("sysctl {path} is {is} instead of {wanted}")));
+            }
+        }
+        if *timeouts == IpvsTimeouts::default() {
+            return Ok(None);
+        }
+        let is = match kernel.read(&Query::IpvsTimeouts)? {
+            Facts::IpvsTimeouts(is) => is,
+            other => super::unreachable_answer("timeouts", &other)?,
+        };
+        let pairs = [
+            ("TCP", timeouts.tcp, is.tcp),
+            ("TCP after a FIN", timeouts.tcp_fin, is.tcp_fin),
+            ("UDP", timeouts.udp, is.udp),
+        ];
+        let other = pairs.into_iter().find(|(_, wanted, is)| *wanted != 0 && wanted != is);
+        Ok(other.map(|(of, wanted, is)| {
+            format!("IPVS's timeout of {of} is {is} s instead of {wanted}")
+        }))
     }
 
     /// Finds out whether the kernel has schedulers that were not asked for before.
@@ -238,7 +277,7 @@ impl Ipvs {
 fn find(
     kernel: &mut dyn Kernel,
     (family, options): (Family, &Options),
-    report: &mut Report,
+    (made, report): (&BTreeSet<VirtualServer>, &mut Report),
 ) -> Result<Applied, Error> {
     let found = list(kernel, family)?;
     if let Some(strange) = found.strange_sets(family).first() {
@@ -247,7 +286,7 @@ fn find(
         return Err(Error::new(ErrorKind::Exists, what, said));
     }
     apply_sets(kernel, found.unfinished_sets(family), report)?;
-    Ok(found.adopt(family, options))
+    Ok(found.adopt((family, options), made))
 }
 
 /// Everything of one family that ipvs mode has to do with.
@@ -325,12 +364,19 @@ pub(super) fn set_sysctls(
     strict_arp: bool,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let arp = STRICT_ARP.iter().filter(|_| strict_arp);
-    for (path, value) in SETTINGS.iter().chain(arp) {
-        set_sysctl(kernel, (path, value), report)?;
-    }
+    let wanted = sysctls_of(kernel, strict_arp)?;
+    wanted.into_iter().try_for_each(|sysctl| set_sysctl(kernel, sysctl, report))
+}
+
+/// The sysctls that the mode needs on this kernel.
+fn sysctls_of(
+    kernel: &mut dyn Kernel,
+    strict_arp: bool,
+) -> Result<Vec<(&'static str, &'static str)>, Error> {
     let release = sysctls::value(kernel, "kernel/osrelease")?.unwrap_or_default();
-    reuse_mode(&release).map_or(Ok(()), |value| set_sysctl(kernel, (REUSE, value), report))
+    let arp = STRICT_ARP.into_iter().filter(|_| strict_arp);
+    let reuse = reuse_mode(&release).map(|value| (REUSE, value));
+    Ok(SETTINGS.into_iter().chain(arp).chain(reuse).collect())
 }
 
 fn set_sysctl(

@@ -264,7 +264,7 @@ impl Proxy {
     /// Looks at what somebody else may have changed; what is wrong is put right by the next sync.
     pub fn look_closer(&mut self) -> Result<(), Error> {
         for family in self.families.iter_mut().filter(|family| family.is_suspicious()) {
-            family.look(&mut *self.kernel)?;
+            family.look_closer(&mut *self.kernel)?;
         }
         Ok(())
     }
@@ -366,7 +366,7 @@ impl Proxy {
 
     /// Removes what other modes left behind, once this one is complete; gives how much there was.
     pub fn leave_only_this_mode(&mut self) -> Result<usize, Error> {
-        cleanup::leave_only(&mut *self.kernel, self.options.mode)
+        cleanup::leave_only(&mut *self.kernel, self.options.mode, &self.options.ipvs.excluded)
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.

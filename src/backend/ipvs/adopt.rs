@@ -4,7 +4,8 @@
 //! A virtual server is ours if its address is on the device, if one of our sets has its address and
 //! port, or if it is at an address of this node with a port that our set of node ports has. Sets get
 //! their entries before a server is made and lose them after it is deleted, so this holds whenever
-//! the process ends. Not ours is what lies in the excluded CIDRs. Tests: below, `proptests`.
+//! the process ends. What lies in the excluded CIDRs is never deleted but by who made it, and only
+//! gone on with where our sets have it. Tests: `sync::ipvs_tests`, `proptests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,12 +40,12 @@ impl Found {
     }
 
     /// Our sets that are there, and those of our names that have another type.
-    fn own_sets(&self, family: Family) -> impl Iterator<Item = (Set, &IpsetFact)> {
+    pub(super) fn own_sets(&self, family: Family) -> impl Iterator<Item = (Set, &IpsetFact)> {
         let named = move |name: &str| Set::all().find(|set| set.name(family) == name);
         self.sets.iter().filter_map(move |fact| Some((named(&fact.spec.name)?, fact)))
     }
 
-    fn entries(&self, family: Family) -> BTreeSet<(Set, IpsetEntry)> {
+    pub(super) fn entries(&self, family: Family) -> BTreeSet<(Set, IpsetEntry)> {
         let of = |(set, fact): (Set, &IpsetFact)| -> Vec<(Set, IpsetEntry)> {
             fact.entries.iter().map(|entry| (set, *entry)).collect()
         };
@@ -52,7 +53,7 @@ impl Found {
     }
 
     /// Addresses of a family on the device.
-    fn bound(&self, family: Family) -> BTreeSet<IpAddr> {
+    pub(super) fn bound(&self, family: Family) -> BTreeSet<IpAddr> {
         let device = self.links.iter().filter(|link| link.name == DEVICE);
         let addresses = device.flat_map(|link| &link.addresses);
         let whole = addresses.filter(|(address, prefix)| {
@@ -63,16 +64,20 @@ impl Found {
 
     /// Virtual servers that we, an earlier process of ours or the reference made.
     pub fn ours(&self, family: Family, options: &Options) -> BTreeSet<VirtualServer> {
-        let (entries, bound) = (self.entries(family), self.bound(family));
-        let nodes = self.node_addresses(family);
-        let excluded = |address: IpAddr| options.ipvs.excluded.iter().any(|c| c.contains(&address));
+        let bound = self.bound(family);
+        let known = self.known(family);
         let servers = self.servers.iter().map(|fact| fact.server);
         servers
-            .filter(|server| server.family() == family && !excluded(server.socket.address))
-            .filter(|server| {
-                bound.contains(&server.socket.address) || is_known(server, &entries, &nodes)
-            })
+            .filter(|server| server.family() == family && !options.ipvs.excludes(server))
+            .filter(|server| bound.contains(&server.socket.address) || known.contains(server))
             .collect()
+    }
+
+    /// Virtual servers that our sets have.
+    fn known(&self, family: Family) -> BTreeSet<VirtualServer> {
+        let (entries, nodes) = (self.entries(family), self.node_addresses(family));
+        let servers = self.servers.iter().map(|fact| fact.server);
+        servers.filter(|server| is_known(server, &entries, &nodes)).collect()
     }
 
     /// Our sets that cannot be gone on with: of a type that somebody else gave them.
@@ -127,9 +132,20 @@ impl Found {
         names.filter(|name| ours.contains(*name)).cloned().map(IpsetOperation::Destroy).collect()
     }
 
-    /// What is known of the kernel, having found this.
-    pub fn adopt(self, family: Family, options: &Options) -> Applied {
+    /// What is known of the kernel, having found this; `made` are servers that this process made.
+    pub fn adopt(
+        self,
+        (family, options): (Family, &Options),
+        made: &BTreeSet<VirtualServer>,
+    ) -> Applied {
         let ours = self.ours(family, options);
+        let known = self.known(family);
+        let adopted = |fact: &VirtualServerFact| {
+            let at = &fact.server;
+            let made = made.contains(at);
+            let left_alone = options.ipvs.excludes(at) && !known.contains(at) && !made;
+            Server { left_alone, ..server(fact, made || ours.contains(at)) }
+        };
         let node =
             Node { family, addresses: self.node_addresses(family), lacking: BTreeSet::new() };
         let mut applied = Applied::empty(node);
@@ -149,7 +165,7 @@ impl Found {
             .servers
             .iter()
             .filter(|fact| fact.server.family() == family)
-            .map(|fact| (fact.server, server(fact, ours.contains(&fact.server))))
+            .map(|fact| (fact.server, adopted(fact)))
             .collect::<BTreeMap<_, _>>();
         applied
     }
@@ -187,7 +203,8 @@ fn is_known(
     node_port || exact.iter().any(|set| entries.contains(&(*set, pair)))
 }
 
-fn server(fact: &VirtualServerFact, ours: bool) -> Server {
+/// A virtual server as it was found.
+pub(super) fn server(fact: &VirtualServerFact, ours: bool) -> Server {
     let (through, direct): (Vec<DestinationFact>, Vec<DestinationFact>) =
         fact.destinations.iter().partition(|destination| destination.masquerades);
     let mut destinations: Vec<Destination> = through.iter().map(|d| d.destination).collect();
@@ -199,5 +216,6 @@ fn server(fact: &VirtualServerFact, ours: bool) -> Server {
         entries: Vec::new(),
         address: None,
         ours,
+        left_alone: false,
     }
 }

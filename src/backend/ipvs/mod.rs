@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod choice;
+mod drift;
 pub mod plan;
 pub mod rules;
 pub mod sets;

@@ -35,6 +35,8 @@ pub(super) struct Server {
     pub(super) address: Option<IpAddr>,
     /// Whether it may be deleted when no Service wants it.
     pub(super) ours: bool,
+    /// Somebody else's in the excluded CIDRs: not to be touched even if a Service wants it.
+    pub(super) left_alone: bool,
 }
 
 /// What is in the kernel, of one family.
@@ -54,7 +56,7 @@ pub struct Applied {
     options: Option<Options>,
     /// Servers with destinations of weight 0 that wait for their connections to end.
     pub leaving: BTreeSet<VirtualServer>,
-    notices: BTreeMap<VirtualServer, Notice>,
+    notices: BTreeMap<VirtualServer, Vec<Notice>>,
 }
 
 /// What is to be done, in this order. Each part must have been carried out before the next begins.
@@ -92,18 +94,13 @@ impl Applied {
 
     /// What could not be done as Services asked.
     pub fn notices(&self) -> impl Iterator<Item = &Notice> {
-        self.notices.values()
+        self.notices.values().flatten()
     }
 
-    /// One of the virtual servers that have destinations, to see whether it still has them.
-    pub fn sample(&self) -> Option<VirtualServer> {
-        let served = self.servers.iter().find(|(_, server)| !server.destinations.is_empty());
-        served.map(|(server, _)| *server)
-    }
-
-    /// Addresses on the device.
-    pub fn bound(&self) -> impl Iterator<Item = &IpAddr> {
-        self.addresses.present()
+    /// Virtual servers that are ours.
+    pub fn made(&self) -> BTreeSet<VirtualServer> {
+        let ours = self.servers.iter().filter(|(_, server)| server.ours);
+        ours.map(|(at, _)| *at).collect()
     }
 
     /// Whether the links other than the device have these addresses.
@@ -217,14 +214,25 @@ impl<'a> Plan<'a> {
 
     /// Brings one virtual server up to date.
     fn bring(&mut self, server: VirtualServer, wanted: Option<Wanted>) {
-        let notice = wanted.as_ref().and_then(|wanted| wanted.notice.clone());
-        match notice {
-            Some(notice) => drop(self.applied.notices.insert(server, notice)),
-            None => drop(self.applied.notices.remove(&server)),
+        let known = self.applied.servers.remove(&server);
+        let mut notices = Vec::new();
+        match (&known, &wanted) {
+            (Some(known), Some(wanted)) if known.left_alone => {
+                notices.push(wanted.left_alone(&server));
+            }
+            (_, Some(wanted)) => notices.clone_from(&wanted.notices),
+            (_, None) => {}
         }
-        match (self.applied.servers.remove(&server), wanted) {
+        match notices.is_empty() {
+            true => drop(self.applied.notices.remove(&server)),
+            false => drop(self.applied.notices.insert(server, notices)),
+        }
+        match (known, wanted) {
             (None, None) => {}
             (None, Some(wanted)) => self.add(server, wanted),
+            (Some(known), Some(_)) if known.left_alone => {
+                self.applied.servers.insert(server, known);
+            }
             (Some(known), Some(wanted)) => self.change(server, known, wanted),
             (Some(known), None) => self.remove(server, &known),
         }
@@ -244,6 +252,7 @@ impl<'a> Plan<'a> {
             entries: wanted.entries,
             address: wanted.address,
             ours: true,
+            left_alone: false,
         };
         self.applied.servers.insert(server, added);
     }
@@ -260,6 +269,8 @@ impl<'a> Plan<'a> {
         self.grown.extend(direct.into_iter().map(delete));
         self.destinations(server, &mut known, &wanted);
         (known.entries, known.address) = (wanted.entries, wanted.address);
+        // Its address and our sets have it from now on.
+        known.ours = true;
         self.applied.servers.insert(server, known);
     }
 

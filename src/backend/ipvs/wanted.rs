@@ -14,7 +14,7 @@ use crate::backend::options::LocalWithoutEndpoints;
 use crate::backend::program::{Face, Frontend, Program, Role, Target, Unserved};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::{IpsetEntry, Persistence, Scheduler, Scheduling, Socket, VirtualServer};
-use crate::model::{Family, Notice, Reason};
+use crate::model::{Family, NamespacedName, Notice, Reason};
 
 /// The node, as far as virtual servers depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,25 @@ pub struct Wanted {
     pub entries: Vec<(Set, IpsetEntry)>,
     /// The address that the device has to have for it.
     pub address: Option<IpAddr>,
+    /// Whose it is.
+    pub service: NamespacedName,
     /// What could not be done as its Service asked.
-    pub notice: Option<Notice>,
+    pub notices: Vec<Notice>,
+}
+
+impl Wanted {
+    /// Says that somebody else's virtual server stands in its place.
+    pub fn left_alone(&self, server: &VirtualServer) -> Notice {
+        Notice {
+            kind: "Service",
+            object: self.service.clone(),
+            field: String::new(),
+            reason: Reason::Unsupported,
+            message: format!(
+                "{server} is a virtual server in the excluded CIDRs that kube-proxy did not make; it is left as it is"
+            ),
+        }
+    }
 }
 
 impl Node {
@@ -96,7 +113,10 @@ impl Node {
         let old_way = options.ipvs.local_without_endpoints == LocalWithoutEndpoints::Elsewhere;
         let mut destinations: Vec<Socket> =
             endpoints(&program, old_way).iter().map(|target| target.socket).collect();
-        destinations.truncate(choice.most_destinations());
+        let most = choice.most_destinations();
+        let notices = notice.into_iter().chain(too_many(&program, (destinations.len(), &choice)));
+        let notices = notices.collect();
+        destinations.truncate(most);
         let mut entries = Vec::new();
         hairpins(server, &program, &mut entries);
         role_entries(server, (&frontend, &program), &mut entries);
@@ -119,7 +139,8 @@ impl Node {
             destinations,
             entries,
             address: bind.then_some(address),
-            notice,
+            service: program.origin.service.clone(),
+            notices,
         })
     }
 
@@ -145,6 +166,22 @@ impl Node {
         };
         (usual, Some(notice))
     }
+}
+
+/// Says of so many endpoints that not all of them can be chosen, if that is so.
+fn too_many(program: &Program, (count, choice): (usize, &Choice)) -> Option<Notice> {
+    let most = choice.most_destinations();
+    let name = choice.scheduler;
+    (count > most).then(|| Notice {
+        kind: "Service",
+        object: program.origin.service.clone(),
+        field: String::new(),
+        reason: Reason::Unsupported,
+        message: format!(
+            "the scheduler {name} takes {most} endpoints; {} of {count} get no connections",
+            count - most
+        ),
+    })
 }
 
 /// The scheduler a program asks for by a well-formed annotation.
