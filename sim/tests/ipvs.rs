@@ -533,3 +533,60 @@ fn a_dry_run_leaves_no_trace() {
     assert_eq!((node.host.ipvs_connections(), node.host.ipvs_stats(&key(17, 53))), before);
     assert_eq!(node.udp("10.0.0.2:5").as_deref(), Some("12"));
 }
+
+impl Node {
+    /// Where so many new connections of TCP go, each of which stays; nobody: a dash.
+    fn stays(&mut self, count: u16) -> String {
+        let one = |port| {
+            let outcome = self.tcp(port, SYN);
+            let text = outcome.packet.dst.to_string();
+            match outcome.fate {
+                Fate::Forwarded(_) => text.rsplit('.').next().unwrap_or("").to_owned(),
+                _ => "-".to_owned(),
+            }
+        };
+        (8000..8000 + count).map(one).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// ip_vs_fo.c and ip_vs_ovf.c: a destination is full when it has more active connections than it weighs.
+#[test]
+fn the_largest_weight_is_asked_until_it_is_full() {
+    let mut node = with(6, by(Scheduler::Fo, 0), &[1, 3, 2]);
+    assert_eq!(node.stays(6), "12 12 12 12 12 12");
+    node.host.ipvs_edit_destination(&key(6, 80), dest(12, 80).weighing(0)).unwrap();
+    assert_eq!(node.tcp(1, SYN).packet.dst, ip("10.1.0.13"));
+    let mut node = with(6, by(Scheduler::Ovf, 0), &[1, 3, 2]);
+    assert_eq!(node.stays(10), "12 12 12 12 13 13 13 11 11 -");
+}
+
+/// ip_vs_lblc.c and ip_vs_lblcr.c: another is taken when one has more active connections than it weighs and the other less than
+/// half of its weight.
+#[test]
+fn an_address_keeps_to_its_destination_while_that_bears_it() {
+    let mut node = with(6, by(Scheduler::Lblc, 0), &[1, 1]);
+    assert_eq!(node.stays(6), "12 12 11 11 11 11");
+    node.host.ipvs_delete_destination(&key(6, 80), ip("10.1.0.11"), 80).unwrap();
+    assert_eq!(node.tcp(1, SYN).packet.dst, ip("10.1.0.12"), "the one that was kept to is gone");
+    let mut node = with(6, by(Scheduler::Lblcr, 0), &[1, 1]);
+    assert_eq!(node.stays(7), "12 12 11 11 11 12 11");
+    // In a day without a change the most loaded leaves; the connections have ended by then.
+    let packet = Packet::tcp("10.0.0.2:9".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+    let before = format!("{:?}", node.host.ipvs_connections());
+    node.host.outcomes(&packet.arriving(node.client));
+    assert_eq!(format!("{:?}", node.host.ipvs_connections()), before, "a dry run keeps nothing");
+}
+
+#[test]
+fn of_two_by_chance_the_less_loaded_is_chosen() {
+    let mut node = with(6, by(Scheduler::Twos, 0), &[1, 1]);
+    assert!(node.host.ipvs_set_counts(&key(6, 80), (ip("10.1.0.11"), 80), (9, 0, 0)));
+    assert_eq!(node.host.ipvs_counts(&key(6, 80), ip("10.1.0.11"), 80), Some((9, 0, 0)));
+    let packet = Packet::tcp("10.0.0.2:9".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+    let outcomes = node.host.outcomes(&packet.arriving(node.client));
+    let mut seen: Vec<String> =
+        outcomes.iter().map(|(chance, one)| format!("{chance} {}", one.packet.dst)).collect();
+    seen.sort();
+    // The kernel draws of one more than all weigh, which falls to the first: 12, the last added.
+    assert_eq!(seen, ["1/9 10.1.0.11", "8/9 10.1.0.12"]);
+}

@@ -269,7 +269,7 @@ fn what_is_not_modelled_is_refused_with_its_name() {
             (5, [service(&[ident(80)]), destination(&[forwarding(2)])].concat()),
             "forwarding method 2 (tunnel)",
         ),
-        ((1, service(&[ident(85), full_of("lblc", 0, 0, 0)])), "scheduler \"lblc\""),
+        ((1, service(&[ident(85), full_of("none", 0, 0, 0)])), "scheduler \"none\""),
         ((1, service(&[ident(85), full(), attr(11, b"sip\0")])), "persistence engines"),
         ((9, vec![]), "IPVS command 9"),
     ] {

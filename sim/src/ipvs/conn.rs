@@ -296,6 +296,7 @@ impl Ipvs {
                     (service.cursor, service.stats) = (cursor, stats);
                 }
             }
+            Undo::Kept(key, to, before) => self.unkeep(&key, to, before.map(|kept| *kept)),
             Undo::Flow(flow, before) => self.flows.write(flow, before.map(|conn| *conn)),
             Undo::Template(id, before) => {
                 self.flows.write_template(id, before.map(|template| *template))

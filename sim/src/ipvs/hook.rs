@@ -7,6 +7,7 @@ use super::schedule::Ends;
 use super::service::{ServiceKey, flags};
 use super::state::{IpvsState, Way};
 use super::table::{DestId, Ipvs};
+use crate::chance::Chance;
 use crate::conntrack::{SECOND, Tracker, status};
 use crate::facilities::Function;
 use crate::journey::{Sink, Step};
@@ -127,12 +128,12 @@ impl Ipvs {
         let service = &self.services[&key].service;
         let (bits, port) = (service.flags, service.port());
         if bits & flags::PERSISTENT != 0 {
-            return self.stick(flow, &key, env.now);
+            return self.stick(flow, &key, (env.now, &mut *env.chance));
         }
         if port.is_some_and(|port| port != flow.virt.1) {
             return Found::Nobody;
         }
-        match self.choose(&key, &flow.ends()) {
+        match self.choose(&key, &flow.ends(), (env.now, &mut *env.chance)) {
             Some(dest) => self.open((*flow, &key), dest, None, env.now),
             None => Found::Nobody,
         }
@@ -148,7 +149,7 @@ impl Ipvs {
     }
 
     /// A persistent service: the client's template decides, or makes one (ip_vs_sched_persist).
-    fn stick(&mut self, flow: &Flow, key: &ServiceKey, now: u64) -> Found {
+    fn stick(&mut self, flow: &Flow, key: &ServiceKey, (now, chance): (u64, &mut Chance)) -> Found {
         let Some(service) = self.services.get(key).map(|one| one.service.clone()) else {
             return Found::Pass;
         };
@@ -167,7 +168,9 @@ impl Ipvs {
                 if let Some((id, _)) = self.template(&wanted) {
                     self.invalidate(id);
                 }
-                let Some(dest) = self.choose(key, &flow.ends()) else { return Found::Nobody };
+                let Some(dest) = self.choose(key, &flow.ends(), (now, chance)) else {
+                    return Found::Nobody;
+                };
                 let port = if own_port { self.real(dest).map_or(0, |real| real.port) } else { 0 };
                 let timeout = u64::from(service.timeout) * SECOND;
                 let template = Template {

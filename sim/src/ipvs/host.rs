@@ -95,6 +95,21 @@ impl Host {
         Some((real.active, real.inactive, real.persistent))
     }
 
+    /// Makes a destination count so many active, inactive and persistent connections, whose own are not known: for a host made
+    /// again from a listing. Whether there is such a destination.
+    pub fn ipvs_set_counts(
+        &mut self,
+        key: &ServiceKey,
+        (address, port): (IpAddr, u16),
+        (active, inactive, persistent): (u32, u32, u32),
+    ) -> bool {
+        let (ipvs, _) = self.ipvs_parts();
+        let found = ipvs.find(key, address, port);
+        let Some(real) = found.and_then(|id| ipvs.real_mut(id)) else { return false };
+        (real.active, real.inactive, real.persistent) = (active, inactive, persistent);
+        true
+    }
+
     /// What a service has counted.
     pub fn ipvs_stats(&self, key: &ServiceKey) -> Option<IpvsStats> {
         self.facilities().ipvs.services.get(key).map(|one| one.stats)

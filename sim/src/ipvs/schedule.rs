@@ -1,10 +1,12 @@
 //! Which destination a new connection goes to. Facts from ip_vs_{rr,wrr,lc,wlc,sed,nq,sh,dh,mh}.c, whose choices on Linux 6.1
-//! stand in tests/fixtures/ipvs. It must never know packets beyond their ends. Tests: tests/ipvs.rs.
+//! stand in tests/fixtures/ipvs, and from ip_vs_{fo,ovf,twos}.c. It must never know packets beyond their ends.
+//! Tests: tests/ipvs.rs, proptests/tests/schedulers.rs.
 
 use super::ServiceKey;
 use super::hashing;
 use super::service::{Scheduler, flags};
 use super::table::{DestId, Ipvs, Real, Undo, Virtual};
+use crate::chance::Chance;
 use std::net::IpAddr;
 
 /// Where a scheduler that goes round stands.
@@ -63,25 +65,38 @@ impl Cursor {
 
 impl Ipvs {
     /// The destination for a new connection of a service.
-    pub(super) fn choose(&mut self, key: &ServiceKey, ends: &Ends) -> Option<DestId> {
+    pub(super) fn choose(
+        &mut self,
+        key: &ServiceKey,
+        ends: &Ends,
+        (now, chance): (u64, &mut Chance),
+    ) -> Option<DestId> {
         let service = self.services.get(key)?;
+        let dests = &service.dests;
         match service.service.scheduler {
             Scheduler::Rr => self.round_robin(key),
             Scheduler::Wrr => self.weighted_round_robin(key),
-            Scheduler::Lc => self.least(service, |real| (overhead(real), 1)),
-            Scheduler::Wlc => self.least(service, |real| (overhead(real), i64::from(real.weight))),
-            Scheduler::Sed => self.least(service, delay),
+            Scheduler::Lc => self.least(dests, |real| (overhead(real), 1)),
+            Scheduler::Wlc => self.least(dests, |real| (overhead(real), i64::from(real.weight))),
+            Scheduler::Sed => self.least(dests, delay),
             Scheduler::Nq => {
                 let idle = |id: &&DestId| {
                     self.real(**id).is_some_and(|real| real.takes() && real.active == 0)
                 };
-                service.dests.iter().find(idle).copied().or_else(|| self.least(service, delay))
+                dests.iter().find(idle).copied().or_else(|| self.least(dests, delay))
             }
             Scheduler::Dh => {
                 self.taking(service.slots.get(hashing::small_slot(ends.virt.0, 0, 0)).copied()??)
             }
             Scheduler::Sh => self.hashed(service, ends, hashing::small_slot),
             Scheduler::Mh => self.hashed(service, ends, hashing::maglev_slot),
+            Scheduler::Fo => self.weightiest(dests, |_| true),
+            Scheduler::Ovf => {
+                self.weightiest(dests, |real| i64::from(real.active) <= i64::from(real.weight))
+            }
+            Scheduler::Lblc => self.local(key, ends.virt.0, now),
+            Scheduler::Lblcr => self.local_few(key, ends.virt.0, now),
+            Scheduler::Twos => self.better_of_two(dests, chance),
         }
     }
 
@@ -109,9 +124,13 @@ impl Ipvs {
     }
 
     /// The one with the least cost per weight; of equals the first.
-    fn least(&self, service: &Virtual, cost: impl Fn(&Real) -> (i64, i64)) -> Option<DestId> {
+    pub(super) fn least(
+        &self,
+        dests: &[DestId],
+        cost: impl Fn(&Real) -> (i64, i64),
+    ) -> Option<DestId> {
         let mut least: Option<(DestId, (i64, i64))> = None;
-        for &id in &service.dests {
+        for &id in dests {
             let Some(real) = self.real(id).filter(|real| real.takes()) else { continue };
             let (mine, weight) = cost(real);
             if least.is_none_or(|(_, (other, theirs))| {
@@ -121,6 +140,34 @@ impl Ipvs {
             }
         }
         least.map(|(id, _)| id)
+    }
+
+    /// The one of the largest weight among those that have room; of equals the first.
+    fn weightiest(&self, dests: &[DestId], has_room: impl Fn(&Real) -> bool) -> Option<DestId> {
+        let mut most: Option<(DestId, i32)> = None;
+        for &id in dests {
+            let Some(real) = self.real(id).filter(|real| real.takes() && has_room(real)) else {
+                continue;
+            };
+            if most.is_none_or(|(_, weight)| real.weight > weight) {
+                most = Some((id, real.weight));
+            }
+        }
+        most.map(|(id, _)| id)
+    }
+
+    /// Two that are drawn by their weights, perhaps the same twice, and of them the less loaded.
+    fn better_of_two(&self, dests: &[DestId], chance: &mut Chance) -> Option<DestId> {
+        let able: Vec<(DestId, &Real)> = dests
+            .iter()
+            .filter_map(|&id| Some((id, self.real(id).filter(|real| real.takes())?)))
+            .collect();
+        let one = drawn(&able, chance)?;
+        let two = drawn(&able, chance)?;
+        let load = |(_, real): (DestId, &Real)| overhead(real);
+        let weight = |(_, real): (DestId, &Real)| i64::from(real.weight);
+        let second = weight(two) * load(one) > weight(one) * load(two);
+        Some(if second { two.0 } else { one.0 })
     }
 
     fn round_robin(&mut self, key: &ServiceKey) -> Option<DestId> {
@@ -186,8 +233,23 @@ impl Virtual {
     }
 }
 
+/// Draws one by weight. The kernel draws of one more than all weigh, which falls to the first.
+fn drawn<'r>(able: &[(DestId, &'r Real)], chance: &mut Chance) -> Option<(DestId, &'r Real)> {
+    let weight = |real: &Real| real.weight.unsigned_abs();
+    let mut left = 1 + able.iter().map(|(_, real)| weight(real)).sum::<u32>();
+    let mut more = 1;
+    for (id, real) in able {
+        let share = weight(real) + std::mem::take(&mut more);
+        if chance.happens(share, left) {
+            return Some((*id, *real));
+        }
+        left -= share;
+    }
+    None
+}
+
 /// What a destination bears: an active connection counts as 256 idle ones (ip_vs_dest_conn_overhead).
-fn overhead(real: &Real) -> i64 {
+pub(super) fn overhead(real: &Real) -> i64 {
     (i64::from(real.active) << 8) + i64::from(real.inactive)
 }
 

@@ -77,10 +77,21 @@ pub enum Scheduler {
     Sed,
     /// Never queue: idle first.
     Nq,
+    /// Fail over: the largest weight.
+    Fo,
+    /// Overflow: the largest weight that is not full.
+    Ovf,
+    /// Locality-based least connections: a virtual address keeps to its destination.
+    Lblc,
+    /// The same with replication: a virtual address keeps to a few.
+    Lblcr,
+    /// Two by chance, of which the less loaded.
+    Twos,
 }
 
 impl Scheduler {
-    const ALL: [(Scheduler, &'static str); 9] = [
+    /// All of them, with the kernel's names.
+    pub const ALL: [(Scheduler, &'static str); 14] = [
         (Scheduler::Rr, "rr"),
         (Scheduler::Wrr, "wrr"),
         (Scheduler::Lc, "lc"),
@@ -90,6 +101,11 @@ impl Scheduler {
         (Scheduler::Mh, "mh"),
         (Scheduler::Sed, "sed"),
         (Scheduler::Nq, "nq"),
+        (Scheduler::Fo, "fo"),
+        (Scheduler::Ovf, "ovf"),
+        (Scheduler::Lblc, "lblc"),
+        (Scheduler::Lblcr, "lblcr"),
+        (Scheduler::Twos, "twos"),
     ];
 
     /// The kernel's name.
@@ -102,7 +118,8 @@ impl Scheduler {
         if let Some((scheduler, _)) = Self::ALL.iter().find(|(_, known)| *known == name) {
             return Ok(*scheduler);
         }
-        if matches!(name, "fo" | "ovf" | "lblc" | "lblcr" | "twos" | "none") {
+        // A service without a scheduler drops every new connection.
+        if name == "none" {
             return Err(IpvsError::not_modelled(format!("scheduler {name:?}")));
         }
         Err(IpvsError::new(Errno::ENOENT, format!("there is no scheduler {name:?}")))

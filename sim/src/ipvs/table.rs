@@ -4,6 +4,7 @@
 
 use super::conn::{Flow, Flows};
 use super::hashing::{self, Slots};
+use super::locality::{Cache, Kept};
 use super::schedule::{Cursor, Weights};
 use super::service::{
     Destination, IpvsError, IpvsStats, IpvsSysctls, IpvsTimeouts, Scheduler, Service, ServiceKey,
@@ -58,6 +59,7 @@ pub(super) struct Virtual {
     pub(super) cursor: Cursor,
     pub(super) weights: Weights,
     pub(super) slots: Slots,
+    pub(super) cache: Cache,
     pub(super) stats: IpvsStats,
 }
 
@@ -83,6 +85,7 @@ pub(super) enum Undo {
     Cursor(ServiceKey, Cursor, IpvsStats),
     Flow(Flow, Option<Box<super::conn::Conn>>),
     Template(u64, Option<Box<super::conn::Template>>),
+    Kept(ServiceKey, IpAddr, Option<Box<Kept>>),
 }
 
 fn absent(key: &ServiceKey) -> IpvsError {
@@ -105,6 +108,7 @@ impl Ipvs {
             cursor: Cursor::default(),
             weights: Weights::default(),
             slots: Vec::new(),
+            cache: Cache::new(),
             stats: IpvsStats::default(),
         };
         self.services.insert(key, made);
@@ -118,6 +122,7 @@ impl Ipvs {
         let key = service.key;
         if known.service.scheduler != service.scheduler {
             known.cursor = Cursor::default();
+            known.cache.clear();
         }
         known.service = Service { flags: service.flags | flags::HASHED, ..service };
         self.reschedule(&key);
@@ -256,8 +261,10 @@ impl Ipvs {
         if real.is_held() {
             self.trash.insert((real.service, real.address, real.port), id);
         } else {
+            let key = real.service;
             self.reals[id as usize] = None;
             self.free.push(id);
+            self.forget_kept(&key, id);
         }
     }
 
@@ -273,6 +280,7 @@ impl Ipvs {
         }
         self.reals[id as usize] = None;
         self.free.push(id);
+        self.forget_kept(&key.0, id);
     }
 
     /// What a scheduler makes of its destinations after a change.
