@@ -149,8 +149,12 @@ pub struct ServerFact {
     /// address make a client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<(u32, u8)>,
-    /// Where it sends connections.
+    /// Where it sends connections, in the kernel's order.
     pub destinations: Vec<DestinationFact>,
+    /// Clients that stay with a destination, of which that is known: each with the bits of its
+    /// address that count. `None` where they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remembered: Option<Vec<(IpAddr, (IpAddr, u16))>>,
 }
 
 /// A destination of a virtual server.
@@ -162,6 +166,10 @@ pub struct DestinationFact {
     pub weight: u32,
     /// Whether packets are masqueraded to it; others have no model.
     pub masquerades: bool,
+    /// How many connections of it are active, how many are not, and how many clients stay with it,
+    /// at the moment of the reading; dumps of older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<(u32, u32, u32)>,
 }
 
 impl From<&crate::kernel::VirtualServerFact> for ServerFact {
@@ -172,6 +180,7 @@ impl From<&crate::kernel::VirtualServerFact> for ServerFact {
             at: pair(told.destination.socket),
             weight: told.destination.weight,
             masquerades: told.masquerades,
+            connections: Some((told.active, told.inactive, told.persistent)),
         };
         ServerFact {
             protocol: fact.server.protocol.number(),
@@ -180,6 +189,7 @@ impl From<&crate::kernel::VirtualServerFact> for ServerFact {
             flags: scheduling.flags,
             persistence: scheduling.persistence.map(|p| (p.seconds, p.prefix)),
             destinations: fact.destinations.iter().map(destination).collect(),
+            remembered: None,
         }
     }
 }

@@ -136,8 +136,9 @@ pub fn ask(world: &mut World, question: &Question) -> Answer {
         Entry::Link(index) => Some(index),
     };
     world.aim(link);
+    world.port_given = question.source.port() != 0;
     let journeys = world.journeys(&packet);
-    let mut gaps: BTreeSet<Doubt> = world.gaps.iter().map(doubt).collect();
+    let mut gaps: BTreeSet<Doubt> = world.gaps.iter().chain(&world.unsure).map(doubt).collect();
     let endings: Vec<Ending> = journeys
         .into_iter()
         .map(|(p, journey)| ending(world, (p, &packet), journey, &mut gaps))

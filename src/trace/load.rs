@@ -58,6 +58,10 @@ pub struct World {
     pub(super) absent_sets: Vec<Gap>,
     /// What may concern any packet: it has no place on the way.
     pub gaps: Vec<Gap>,
+    /// What the last journeys depend on that is not known.
+    pub(super) unsure: Vec<Gap>,
+    /// Whether the client's port is one that was asked for, not one that stands for any.
+    pub(super) port_given: bool,
     /// What of rules of iptables has no model, by the number in the comment of the drop that stands
     /// for it.
     pub(super) cut: Vec<String>,
@@ -82,6 +86,8 @@ pub fn load(mut survey: Survey) -> World {
             .map(|l| Gap { what: l.what.clone(), why: l.why.clone() })
             .collect(),
         survey: Survey::default(),
+        unsure: Vec::new(),
+        port_given: false,
         cut: Vec::new(),
     };
     wire(&mut world, &survey);

@@ -23,6 +23,9 @@ pub mod stand_in;
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests;
 mod turns;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod turns_tests;
 mod words;
 
 pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, endpoint_of, packet as packet_of};

@@ -245,3 +245,24 @@ fn a_sample_comes_round_to_every_service() {
     }
     assert!(verified >= 42 + 10, "{verified}");
 }
+
+/// Those that the simulator has, one that draws lots, and one that nobody ever heard of.
+#[test]
+fn a_service_may_have_any_scheduler_and_all_go_on_to_be_looked_at() {
+    for scheduler in ["lblc", "lblcr", "ovf", "fo", "twos", "of-my-own"] {
+        let mut stage = Stage::new(Mode::Ipvs, Extent::Sample, Fault::Nothing, &two_services());
+        stage.sync();
+        let annotated =
+            format!("namespace: ns, annotations: {{kube-proxy.io/ipvs-scheduler: {scheduler}}}}}");
+        let web = service("web", "10.96.0.1", "").replacen("namespace: ns}", &annotated, 1);
+        feed(&mut stage.proxy, &web);
+        // The real kernel may not have it; what is in memory is.
+        let _ = stage.proxy.sync();
+        assert!(!stage.last().refused, "{scheduler}");
+        let before = stage.looks.lock().unwrap().len();
+        feed(&mut stage.proxy, &slice("other", "TCP", &["10.1.0.7"]));
+        let _ = stage.proxy.sync();
+        assert!(stage.looks.lock().unwrap().len() > before, "{scheduler}: nothing is looked at");
+        assert!(!stage.last().refused, "{scheduler}");
+    }
+}

@@ -8,8 +8,8 @@ use sim::ipset::IpsetErrorKind;
 
 use crate::kernel::{
     DestinationFact, Error, ErrorKind, IpsetEntry, IpsetFact, IpsetOperation, IpsetSpec, IpsetType,
-    IpvsOperation, IpvsTimeouts, LinkFact, LinkOperation, Receipt, Socket, VirtualServer,
-    VirtualServerFact,
+    IpvsOperation, IpvsTimeouts, LinkFact, LinkOperation, Receipt, Scheduler, Scheduling, Socket,
+    VirtualServer, VirtualServerFact,
 };
 use crate::model::{Family, Protocol};
 use crate::netlink::ipvs as wire;
@@ -34,6 +34,24 @@ pub(super) fn apply(host: &mut sim::Host, operations: &[IpvsOperation]) -> Resul
         }
     }
     crate::kernel::summary(operations.len(), (first, refused))
+}
+
+/// The same operations, round robin in the place of every scheduler that has no model or draws lots.
+pub(super) fn alike(operations: &[IpvsOperation]) -> Vec<IpvsOperation> {
+    let known = |how: &Scheduling| {
+        let model = sim::ipvs::Scheduler::named(how.scheduler.name());
+        model.is_ok_and(|model| model != sim::ipvs::Scheduler::Twos)
+    };
+    let plain = |how: &Scheduling| match known(how) {
+        true => *how,
+        false => Scheduling { scheduler: Scheduler::RR, ..*how },
+    };
+    let one = |operation: &IpvsOperation| match operation {
+        IpvsOperation::AddServer(server, how) => IpvsOperation::AddServer(*server, plain(how)),
+        IpvsOperation::EditServer(server, how) => IpvsOperation::EditServer(*server, plain(how)),
+        other => *other,
+    };
+    operations.iter().map(one).collect()
 }
 
 /// The virtual servers of a family, each with its destinations.

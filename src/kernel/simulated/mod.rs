@@ -28,6 +28,8 @@ pub struct Simulated {
     relay: Arc<Mutex<relay::Relay>>,
     conntrack_buckets: u64,
     capabilities: Capabilities,
+    /// Whether a scheduler of IPVS that has no model here is taken for another.
+    lenient: bool,
 }
 
 impl std::fmt::Debug for Simulated {
@@ -50,6 +52,7 @@ impl Simulated {
                 xtables: Some(XtablesFlavour::Legacy),
                 ..Capabilities::default()
             },
+            lenient: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl Simulated {
     /// The same with some lacks.
     pub fn with_capabilities(self, capabilities: Capabilities) -> Simulated {
         Simulated { capabilities, ..self }
+    }
+
+    /// The same, which takes a scheduler of IPVS for round robin where it has no model or draws lots:
+    /// for who asks where connections may go, and not how often.
+    pub fn with_schedulers_alike(self) -> Simulated {
+        Simulated { lenient: true, ..self }
     }
 
     /// The host, to send packets through and to look into.
@@ -118,6 +127,9 @@ impl Kernel for Simulated {
                     self.sysctls.insert(path.clone(), value.clone());
                 }
                 Ok(Receipt::of(1))
+            }
+            Transaction::Ipvs(operations) if self.lenient => {
+                ipvs::apply(&mut self.host(), &ipvs::alike(operations))
             }
             Transaction::Ipvs(operations) => ipvs::apply(&mut self.host(), operations),
             Transaction::Ipset(operations) => ipvs::apply_sets(&mut self.host(), operations),

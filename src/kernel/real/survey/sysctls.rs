@@ -13,6 +13,7 @@ const HOST: &[&str] = &[
     "net/bridge/bridge-nf-call-iptables",
     "net/bridge/bridge-nf-call-ip6tables",
     "net/ipv4/vs/conntrack",
+    "net/ipv4/vs/expire_quiescent_template",
 ];
 /// Those that every link has; `all` and `default` count as links.
 const LINK: &[&str] = &["rp_filter", "route_localnet", "accept_local", "forwarding"];
