@@ -225,13 +225,15 @@ impl Metrics {
 
     /// A sync of this kind failed; counted where the mode's failures are.
     pub fn sync_failed(&self, kind: SyncKind) {
-        let counter = match (self.mode, kind) {
-            (Mode::Iptables, SyncKind::Partial) => &self.failures.partial_restore,
-            (Mode::Iptables | Mode::Ipvs, _) => &self.failures.restore,
-            (Mode::Nftables | Mode::Userspace, _) => &self.failures.sync,
+        let counter = match self.mode {
+            Mode::Iptables | Mode::Ipvs => &self.failures.restore,
+            Mode::Nftables | Mode::Userspace => &self.failures.sync,
         };
-        for family in &self.families {
-            counter.with_label_values(&[label(*family)]).inc();
+        // One of what changed counts under both names, as in the reference.
+        let partial = (kind == SyncKind::Partial).then_some(&self.failures.partial_restore);
+        for family in self.families.iter().copied().map(label) {
+            counter.with_label_values(&[family]).inc();
+            partial.iter().for_each(|counter| counter.with_label_values(&[family]).inc());
         }
     }
 
@@ -256,7 +258,8 @@ impl Metrics {
 
     /// A sync waited so long for other programs that change iptables' rules.
     pub fn lock_waited(&self, waited: Duration) {
-        if self.mode == Mode::Iptables && !waited.is_zero() {
+        let of_iptables = matches!(self.mode, Mode::Iptables | Mode::Ipvs);
+        if of_iptables && !waited.is_zero() {
             self.own.lock.with_label_values(&["xtables"]).observe(waited.as_secs_f64());
         }
     }
@@ -372,7 +375,8 @@ impl Metrics {
 
 impl Failures {
     fn new(maker: &Maker<'_>) -> Failures {
-        let nftables = maker.of(&[Mode::Nftables]);
+        // userspace mode, which the reference has no more, leads packets by nftables' rules.
+        let nftables = maker.of(&[Mode::Nftables, Mode::Userspace]);
         let iptables = maker.of(&[Mode::Iptables]);
         let restoring = maker.of(&[Mode::Iptables, Mode::Ipvs]);
         Failures {
@@ -384,7 +388,7 @@ impl Failures {
             ),
             restore: restoring.counters(
                 "sync_proxy_rules_iptables_restore_failures_total",
-                "Syncs of everything that iptables-restore refused",
+                "Syncs that iptables-restore refused",
             ),
             partial_restore: iptables.counters(
                 "sync_proxy_rules_iptables_partial_restore_failures_total",

@@ -60,7 +60,7 @@ fn each_mode_has_the_names_of_the_reference_and_ours() {
         (Mode::Nftables, &[OF_RULES, OF_THREE, OF_NFTABLES]),
         (Mode::Iptables, &[OF_RULES, OF_THREE, OF_RESTORE, OF_IPTABLES]),
         (Mode::Ipvs, &[OF_THREE, OF_RESTORE]),
-        (Mode::Userspace, &[OF_CONNTRACK]),
+        (Mode::Userspace, &[OF_CONNTRACK, OF_NFTABLES]),
     ];
     for (mode, groups) in modes {
         let text = Metrics::new(mode, &[Family::V4]).text();
@@ -184,6 +184,42 @@ fn figures_are_told() {
     for expected in expected.map(|e| format!("kubeproxy_{e}")) {
         let start = expected.rsplit_once(' ').map_or("", |(start, _)| start);
         assert_eq!(line(&text, &format!("{start} ")), expected);
+    }
+}
+
+#[test]
+fn failed_syncs_count_in_every_mode() {
+    let failures = |mode, kind| {
+        let metrics = Metrics::new(mode, &[Family::V4]);
+        metrics.sync_failed(kind);
+        let text = metrics.text();
+        let ones = text.lines().filter_map(|l| l.strip_suffix("{ip_family=\"IPv4\"} 1"));
+        let start = "kubeproxy_sync_proxy_rules_";
+        ones.filter_map(|l| l.strip_prefix(start).map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let restore = "iptables_restore_failures_total";
+    let partial = "iptables_partial_restore_failures_total";
+    assert_eq!(failures(Mode::Iptables, SyncKind::Full), [restore]);
+    assert_eq!(failures(Mode::Iptables, SyncKind::Partial), [partial, restore]);
+    assert_eq!(failures(Mode::Ipvs, SyncKind::Partial), [restore]);
+    for mode in [Mode::Nftables, Mode::Userspace] {
+        assert_eq!(failures(mode, SyncKind::Partial), ["nftables_sync_failures_total"]);
+    }
+}
+
+#[test]
+fn waits_for_the_lock_are_told_where_there_is_one() {
+    for (mode, told) in [
+        (Mode::Iptables, true),
+        (Mode::Ipvs, true),
+        (Mode::Nftables, false),
+        (Mode::Userspace, false),
+    ] {
+        let metrics = Metrics::new(mode, &[Family::V4]);
+        metrics.lock_waited(Duration::ZERO);
+        metrics.lock_waited(Duration::from_millis(20));
+        let one = "kubeproxy_lock_wait_seconds_count{lock=\"xtables\"} 1\n";
+        assert_eq!(metrics.text().contains(one), told, "{mode:?}");
     }
 }
 
