@@ -183,7 +183,10 @@ async fn line_81_pages_about_the_process() {
     assert_eq!(*level.lock().unwrap(), "4x");
     assert!(get(address, "/debug/flags/v").await.0.starts_with("http/1.1 406"));
     assert!(get(address, "/debug/pprof/").await.1.contains("heap: not here"));
-    assert!(get(address, "/debug/pprof/heap").await.0.starts_with("http/1.1 501"));
+    for path in ["/debug/pprof/heap", "/debug/pprof/threadcreate"] {
+        assert!(get(address, path).await.0.starts_with("http/1.1 501"), "{path}");
+    }
+    assert_eq!(get(address, "/debug/pprof/symbol").await.1, "num_symbols: 0\n");
     for seconds in ["0", "601", "-1", "x", ""] {
         let path = format!("/debug/pprof/profile?seconds={seconds}");
         assert!(get(address, &path).await.0.starts_with("http/1.1 400"), "{seconds}");

@@ -21,12 +21,13 @@ const SECONDS: u64 = 30;
 const MOST_SECONDS: u64 = 600;
 
 /// Profiles that only Go's runtime keeps.
-const ABSENT: [(&str, &str); 6] = [
+const ABSENT: [(&str, &str); 7] = [
     ("allocs", "Rust's allocator keeps no record of allocations"),
     ("block", "threads that block are not recorded; see /proc/PID/task/*/stack"),
     ("goroutine", "there are no goroutines; threads are in /proc/PID/task"),
     ("heap", "Rust's allocator keeps no record; see process_resident_memory_bytes in /metrics"),
     ("mutex", "contention of locks is not recorded"),
+    ("threadcreate", "who started a thread is not recorded; threads are in /proc/PID/task"),
     ("trace", "there is no execution trace; take a CPU profile, or use perf"),
 ];
 
@@ -36,7 +37,8 @@ pub(super) fn router() -> Router {
         .route("/debug/pprof", any(index))
         .route("/debug/pprof/", any(index))
         .route("/debug/pprof/cmdline", any(command_line))
-        .route("/debug/pprof/profile", any(profile));
+        .route("/debug/pprof/profile", any(profile))
+        .route("/debug/pprof/symbol", any(symbol));
     for (name, why) in ABSENT {
         let page =
             async move || plain(StatusCode::NOT_IMPLEMENTED, format!("no {name} profile: {why}\n"));
@@ -61,6 +63,11 @@ async fn command_line() -> Response {
     let words: Vec<String> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     plain(StatusCode::OK, words.join("\0"))
+}
+
+/// No address is known here: profiles come with their names in them. Go answers in this form.
+async fn symbol() -> Response {
+    plain(StatusCode::OK, "num_symbols: 0\n")
 }
 
 async fn profile(RawQuery(query): RawQuery) -> Response {
