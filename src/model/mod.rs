@@ -7,6 +7,7 @@
 mod endpoint;
 mod event;
 mod family;
+mod masked;
 mod mode;
 mod name;
 mod node;
@@ -16,6 +17,7 @@ mod service;
 pub use endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
 pub use event::{Event, Kind};
 pub use family::{Family, Protocol};
+pub use masked::{masked, without_user};
 pub use mode::Mode;
 pub use name::{Interner, NamespacedName, ServicePortName};
 pub use node::{LocalDetector, Node, NodePortAddresses, Pod};

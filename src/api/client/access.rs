@@ -13,11 +13,15 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
 use super::Server;
 use super::explain::{self, Error};
+use crate::model::without_user;
 
 /// Name and version as the server's logs show them.
 const USER_AGENT: &str = concat!("kube-proxy-rust/", env!("CARGO_PKG_VERSION"));
 /// How often a token's file is read again (`client-go/transport/token_source.go`).
 const TOKEN_AGE: Duration = Duration::from_secs(60);
+
+/// The certificates that a pod's own credentials come with; others take their place now and then.
+const POD_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 
 /// All that is needed to reach a server.
 pub(super) struct Access {
@@ -88,7 +92,7 @@ impl Access {
 
 /// Reads address and credentials.
 pub(super) async fn load(server: &Server) -> Result<Access, Error> {
-    let mut files = Vec::new();
+    let mut files = of_the_pod(server);
     let mut config = match (&server.kubeconfig, &server.master) {
         (Some(path), _) => from_kubeconfig(path, &mut files).await?,
         (None, Some(master)) => Config::new(address(master)?),
@@ -102,8 +106,10 @@ pub(super) async fn load(server: &Server) -> Result<Access, Error> {
     if let Some(master) = &server.master {
         config.cluster_url = address(master)?;
     }
+    take_user(&mut config);
     if config.proxy_url.is_none() {
-        config.proxy_url = proxy_of_environment(&config.cluster_url);
+        let variable = |name: &str| std::env::var(name).ok();
+        config.proxy_url = proxy_of_environment(&config.cluster_url, variable);
     }
     // The watches retry by themselves and heed Retry-After; two layers of it would add up.
     config.default_retry = false;
@@ -118,21 +124,70 @@ pub(super) async fn load(server: &Server) -> Result<Access, Error> {
     Ok(Access { config, token, files })
 }
 
-/// The proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name for an address; none for this
-/// machine's own (`golang.org/x/net/http/httpproxy`).
-fn proxy_of_environment(url: &http::Uri) -> Option<http::Uri> {
+/// Files that the library reads by itself where neither kubeconfig nor address is named.
+pub(super) fn of_the_pod(server: &Server) -> Vec<PathBuf> {
+    match (&server.kubeconfig, &server.master) {
+        (None, None) => vec![POD_AUTHORITY.into()],
+        _ => Vec::new(),
+    }
+}
+
+/// User and password in the server's address become credentials where there are no others, as with
+/// Go's client. Nobody who is told the address later is told them.
+fn take_user(config: &mut Config) {
+    let Some(authority) = config.cluster_url.authority() else { return };
+    let Some((user, host)) = authority.as_str().rsplit_once('@') else { return };
+    let (name, password) = user.split_once(':').unwrap_or((user, ""));
+    let (name, password) = (unescaped(name), unescaped(password));
+    let mut parts = config.cluster_url.clone().into_parts();
+    parts.authority = host.parse().ok();
+    if let Ok(address) = http::Uri::from_parts(parts) {
+        config.cluster_url = address;
+    }
+    let auth = &mut config.auth_info;
+    let others = auth.username.is_some()
+        || auth.token.is_some()
+        || auth.token_file.is_some()
+        || auth.exec.is_some()
+        || auth.auth_provider.is_some();
+    if !others {
+        (auth.username, auth.password) = (Some(name), Some(password.into()));
+    }
+}
+
+/// A part of an address without its `%XX`.
+fn unescaped(text: &str) -> String {
+    // As one name of a form, in which these three mean something.
+    let name = text.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
+    let read = form_urlencoded::parse(name.as_bytes()).next();
+    read.map(|(name, _)| name.into_owned()).unwrap_or_default()
+}
+
+/// The proxy that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name for an address, and no other
+/// variable; none for this machine's own (`golang.org/x/net/http/httpproxy`).
+pub(super) fn proxy_of_environment(
+    url: &http::Uri,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<http::Uri> {
     let host = url.host()?.trim_matches(['[', ']']);
     let own = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if own || host.eq_ignore_ascii_case("localhost") {
         return None;
     }
-    let proxy = Matcher::from_env().intercept(url)?;
-    // The matcher takes user and password out of the address, where the library looks for them.
-    let names = match url.scheme_str() {
-        Some("https") => ["HTTPS_PROXY", "https_proxy"],
-        _ => ["HTTP_PROXY", "http_proxy"],
+    let said = |upper: &str, lower: &str| {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        set(upper).or_else(|| set(lower)).unwrap_or_default()
     };
-    let said = names.iter().find_map(|name| std::env::var(name).ok());
+    let http = said("HTTP_PROXY", "http_proxy");
+    let https = said("HTTPS_PROXY", "https_proxy");
+    let matcher = Matcher::builder()
+        .http(http.clone())
+        .https(https.clone())
+        .no(said("NO_PROXY", "no_proxy"))
+        .build();
+    let proxy = matcher.intercept(url)?;
+    // The matcher takes user and password out of the address, where the library looks for them.
+    let said = Some(if url.scheme_str() == Some("https") { https } else { http });
     let said = said.filter(|said| said.contains("://")).and_then(|said| said.parse().ok());
     Some(said.unwrap_or_else(|| proxy.uri().clone()))
 }
@@ -140,8 +195,12 @@ fn proxy_of_environment(url: &http::Uri) -> Option<http::Uri> {
 pub(super) fn address(master: &str) -> Result<http::Uri, Error> {
     let with_scheme =
         if master.contains("://") { master.to_owned() } else { format!("http://{master}") };
-    let refuse =
-        |why: &str| Error::new(format!("--master {master:?}: {why}; give it as https://HOST:PORT"));
+    let refuse = |why: &str| {
+        Error::new(format!(
+            "--master {:?}: {why}; give it as https://HOST:PORT",
+            without_user(master)
+        ))
+    };
     let uri: http::Uri = with_scheme.parse().map_err(|_| refuse("is no address"))?;
     match uri.scheme_str() {
         Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
@@ -204,5 +263,5 @@ fn named_proxy(read: &Kubeconfig) -> Option<String> {
 
 /// Something that should have been an address is none.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no address")]
+#[error("{:?} is no address", without_user(.0))]
 struct NoAddress(String);

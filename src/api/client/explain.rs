@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-/// Why the API server cannot be used. Its text says what, where and what to do.
+use crate::model::masked;
+
+/// Why the API server cannot be used. Its text says what, where and what to do, and no password
+/// that stands in an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct Error {
@@ -19,11 +22,11 @@ pub struct Error {
 impl Error {
     /// One that waiting does not cure.
     pub(super) fn new(text: String) -> Error {
-        Error { text, passing: false }
+        Error { text: masked(&text), passing: false }
     }
 
     fn passing(text: String) -> Error {
-        Error { text, passing: true }
+        Error { text: masked(&text), passing: true }
     }
 
     /// Whether it will stay until somebody changes something: a refused certificate, missing

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -552,6 +553,85 @@ async fn a_kubeconfig_leads_to_its_server() {
     assert_eq!(refusal(Some(&elsewhere), Some(&fake.url())).await, "connected");
     let text = refusal(Some(&kubeconfig("nowhere at all")), None).await;
     assert!(text.starts_with("--kubeconfig "), "{text}");
+}
+
+#[tokio::test]
+async fn a_password_in_an_address_is_used_and_never_shown() {
+    let fake = Fake::start(|_, _| Reply(401, "", vec![])).await;
+    let host = fake.address;
+    let master = format!("http://us%65r:p%40ss+1@{host}");
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let server = Server { master: Some(master.clone()), pace: UNHINDERED, ..Server::default() };
+    let auth = access::load(&server).await.unwrap().config.auth_info;
+    assert_eq!(auth.username.as_deref(), Some("user"));
+    let connection = connect(&server).await.unwrap();
+    let hosts = told.clone();
+    let connection = connection.telling(Arc::new(move |requested: &Requested<'_>| {
+        hosts.lock().unwrap().push(requested.host.to_owned());
+    }));
+    let error = connection.check(Duration::from_secs(3)).await.unwrap_err().to_string();
+    let shown = [connection.url().to_owned(), format!("{connection:?}"), error];
+    assert!(shown.iter().all(|text| text.contains(&host.to_string())), "{shown:?}");
+    assert!(shown.iter().all(|text| !text.contains("ss+1")), "{shown:?}");
+    assert_eq!(*told.lock().unwrap(), [host.to_string()]);
+
+    let text = refusal(None, Some("ftp://user:secret@h")).await;
+    assert!(text.starts_with("--master \"ftp://***@h\": "), "{text}");
+    let kubeconfig = |server: &str, proxy: &str| {
+        format!(
+            "kind: Config\ncurrent-context: x\ncontexts: [{{name: x, context: {{cluster: c, user: u}}}}]\nclusters: [{{name: c, cluster: {{server: \"{server}\", proxy-url: \"{proxy}\"}}}}]\nusers: [{{name: u, user: {{token: t}}}}]\n"
+        )
+    };
+    for (proxy, told) in
+        [("http://user:secret@a b", "proxy url"), ("gopher://user:secret@127.0.0.1:1", "***@")]
+    {
+        let text = refusal(Some(&kubeconfig("http://127.0.0.1:1", proxy)), None).await;
+        assert!(text.contains(told) && !text.contains("secret"), "{text}");
+    }
+    // Credentials that are there come first.
+    let path = std::env::temp_dir().join(format!("kp-kubeconfig-user-{}", std::process::id()));
+    std::fs::write(&path, kubeconfig("http://user:secret@127.0.0.1:1", "")).unwrap();
+    let server = Server { kubeconfig: Some(path.clone()), ..Server::default() };
+    let config = access::load(&server).await.unwrap().config;
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(config.cluster_url.to_string(), "http://127.0.0.1:1/");
+    assert!(config.auth_info.username.is_none() && config.auth_info.token.is_some());
+}
+
+#[test]
+fn the_environment_names_proxies_by_gos_variables_only() {
+    let proxy = |url: &str, variables: &[(&str, &str)]| {
+        let of = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        access::proxy_of_environment(&url.parse().unwrap(), of).map(|uri| uri.to_string())
+    };
+    let (secure, plain) = ("https://10.0.0.1:6443", "http://10.0.0.1:8080");
+    for variable in ["ALL_PROXY", "all_proxy"] {
+        assert_eq!(proxy(secure, &[(variable, "http://p:1")]), None, "{variable}");
+    }
+    let both = [("HTTPS_PROXY", "http://u:w@s:1"), ("http_proxy", "p:2")];
+    assert_eq!(proxy(secure, &both).as_deref(), Some("http://u:w@s:1/"));
+    assert_eq!(proxy(plain, &both).as_deref(), Some("http://p:2/"));
+    assert_eq!(proxy("https://127.0.0.1:6443", &both), None);
+    let empty = [("HTTPS_PROXY", ""), ("https_proxy", "http://s:1")];
+    assert_eq!(proxy(secure, &empty).as_deref(), Some("http://s:1/"));
+    let spared = [("HTTPS_PROXY", "http://s:1"), ("NO_PROXY", "10.0.0.0/8")];
+    assert_eq!(proxy(secure, &spared), None);
+    assert_eq!(proxy(secure, &[]), None);
+}
+
+#[test]
+fn a_pods_own_authority_is_looked_at_again() {
+    let authority = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+    assert_eq!(access::of_the_pod(&Server::default()), [PathBuf::from(authority)]);
+    for named in [
+        Server { kubeconfig: Some("/k".into()), ..Server::default() },
+        Server { master: Some("https://h".into()), ..Server::default() },
+    ] {
+        assert!(access::of_the_pod(&named).is_empty());
+    }
 }
 
 fn initial_end(version: u32) -> Step {
