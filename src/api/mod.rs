@@ -21,6 +21,8 @@ mod parse;
 pub mod pods;
 #[cfg(feature = "api-server")]
 pub mod report;
+#[cfg(all(test, feature = "api-server"))]
+mod rights_tests;
 #[cfg(feature = "api-server")]
 mod split;
 pub mod text;

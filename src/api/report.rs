@@ -1,5 +1,5 @@
 //! Sends Notices to the API server as Warning Events of `events.k8s.io/v1`, each once when it
-//! appears.
+//! appears, and one Event that the proxy has started.
 //!
 //! It never holds anybody up: what a bounded queue cannot take is left out, what came lately is
 //! not said again, and the rate is limited as client-go's spam filter does. Without an API server
@@ -54,7 +54,16 @@ impl Default for Restraint {
 #[derive(Debug)]
 pub struct Reporter {
     known: BTreeSet<Notice>,
-    queue: mpsc::Sender<Notice>,
+    queue: mpsc::Sender<News>,
+}
+
+/// What there is to tell.
+#[derive(Debug)]
+enum News {
+    /// The proxy has started.
+    Started,
+    /// Something cannot be done as it was asked for.
+    Notice(Notice),
 }
 
 impl Reporter {
@@ -82,9 +91,16 @@ impl Reporter {
         let now: BTreeSet<Notice> = now.into_iter().cloned().collect();
         for notice in now.difference(&self.known) {
             // A full queue: the log has it, and the metric counts it.
-            let _ = self.queue.try_send(notice.clone());
+            let _ = self.queue.try_send(News::Notice(notice.clone()));
         }
         self.known = now;
+    }
+
+    /// Says that the proxy has started, when called: once, as it is used up.
+    pub fn starting(&self) -> impl FnOnce() + Send + use<> {
+        let queue = self.queue.clone();
+        // A full queue: the log has it.
+        move || drop(queue.try_send(News::Started))
     }
 }
 
@@ -98,21 +114,30 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut waiting: mpsc::Receiver<Notice>) {
-        while let Some(notice) = waiting.recv().await {
-            let now = Instant::now();
-            let again = self.restraint.again;
-            self.said.retain(|_, when| now.duration_since(*when) < again);
-            if self.said.len() >= QUEUE || self.said.contains_key(&notice) {
-                continue;
-            }
-            let event = event(&notice, &self.node_name, SystemTime::now());
-            self.said.insert(notice, now);
+    async fn run(mut self, mut waiting: mpsc::Receiver<News>) {
+        while let Some(news) = waiting.recv().await {
+            let event = match news {
+                News::Started => started(&self.node_name, SystemTime::now()),
+                News::Notice(notice) => self.fresh(notice),
+            };
             if let Some((namespace, event)) = event {
                 sleep(self.allowance.take(Instant::now())).await;
                 self.send(&namespace, &event).await;
             }
         }
+    }
+
+    /// The Event for a Notice, unless the same was said lately.
+    fn fresh(&mut self, notice: Notice) -> Option<(String, Value)> {
+        let now = Instant::now();
+        let again = self.restraint.again;
+        self.said.retain(|_, when| now.duration_since(*when) < again);
+        if self.said.len() >= QUEUE || self.said.contains_key(&notice) {
+            return None;
+        }
+        let event = event(&notice, &self.node_name, SystemTime::now());
+        self.said.insert(notice, now);
+        event
     }
 
     async fn send(&self, namespace: &str, event: &Value) {
@@ -176,11 +201,6 @@ fn event(notice: &Notice, node_name: &str, now: SystemTime) -> Option<(String, V
     if !is_api_name(object) || (namespace.is_empty() != cluster_wide) {
         return None;
     }
-    let namespace = if cluster_wide { "default" } else { namespace };
-    if !is_api_name(namespace) {
-        return None;
-    }
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let note = match notice.field.is_empty() {
         true => notice.message.clone(),
         false => format!("{}: {}", notice.field, notice.message),
@@ -188,22 +208,59 @@ fn event(notice: &Notice, node_name: &str, now: SystemTime) -> Option<(String, V
     let mut regarding =
         json!({"apiVersion": api_version(kind), "kind": notice.kind, "name": object});
     if !cluster_wide {
+        if !is_api_name(namespace) {
+            return None;
+        }
         regarding["namespace"] = json!(namespace);
+    } else if kind == Kind::Node {
+        regarding["uid"] = json!(object);
     }
+    let said =
+        Said { of_type: "Warning", reason: notice.reason.as_str(), action: "Program", note: &note };
+    Some(written(&regarding, &said, (node_name, now)))
+}
+
+/// The Event that the reference begins with (`birthCry`, `cmd/kube-proxy/app/server.go`). By the
+/// Node's name as its uid it is found with those of the kubelet.
+fn started(node_name: &str, now: SystemTime) -> Option<(String, Value)> {
+    let regarding =
+        json!({"apiVersion": "v1", "kind": "Node", "name": node_name, "uid": node_name});
+    let said = Said { of_type: "Normal", reason: "Starting", action: "StartKubeProxy", note: "" };
+    is_api_name(node_name).then(|| written(&regarding, &said, (node_name, now)))
+}
+
+/// What an Event says of its object.
+struct Said<'a> {
+    of_type: &'a str,
+    reason: &'a str,
+    action: &'a str,
+    note: &'a str,
+}
+
+/// An Event with the namespace it goes to: its object's, or the one for objects without.
+fn written(
+    regarding: &Value,
+    said: &Said<'_>,
+    (node_name, now): (&str, SystemTime),
+) -> (String, Value) {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let text = |name: &str| regarding.get(name).and_then(Value::as_str);
+    let namespace = text("namespace").unwrap_or("default").to_owned();
+    let object = cut(text("name").unwrap_or_default(), 200);
     let event = json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"namespace": namespace, "name": format!("{}.{:x}", cut(object, 200), since.as_nanos())},
+        "metadata": {"namespace": namespace, "name": format!("{object}.{:x}", since.as_nanos())},
         "eventTime": parse::rfc3339_micros(since),
-        "type": "Warning",
-        "reason": notice.reason.as_str(),
-        "action": "Program",
-        "note": cut(&note, MAX_NOTE),
+        "type": said.of_type,
+        "reason": said.reason,
+        "action": said.action,
+        "note": cut(said.note, MAX_NOTE),
         "regarding": regarding,
         "reportingController": "kube-proxy",
         "reportingInstance": cut(node_name, 128),
     });
-    Some((namespace.to_owned(), event))
+    (namespace, event)
 }
 
 fn api_version(kind: Kind) -> &'static str {
@@ -309,6 +366,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_start_is_told_once_on_the_node() {
+        let fake = Fake::start(|_, _| Reply(201, "", vec![])).await;
+        let reporter = reporter(&fake, restraint()).await;
+        reporter.starting()();
+        let bodies = bodies(&fake, 1).await;
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(fake.asked(""), ["POST /apis/events.k8s.io/v1/namespaces/default/events"]);
+        let event = &bodies[0];
+        for (field, value) in [
+            ("type", "Normal"),
+            ("reason", "Starting"),
+            ("action", "StartKubeProxy"),
+            ("note", ""),
+            ("reportingController", "kube-proxy"),
+            ("reportingInstance", "node-1"),
+        ] {
+            assert_eq!(event[field], value, "{field}");
+        }
+        let regarding =
+            json!({"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "node-1"});
+        assert_eq!(event["regarding"], regarding);
+        assert_eq!(started("no name", SystemTime::now()), None);
+    }
+
+    #[tokio::test]
     async fn a_server_that_is_busy_is_asked_again_and_one_that_forbids_is_not() {
         let fake = Fake::start(|n, _| Reply([503, 429, 201, 403, 201][n], "", vec![])).await;
         let mut reporter = reporter(&fake, restraint()).await;
@@ -351,6 +433,7 @@ mod tests {
         };
         let (namespace, node) = of("Node", "", "n1").unwrap();
         assert_eq!((namespace.as_str(), node["regarding"].get("namespace")), ("default", None));
+        assert_eq!(node["regarding"]["uid"], "n1");
         assert!(node["note"].as_str().unwrap().len() <= MAX_NOTE);
         assert!(of("Manifest", "", "a.yaml").is_none());
         assert!(of("Service", "", "a").is_none());

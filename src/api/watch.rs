@@ -77,11 +77,22 @@ pub(crate) struct Position {
 }
 
 impl Position {
-    /// Before the first list. An API that is absent is asked for again after `absent_pause`.
-    pub(crate) fn start(absent_pause: Duration) -> Position {
+    /// Before the first list, which is streamed if `streams`. An API that is absent is asked for again
+    /// after `absent_pause`.
+    pub(crate) fn start(absent_pause: Duration, streams: bool) -> Position {
         let (attempts, barren, expired_lists, broken_streams) = (0, 0, 0, 0);
-        let (ask, streams) = (Ask::Stream, true);
-        Position { ask, attempts, barren, expired_lists, absent_pause, streams, broken_streams }
+        let ask = Ask::Stream;
+        let mut position = Position {
+            ask,
+            attempts,
+            barren,
+            expired_lists,
+            absent_pause,
+            streams,
+            broken_streams,
+        };
+        position.relist();
+        position
     }
 
     /// A streamed list came to its end, and is a watch from now on.
@@ -223,7 +234,7 @@ mod tests {
 
     /// At a server that refused to stream lists.
     fn start() -> Position {
-        let mut position = Position::start(Duration::from_secs(600));
+        let mut position = Position::start(Duration::from_secs(600), true);
         position.advance(Outcome::NoStream, 0.5);
         position
     }
@@ -248,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_streamed_list_becomes_a_watch_and_is_asked_for_again() {
-        let mut position = Position::start(Duration::from_secs(600));
+        let mut position = Position::start(Duration::from_secs(600), true);
         assert_eq!(*position.ask(), Ask::Stream);
         position.streamed("7");
         assert_eq!(*position.ask(), watch("7"));
@@ -269,13 +280,22 @@ mod tests {
             (vec![Outcome::Unreachable, Outcome::Unreachable], true),
             (vec![Outcome::Expired, Outcome::Absent], false),
         ] {
-            let mut position = Position::start(Duration::from_secs(600));
+            let mut position = Position::start(Duration::from_secs(600), true);
             for outcome in &outcomes {
                 position.advance(outcome.clone(), 0.5);
             }
             let expected = if gives_up { list(None) } else { Ask::Stream };
             assert_eq!(*position.ask(), expected, "{outcomes:?}");
         }
+    }
+
+    #[test]
+    fn who_is_not_to_stream_never_does() {
+        let mut position = Position::start(Duration::from_secs(600), false);
+        assert_eq!(*position.ask(), list(None));
+        position.advance(page(None), 0.5);
+        position.advance(Outcome::Expired, 0.5);
+        assert_eq!(*position.ask(), list(None));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Feature gates: the names Kubernetes v1.36 knows, and which of them are locked.
 //! Clusters give one list of gates to all components, so gates of others are accepted and have no
-//! effect here, which is said; of the proxy's own, `ComponentFlagz` and `ComponentStatusz` switch pages off. Source of the names:
+//! effect here, which is said; of the proxy's own, `ComponentFlagz` and `ComponentStatusz` switch pages
+//! off, `WatchListClient` streamed lists. Source of the names:
 //! `test/compatibility_lifecycle/reference/feature_list.md` of Kubernetes, as it was early in the
 //! v1.36 cycle: gates added late in it are missing. Tests: below.
 
@@ -99,7 +100,8 @@ WindowsCPUAndMemoryAffinity WindowsGracefulNodeShutdown WindowsHostNetwork
 ";
 
 /// Gates that do something here, or stand for a group.
-const WITH_EFFECT: [&str; 4] = ["AllAlpha", "AllBeta", "ComponentFlagz", "ComponentStatusz"];
+const WITH_EFFECT: [&str; 5] =
+    ["AllAlpha", "AllBeta", "ComponentFlagz", "ComponentStatusz", "WatchListClient"];
 
 /// Gates that tell what this proxy does: name, stage as `kubernetes_feature_enabled` spells it
 /// (empty: GA), and whether each is on where nothing is said of it. Source: as above.
@@ -114,9 +116,23 @@ const TOLD: [(&str, &str, bool); 6] = [
 
 /// The gates that tell what this proxy does, with what was asked for: name, stage, whether it is on.
 pub fn told(asked: &BTreeMap<String, bool>) -> [(&'static str, &'static str, bool); 6] {
-    // What has no effect here is as it is, whatever was asked for.
-    let asked = |name: &str| asked.get(name).copied().filter(|_| WITH_EFFECT.contains(&name));
-    TOLD.map(|(name, stage, on)| (name, stage, asked(name).unwrap_or(on)))
+    TOLD.map(|(name, stage, _)| (name, stage, is_on(asked, name)))
+}
+
+/// Whether a gate is on: as it was asked for itself, else as all of its stage were, else as it is
+/// where nothing is said. What has no effect here is as it is, whatever was asked for.
+pub fn is_on(asked: &BTreeMap<String, bool>, name: &str) -> bool {
+    let told = TOLD.into_iter().find(|(told, ..)| *told == name);
+    let (stage, on) = told.map_or(("", false), |(_, stage, on)| (stage, on));
+    if !WITH_EFFECT.contains(&name) {
+        return on;
+    }
+    let group = match stage {
+        "ALPHA" => "AllAlpha",
+        "BETA" => "AllBeta",
+        _ => "",
+    };
+    asked.get(name).or_else(|| asked.get(group)).copied().unwrap_or(on)
 }
 
 /// What to say of a known gate that was set and does nothing here. Those locked on are on here
@@ -164,7 +180,21 @@ mod tests {
         let told = told(&asked);
         assert!(told.iter().all(|(name, ..)| check(name, true).is_ok()));
         assert!(told.contains(&("ComponentFlagz", "ALPHA", false)));
-        assert!(told.contains(&("WatchListClient", "BETA", true)), "it has no effect here");
+        assert!(told.contains(&("WatchListClient", "BETA", false)));
+        assert!(told.contains(&("NFTablesProxyMode", "", true)));
+    }
+
+    #[test]
+    fn a_gate_goes_with_its_stage_unless_it_is_named() {
+        let on = |given: &[(&str, bool)], name| {
+            is_on(&given.iter().map(|(name, on)| ((*name).into(), *on)).collect(), name)
+        };
+        assert!(on(&[], "ComponentFlagz") && on(&[], "WatchListClient"));
+        assert!(!on(&[("AllAlpha", false)], "ComponentFlagz"));
+        assert!(on(&[("AllAlpha", false)], "WatchListClient"));
+        assert!(!on(&[("AllBeta", false)], "WatchListClient"));
+        assert!(on(&[("AllAlpha", false), ("ComponentStatusz", true)], "ComponentStatusz"));
+        assert!(on(&[("AllAlpha", false), ("AllBeta", false)], "MultiCIDRServiceAllocator"));
     }
 
     #[test]

@@ -176,8 +176,18 @@ fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 fn set_oom_score(score: i32) {
-    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
-        tracing::warn!(score, %error, "cannot set oom_score_adj");
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    if now == Some(score) {
+        return;
+    }
+    match (std::fs::write(FILE, score.to_string()), now) {
+        (Ok(()), _) => {}
+        // The kubelet protects a node's critical pods with -997; two points less change nothing.
+        (Err(error), Some(now)) if now < 0 => {
+            tracing::info!(score, now, %error, "oom_score_adj stays as it is");
+        }
+        (Err(error), _) => tracing::warn!(score, %error, "cannot set oom_score_adj"),
     }
 }
 
@@ -305,7 +315,7 @@ fn sources(
 }
 
 fn pages(settings: &Settings, logging: Option<Handle>) -> serve::Pages {
-    let on = |gate: &str| settings.feature_gates.get(gate).copied().unwrap_or(true);
+    let on = |gate: &str| crate::config::gates::is_on(&settings.feature_gates, gate);
     let set_verbosity: serve::SetVerbosity = Arc::new(move |level| {
         let wrong = || format!("{level:?} is no log level: give a whole number of 0 or more");
         let level: u32 = level.parse().map_err(|_| wrong())?;

@@ -55,6 +55,7 @@ async fn api_server(
     use crate::api::client::{Patience, Server, Watches, connect};
     use crate::api::pace::Pace;
     use crate::api::report::{Reporter, Restraint};
+    use crate::config::gates;
 
     let pace = Pace { qps: settings.client.qps, burst: settings.client.burst };
     let client = &settings.client;
@@ -66,6 +67,8 @@ async fn api_server(
     tracing::info!(server = connection.url(), "watching the API server");
     let node_name = settings.node_name.clone();
     let mut reporter = Reporter::start(&connection, node_name.clone(), Restraint::default());
+    let say_started = reporter.starting();
+    let stream_lists = gates::is_on(&settings.feature_gates, "WatchListClient");
     let failure = async move {
         // The watches retry whatever may pass; what cannot is said by the first question, once.
         let checked = connection.check(std::time::Duration::from_secs(10)).await;
@@ -75,7 +78,9 @@ async fn api_server(
             }
             tracing::warn!(%error, "the API server does not answer yet; trying on");
         }
-        let watches = Watches::start(&connection, node_name, &events, &Patience::default());
+        let patience = Patience { stream_lists, ..Patience::default() };
+        let watches = Watches::start(&connection, node_name, &events, &patience);
+        say_started();
         metrics.watch_by(watching(watches.states().to_vec()));
         pending().await
     };

@@ -53,7 +53,7 @@ impl Follower {
         patience: Patience,
     ) -> Follower {
         let decoder = Decoder::new(node_name.clone());
-        let position = Position::start(patience.absent_pause);
+        let position = Position::start(patience.absent_pause, patience.stream_lists);
         let (state, trouble) = (Arc::default(), String::new());
         let streaming = false;
         Follower {

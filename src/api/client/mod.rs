@@ -26,7 +26,7 @@ pub use explain::Error;
 
 use crate::model::{Event, Kind};
 
-/// How patient the watches are.
+/// How patient the watches are, and whether they ask for streamed lists.
 #[derive(Clone, Debug)]
 pub struct Patience {
     /// Longest wait for the beginning of an answer.
@@ -43,6 +43,8 @@ pub struct Patience {
     pub watch_proof: Duration,
     /// How long an API that is absent is left alone.
     pub absent_pause: Duration,
+    /// Whether lists are asked for as streams first (the feature gate `WatchListClient`).
+    pub stream_lists: bool,
 }
 
 impl Default for Patience {
@@ -54,6 +56,7 @@ impl Default for Patience {
             watch_time: Duration::from_secs(300),
             watch_proof: Duration::from_secs(1),
             absent_pause: Duration::from_secs(600),
+            stream_lists: true,
         }
     }
 }

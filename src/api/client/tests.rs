@@ -22,6 +22,7 @@ fn patience() -> Patience {
         watch_time: Duration::from_secs(5),
         watch_proof: Duration::from_millis(20),
         absent_pause: Duration::from_millis(300),
+        stream_lists: true,
     }
 }
 
