@@ -3,8 +3,9 @@
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
+use crate::GIT_VERSION;
 use crate::config::flags::{self, Flag};
-use crate::config::{KUBERNETES_MINOR, Mode, VersionForm, defaults};
+use crate::config::{KUBERNETES_MINOR, Mode, VersionForm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,7 +47,7 @@ pub(super) fn command() -> Command {
         .disable_help_flag(true)
         .disable_version_flag(true)
         .term_width(100)
-        .after_help(format!("{EXAMPLES}\n\n{}", defaults::KNOWN_DIFFERENCE));
+        .after_help(EXAMPLES);
     for group in flags::GROUPS {
         command =
             command.args(group.flags.iter().map(|flag| arg(flag).help_heading(group.heading)));
@@ -80,17 +81,15 @@ pub(super) fn arg(flag: &Flag) -> Arg {
 
 /// The text of `--version`, without a newline at the end.
 pub(super) fn version(form: VersionForm) -> String {
-    let version = env!("CARGO_PKG_VERSION");
     match form {
-        VersionForm::Short => {
-            format!("kube-proxy {version} (Kubernetes v1.{KUBERNETES_MINOR} compatible)")
-        }
+        // The reference's own words: scripts take the second one.
+        VersionForm::Short => format!("Kubernetes {GIT_VERSION}"),
         VersionForm::Raw => {
             let modes: Vec<&str> = Mode::ALL.iter().map(|mode| mode.as_str()).collect();
             let api_server = if cfg!(feature = "api-server") { "yes" } else { "no" };
             let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
             [
-                format!("version: {version}"),
+                format!("version: {}", env!("CARGO_PKG_VERSION")),
                 format!("kubernetes: v1.{KUBERNETES_MINOR}"),
                 format!("modes: {}", modes.join(", ")),
                 format!("api-server: {api_server}"),

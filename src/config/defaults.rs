@@ -14,10 +14,8 @@ pub const METRICS_PORT: u16 = 10249;
 pub const UDP_IDLE_TIMEOUT: GoDuration = GoDuration::milliseconds(250);
 /// How long open connections may go on after SIGTERM in userspace mode.
 pub const DRAIN_TIMEOUT: GoDuration = GoDuration::seconds(10);
-/// The mode where none is named. The reference's is iptables: see `KNOWN_DIFFERENCE`.
+/// The mode where none is named.
 pub const MODE: Mode = Mode::Iptables;
-/// Said in `--help` and when it matters.
-pub const KNOWN_DIFFERENCE: &str = "Known difference: without --proxy-mode this build uses nftables, where the reference uses iptables, because nftables is the mode it has.";
 
 /// A `Wire` with every default.
 pub fn defaults() -> Wire {

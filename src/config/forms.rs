@@ -238,6 +238,29 @@ pub fn socket(text: &str, default_port: u16) -> Result<SocketAddr, &'static str>
     }
 }
 
+/// The address of an API server: a URL of http or https, or a host alone, with a port or without.
+pub fn server(text: &str) -> Result<(), &'static str> {
+    const ALLOWED: &str = "the address of an API server, such as https://HOST:PORT";
+    let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let (host, port) = match place.strip_prefix('[').and_then(|six| six.split_once(']')) {
+        Some((six, port)) if six.parse::<Ipv6Addr>().is_ok() => ("six", port),
+        Some(_) => return Err(ALLOWED),
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let number =
+        |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let port = port.strip_prefix(':').map_or(port.is_empty(), number);
+    let letters = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    let good = matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https")
+        && !host.is_empty()
+        && host.bytes().all(letters)
+        && port
+        && text.bytes().all(|b| b.is_ascii_graphic());
+    if good { Ok(()) } else { Err(ALLOWED) }
+}
+
 /// `begin-end`, one port, or `begin+offset`; 0, `0-0` and nothing at all mean any free port.
 pub fn port_range(text: &str) -> Result<Option<RangeInclusive<u16>>, &'static str> {
     const ALLOWED: &str =
@@ -383,6 +406,38 @@ mod tests {
             "[::]80",
         ] {
             assert!(socket(text, 7).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn servers_are_urls_or_hosts() {
+        for text in [
+            "https://10.0.0.1:6443",
+            "HTTPS://api.example:6443/prefix",
+            "http://[fd00::1]:6443",
+            "https://[fd00::1]",
+            "https://user:p%40ss@api",
+            "10.0.0.1:6443",
+            "api",
+        ] {
+            assert_eq!(server(text), Ok(()), "{text}");
+        }
+        for text in [
+            "",
+            "https://",
+            "ftp://x",
+            "https://:6443",
+            "https://h:port",
+            "https://h:+1",
+            "https://h:65536",
+            "https://[fd00::g]:1",
+            "https://[fd00::1]1",
+            "fd00::1",
+            "https://a b",
+            "https://h/\u{e9}",
+            "https://user@",
+        ] {
+            assert!(server(text).is_err(), "{text:?}");
         }
     }
 

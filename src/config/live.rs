@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::flags;
 use super::settings::Settings;
+use crate::model::without_user;
 
 /// Fields that the process takes on while it runs.
 const LIVE: [&str; 8] = [
@@ -47,7 +48,12 @@ pub fn flag_values(settings: &Settings) -> Vec<(String, String)> {
     let value = |name: &str, default: &str| {
         let given: Vec<&str> =
             settings.flags.iter().filter(|(n, _)| *n == name).map(|(_, v)| v.as_str()).collect();
-        if given.is_empty() { default.to_owned() } else { given.join(",") }
+        match name {
+            _ if given.is_empty() => default.to_owned(),
+            // The page is for everybody who can reach the port.
+            "master" => given.iter().map(|url| without_user(url)).collect::<Vec<_>>().join(","),
+            _ => given.join(","),
+        }
     };
     let mut all: Vec<(String, String)> = flags::all()
         .map(|flag| {
@@ -124,10 +130,15 @@ mod tests {
 
     #[test]
     fn flags_are_told_with_defaults() {
-        let all = flag_values(&settings(&[("v", "4"), ("nodeport-addresses", "10.0.0.0/8")]));
+        let all = flag_values(&settings(&[
+            ("v", "4"),
+            ("nodeport-addresses", "10.0.0.0/8"),
+            ("master", "https://u:secret@h:6443"),
+        ]));
         let of = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(of("v"), Some("4"));
         assert_eq!(of("nodeport-addresses"), Some("10.0.0.0/8"));
+        assert_eq!(of("master"), Some("https://***@h:6443"));
         assert_eq!((of("conntrack-min"), of("cleanup")), (Some("131072"), Some("false")));
     }
 }

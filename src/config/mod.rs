@@ -75,6 +75,7 @@ pub fn load(args: &[(&Flag, String)], hostname: &str) -> Result<Loaded, Vec<Prob
             if settings.node_port_addresses == crate::model::NodePortAddresses::Primary {
                 wire.node_port_addresses = Some(vec!["primary".to_owned()]);
             }
+            warnings.extend(idle_warnings(args, &wire, &origin));
             warnings.extend(settings.feature_gates.keys().filter_map(|name| gates::note(name)));
             let flags = args.iter().map(|(flag, value)| (flag.name, value.clone())).collect();
             let written = write::tree(&wire);
@@ -151,6 +152,29 @@ fn flag_warnings(args: &[(&Flag, String)], wire: &wire::Wire, errand: &Errand) -
         }
     }
     warnings
+}
+
+/// One line for each field that was set and that nothing here goes by.
+fn idle_warnings(args: &[(&Flag, String)], wire: &wire::Wire, origin: &Origin) -> Vec<String> {
+    let usual = defaults::defaults();
+    let given = |flag: &str| {
+        *origin == Origin::Flags
+            && args.iter().any(|(given, value)| given.name == flag && !value.is_empty())
+    };
+    let idle = [
+        (
+            "configSyncPeriod",
+            wire.config_sync_period != usual.config_sync_period || given("config-sync-period"),
+            "what did not change is not handed on again, and watches list anew by themselves",
+        ),
+        (
+            "showHiddenMetricsForVersion",
+            wire.show_hidden_metrics_for_version != usual.show_hidden_metrics_for_version,
+            "no metric is hidden",
+        ),
+    ];
+    let set = idle.into_iter().filter(|(_, set, _)| *set);
+    set.map(|(field, _, why)| format!("{} has no effect: {why}", origin.place(field))).collect()
 }
 
 /// The modes a flag counts in; empty for all.

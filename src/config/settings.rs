@@ -36,7 +36,7 @@ pub struct Settings {
     pub source: Source,
     /// How the API server is spoken to.
     pub client: Client,
-    /// How often the whole state is fetched anew from the API server.
+    /// How often the reference hands on what did not change. Nothing here does.
     pub config_sync_period: Duration,
     /// Overrides the node's primary address; unspecified (`0.0.0.0`, `::`) means the Node's.
     pub bind_address: IpAddr,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Whether profiles are served beside the metrics.
     pub profiling: bool,
-    /// Whether metrics hidden since the previous minor version are shown.
+    /// Whether metrics hidden since the previous minor version were asked for. None is hidden.
     pub show_hidden_metrics: bool,
     /// Longest gap between housekeeping rounds, and how soon a failed sync is tried again.
     pub sync_period: Duration,

@@ -229,7 +229,6 @@ fn values_that_are_not_allowed_are_told_at_once_with_their_lines() {
         --hostname-override " ": must be a name that is not blank
         f:3: mode "userspaces": must be one of iptables, ipvs, nftables, userspace
         f:7: iptables.masqueradeBit "32": must be from 0 to 31
-        f:9: nftables.masqueradeBit "-1": must be from 0 to 31
         f:4: clusterCIDR "10.0.0.0/8,11.0.0.0/8": must be one CIDR, or two of different families, such as 10.100.0.0/16,fde4:8dba:82e1::/48
         f:12: conntrack.min "-1": must be 0 or more
         f:5: oomScoreAdj "5000": must be from -1000 to 1000
@@ -556,7 +555,6 @@ fn every_field_with_a_limit_refuses_what_is_beyond() {
         ("featureGates", "{Nonsense: true}"),
         ("healthzBindAddress", "'1.2.3.4:99999'"),
         ("iptables.masqueradeBit", "32"),
-        ("nftables.masqueradeBit", "-1"),
         ("iptables.minSyncPeriod", "-1s"),
         ("iptables.minSyncPeriod", "31s"),
         ("iptables.syncPeriod", "-1s"),
@@ -570,8 +568,90 @@ fn every_field_with_a_limit_refuses_what_is_beyond() {
         ("portRange", "'9-1'"),
         ("showHiddenMetricsForVersion", "'1.30'"),
         ("udpIdleTimeout", "-1s"),
+        ("userspace.drainTimeout", "-1s"),
+        ("userspace.maxConnections", "-1"),
+        ("userspace.maxConnectionsPerService", "-1"),
+        ("clientConnection.qps", "1e39"),
+        ("logging.verbosity", "-1"),
+        ("logging.vmodule", "[{filePattern: 'a,b', verbosity: 1}]"),
     ] {
-        let problems = load_text(&file_with(path, value), &[]).unwrap_err();
-        assert!(problems.iter().any(|p| p.contains(path)), "{path}: {value}: {problems:?}");
+        refuses("", (path, value));
+    }
+    for (first, path, value) in [
+        ("mode: ipvs", "ipvs.scheduler", "'sh:mh-port'"),
+        ("mode: ipvs", "ipvs.excludeCIDRs", "[10.0.0.0]"),
+        ("mode: ipvs", "ipvs.syncPeriod", "-1s"),
+        ("mode: ipvs", "ipvs.minSyncPeriod", "-1s"),
+        ("mode: ipvs", "ipvs.minSyncPeriod", "31s"),
+        ("mode: ipvs", "ipvs.tcpTimeout", "-1s"),
+        ("mode: ipvs", "ipvs.tcpFinTimeout", "-1s"),
+        ("mode: ipvs", "ipvs.udpTimeout", "-1s"),
+        ("mode: ipvs", "iptables.masqueradeBit", "-1"),
+        ("mode: nftables", "nftables.masqueradeBit", "-1"),
+        ("mode: nftables", "nftables.syncPeriod", "-1s"),
+        ("mode: nftables", "nftables.minSyncPeriod", "-1s"),
+        ("mode: nftables", "nftables.minSyncPeriod", "31s"),
+        ("mode: nftables", "iptables.masqueradeBit", "32"),
+        ("detectLocalMode: BridgeInterface", "detectLocal.bridgeInterface", "''"),
+        ("detectLocalMode: BridgeInterface", "detectLocal.bridgeInterface", "a/b"),
+        ("detectLocalMode: InterfaceNamePrefix", "detectLocal.interfaceNamePrefix", "''"),
+        (
+            "detectLocalMode: InterfaceNamePrefix",
+            "detectLocal.interfaceNamePrefix",
+            "longer-than-names",
+        ),
+    ] {
+        refuses(first, (path, value));
+    }
+    let text = "logging: {format: json, vmodule: [{filePattern: a, verbosity: 1}]}\n";
+    let told = load_text(text, &[]).unwrap_err();
+    assert!(told[0].contains("is heeded with the text format only"), "{told:?}");
+}
+
+/// A file of this line and this field is refused for the field.
+fn refuses(first: &str, (path, value): (&str, &str)) {
+    let text = format!("{first}\n{}", file_with(path, value));
+    let problems = load_text(&text, &[]).unwrap_err();
+    assert!(problems.iter().any(|p| p.contains(path)), "{path}: {value}: {problems:?}");
+}
+
+#[test]
+fn a_section_of_another_mode_is_not_judged() {
+    for text in [
+        "nftables: {masqueradeBit: 99, syncPeriod: -1s}\n",
+        "mode: nftables\niptables: {syncPeriod: -1s}\nipvs: {scheduler: 'sh:mh-port'}\n",
+        "mode: ipvs\niptables: {syncPeriod: -1s}\nnftables: {masqueradeBit: -1}\n",
+    ] {
+        assert!(load_text(text, &[]).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn fields_that_nothing_goes_by_are_said_once() {
+    let text = "configSyncPeriod: 1m\nshowHiddenMetricsForVersion: '1.35'\n";
+    let told = settings(text, &[]).warnings;
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains("configSyncPeriod has no effect"), "{told:?}");
+    assert!(told[1].contains("showHiddenMetricsForVersion has no effect"), "{told:?}");
+    // As kubeadm writes it.
+    assert!(settings("configSyncPeriod: 0s\n", &[]).warnings.is_empty());
+}
+
+/// What is built and rolled out where nothing more is said must be able to do what the default is.
+#[test]
+fn the_image_of_the_default_has_what_the_default_mode_calls() {
+    let recipe = include_str!("../../deploy/Containerfile");
+    let (_, last) = recipe.rsplit_once("\nFROM ").unwrap();
+    assert_eq!(defaults::MODE, Mode::Iptables);
+    assert!(last.lines().next().unwrap().ends_with(" AS with-iptables"), "{last}");
+    assert!(last.contains(" iptables ") && last.contains(" ipset "), "{last}");
+    assert!(recipe.contains("FROM scratch AS static"));
+    let sets = [
+        include_str!("../../deploy/base/daemonset.yaml"),
+        include_str!("../../deploy/kube-proxy.yaml"),
+    ];
+    for set in sets {
+        assert_eq!(set.matches("add: [NET_ADMIN]\n").count(), 1, "{set}");
+        assert!(set.contains("drop: [ALL]"));
     }
 }

@@ -18,7 +18,7 @@ use super::settings::{
     Client, Conntrack, DetectLocal, Ipvs, LogFormat, Logging, Settings, Source, Userspace,
 };
 use super::wire::{self, Wire};
-use crate::model::{Family, Mode, NodePortAddresses};
+use crate::model::{Family, Mode, NodePortAddresses, without_user};
 use crate::sync::Choice;
 
 /// The minor version of Kubernetes whose flags, files and metrics these are.
@@ -137,6 +137,11 @@ impl Check<'_> {
     fn source(&mut self, wire: &Wire, errand: &Errand) -> Source {
         let kubeconfig =
             Some(text(&wire.client_connection.kubeconfig)).filter(|path| !path.is_empty());
+        if let Some(master) = &errand.master
+            && let Err(allowed) = forms::server(master)
+        {
+            self.problems.push(Problem::new("--master", &without_user(master), allowed));
+        }
         match &errand.manifests {
             None => Source::ApiServer {
                 kubeconfig: kubeconfig.map(PathBuf::from),
@@ -251,11 +256,13 @@ impl Check<'_> {
         !version.is_empty()
     }
 
-    /// Both sections' bits are judged, the mode's own counts.
+    /// The bit of iptables' section is judged in every mode, that of nftables' where it counts, as in
+    /// the reference.
     fn masquerade_bit(&mut self, wire: &Wire, mode: Mode) -> u8 {
-        let iptables = self.within("iptables.masqueradeBit", wire.iptables.masquerade_bit, 0, 31);
-        let nftables = self.within("nftables.masqueradeBit", wire.nftables.masquerade_bit, 0, 31);
-        let bit = if mode == Mode::Nftables { nftables } else { iptables };
+        let mut bit = self.within("iptables.masqueradeBit", wire.iptables.masquerade_bit, 0, 31);
+        if mode == Mode::Nftables {
+            bit = self.within("nftables.masqueradeBit", wire.nftables.masquerade_bit, 0, 31);
+        }
         u8::try_from(bit).expect("within 0 to 31")
     }
 

@@ -39,9 +39,7 @@ use axum::routing::any;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
-/// The version as `git_version` of `kubernetes_build_info` says it: the Kubernetes it is like, and
-/// our own behind a plus.
-pub const GIT_VERSION: &str = concat!("v1.36.0+rust.", env!("CARGO_PKG_VERSION"));
+pub use crate::GIT_VERSION;
 /// The minor version of Kubernetes it is like.
 pub const KUBERNETES_MINOR: &str = "36";
 /// Where it runs, in Go's words.

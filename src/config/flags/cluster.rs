@@ -8,7 +8,7 @@ pub(super) const CLUSTER: &[Flag] = &[
     Flag::value(
         "config-sync-period",
         "DURATION",
-        "How often the whole state is fetched anew from the API server; greater than 0",
+        "Accepted, greater than 0: a watch that misses something lists anew by itself, and what did not change is not handed on again",
         |g, v| duration(&mut g.wire.config_sync_period, v),
     )
     .default("15m0s")

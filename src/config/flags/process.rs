@@ -116,7 +116,7 @@ pub(super) const ACTIONS: &[Flag] = &[
 pub(super) const PROCESS: &[Flag] = &[
     Flag::switch(
         "bind-address-hard-fail",
-        "End the process if a port of healthz, metrics or health-check node ports can't be bound, instead of trying again",
+        "End the process if the port of healthz or metrics can't be bound, instead of trying again. Health-check node ports are always tried again",
         |g, v| boolean(&mut g.wire.bind_address_hard_fail, v),
     )
     .default("false")
@@ -167,7 +167,7 @@ pub(super) const PROCESS: &[Flag] = &[
     Flag::value(
         "show-hidden-metrics-for-version",
         "1.35",
-        "Show metrics that are hidden since the previous minor version; no other version is allowed",
+        "Accepted: no metric is hidden here. Only the previous minor version is allowed",
         |g, v| text(&mut g.wire.show_hidden_metrics_for_version, v),
     )
     .feeds(&["showHiddenMetricsForVersion"]),

@@ -59,10 +59,10 @@ pub(super) const TRAFFIC: &[Flag] = &[
     Flag::value(
         "proxy-mode",
         "MODE",
-        "How packets are programmed: nftables; iptables, ipvs and userspace are known, and this build does not have them yet",
+        "How packets are programmed: iptables, ipvs, nftables or userspace",
         |g, v| text(&mut g.wire.mode, v),
     )
-    .default("nftables")
+    .default("iptables")
     .feeds(&["mode"]),
 ];
 
