@@ -29,7 +29,3 @@ pub mod topology;
 pub mod trace;
 pub mod track;
 pub mod verify;
-
-/// The version as the reference's version strings say it (`--version`, `kubernetes_build_info`): the
-/// Kubernetes whose flags, file and metrics these are, and our own behind a plus.
-pub const GIT_VERSION: &str = concat!("v1.36.0+rust.", env!("CARGO_PKG_VERSION"));

@@ -3,9 +3,9 @@
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-use crate::GIT_VERSION;
 use crate::config::flags::{self, Flag};
-use crate::config::{KUBERNETES_MINOR, Mode, VersionForm};
+use crate::config::{Mode, VersionForm};
+use crate::model::{GIT_VERSION, KUBERNETES_MINOR};
 
 const EXAMPLES: &str = "\
 Examples:

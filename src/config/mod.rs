@@ -34,7 +34,6 @@ pub use settings::{
     Client, ConfigFile, Conntrack, DetectLocal, Ipvs, KernelChoice, LogFormat, Logging, Settings,
     Source, Userspace,
 };
-pub use validate::KUBERNETES_MINOR;
 pub use write::write;
 
 use std::path::Path;

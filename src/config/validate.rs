@@ -18,11 +18,8 @@ use super::settings::{
     Client, Conntrack, DetectLocal, Ipvs, LogFormat, Logging, Settings, Source, Userspace,
 };
 use super::wire::{self, Wire};
-use crate::model::{Family, Mode, NodePortAddresses, without_user};
+use crate::model::{Family, KUBERNETES_MINOR, Mode, NodePortAddresses, without_user};
 use crate::sync::Choice;
-
-/// The minor version of Kubernetes whose flags, files and metrics these are.
-pub const KUBERNETES_MINOR: u32 = 36;
 
 /// Judges a filled `Wire`. `errand` says what flags ask beside the file, `hostname` is the machine's.
 pub(super) fn validate(

@@ -160,7 +160,7 @@ fn run(settings: Settings) -> Result<(), Failure> {
         signals()?
     };
     let (mut kernel, board) = open_with_board(&settings)?;
-    let (version, mode) = (serve::GIT_VERSION, settings.mode.as_str());
+    let (version, mode) = (crate::model::GIT_VERSION, settings.mode.as_str());
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
     kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
     let families = families(&settings, &*kernel)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::local::NoLocal;
 use super::source::Report;
 use crate::kernel::Error;
-use crate::model::{Event, Notice};
+use crate::model::{Event, NodePortAddresses, Notice};
 use crate::serve::board::Programmed;
 use crate::serve::{Board, Health, HealthChecks, Metrics, Sources, SyncKind};
 use crate::sync::Proxy;
@@ -25,6 +25,8 @@ pub(super) struct Witness {
     running: Option<Instant>,
     report: Report,
     known: BTreeSet<Notice>,
+    /// By which setting the addresses of health check node ports were chosen.
+    listened: Option<NodePortAddresses>,
     failures: u32,
 }
 
@@ -40,6 +42,7 @@ impl Witness {
             running: None,
             report,
             known: BTreeSet::new(),
+            listened: None,
             failures: 0,
         }
     }
@@ -70,7 +73,7 @@ impl Witness {
         let wall = SystemTime::now();
         self.failures = 0;
         self.health.sync_succeeded(wall);
-        self.metrics.synced(kind_of(ended), ended.took, wall);
+        self.metrics.synced(wall, &BTreeSet::new());
         let latency = self.running.take().map_or(ended.took, |since| since.elapsed());
         if let Some(board) = &self.board {
             let how = Programmed { at: wall, latency };
@@ -128,16 +131,22 @@ impl Observer for Witness {
 
     fn ended(&mut self, proxy: &mut Proxy, ended: &Ended) {
         self.health.follow_node(proxy.cluster());
-        if ended.full || proxy.last_changes().node {
+        let wanted = &proxy.options().node_port_addresses;
+        let is_other = self.listened.as_ref() != Some(wanted);
+        if is_other || ended.full || proxy.last_changes().node {
+            self.listened = Some(wanted.clone());
             self.checks.listen_on(proxy.health_check_addresses());
         }
         self.checks.update(proxy.cluster(), proxy.last_changes());
+        self.metrics.sync_took(kind_of(ended), ended.took);
         match &ended.outcome {
             Ok(_) => self.succeeded(proxy, ended),
             Err(error) => {
                 self.failures += 1;
                 self.health.sync_failed();
-                self.metrics.sync_failed(kind_of(ended));
+                let failed = proxy.unsynced_families();
+                self.metrics.sync_failed(kind_of(ended), &failed);
+                self.metrics.synced(SystemTime::now(), &failed);
                 if let Some(board) = &self.board {
                     board.failed(error.to_string());
                 }

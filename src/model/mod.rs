@@ -13,6 +13,7 @@ mod name;
 mod node;
 mod notice;
 mod service;
+mod version;
 
 pub use endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
 pub use event::{Event, Kind};
@@ -23,3 +24,4 @@ pub use name::{Interner, NamespacedName, ServicePortName};
 pub use node::{LocalDetector, Node, NodePortAddresses, Pod};
 pub use notice::{Notice, Reason};
 pub use service::{Service, ServicePort, TrafficPolicy};
+pub use version::{GIT_VERSION, KUBERNETES_MINOR};

@@ -39,9 +39,6 @@ use axum::routing::any;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 
-pub use crate::GIT_VERSION;
-/// The minor version of Kubernetes it is like.
-pub const KUBERNETES_MINOR: &str = "36";
 /// Where it runs, in Go's words.
 const PLATFORM: &str = match std::env::consts::ARCH.as_bytes() {
     b"x86_64" => "linux/amd64",

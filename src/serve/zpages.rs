@@ -127,8 +127,8 @@ fn statusz(started: SystemTime, now: SystemTime) -> String {
         up / 3600,
         up / 60 % 60,
         up % 60,
-        super::GIT_VERSION,
-        super::KUBERNETES_MINOR,
+        crate::model::GIT_VERSION,
+        crate::model::KUBERNETES_MINOR,
     )
 }
 

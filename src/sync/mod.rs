@@ -236,6 +236,11 @@ impl Proxy {
         self.families.iter().any(FamilySync::is_unknown)
     }
 
+    /// Families whose rules the next sync programs anew; behind a sync, those for which it failed.
+    pub fn unsynced_families(&self) -> BTreeSet<Family> {
+        self.families.iter().filter(|f| f.is_unknown()).map(FamilySync::family).collect()
+    }
+
     /// Looks whether what was written is still there; what is not is made anew by the next sync.
     pub fn check_kernel(&mut self) -> Result<(), Error> {
         for family in &mut self.families {

@@ -117,6 +117,13 @@ impl World {
         Simulated::new(std::mem::replace(&mut self.host, sim::Host::new(1)))
     }
 
+    /// Takes in one more conntrack entry; false if the addresses are in use by another one.
+    pub fn take_flow(&mut self, fact: ConnectionFact) -> bool {
+        let taken = adopt(&mut self.host, &fact);
+        self.survey.flows.push(fact);
+        taken
+    }
+
     /// The name of a link.
     pub fn link_name(&self, index: u32) -> &str {
         let named = self.survey.links.iter().find(|link| link.index == index);

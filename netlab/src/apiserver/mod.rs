@@ -38,6 +38,8 @@ pub struct Manners {
     pub bookmarks: Duration,
     /// Whether lists can be streamed by a watch (`sendInitialEvents`).
     pub streams_lists: bool,
+    /// Whether it says where such a list ends; servers were seen that do not.
+    pub ends_streams: bool,
     /// Whether it has protobuf; else it answers in JSON whatever is asked for.
     pub protobuf: bool,
     /// Resources this server does not have, as older releases lack ServiceCIDRs.
@@ -53,6 +55,7 @@ impl Default for Manners {
         Manners {
             bookmarks: Duration::from_secs(5),
             streams_lists: true,
+            ends_streams: true,
             protobuf: true,
             lacks: Vec::new(),
             token: None,
@@ -76,7 +79,8 @@ pub struct Shared {
     pub store: Store,
     /// What goes wrong.
     pub faults: Faults,
-    manners: Manners,
+    /// How it behaves when nothing is wrong.
+    pub manners: Manners,
     token: Mutex<Option<String>>,
     written: Mutex<Vec<Value>>,
     requests: Mutex<Vec<Recorded>>,
@@ -127,6 +131,11 @@ impl Shared {
         for resource in Resource::ALL {
             remembered.insert(resource, self.store.snapshot(resource));
         }
+    }
+
+    fn remembered(&self, resource: Resource) -> Option<Snapshot> {
+        let remembered = self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        remembered.get(&resource).cloned()
     }
 
     fn record(&self, request: &Request) {

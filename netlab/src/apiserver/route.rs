@@ -242,11 +242,9 @@ fn list(
     let limit = request.parameter("limit").parse().ok().filter(|l| *l > 0).unwrap_or(usize::MAX);
     let token = request.parameter("continue");
     let (snapshot, from) = if token.is_empty() {
-        let remembered = shared.remembered.lock().unwrap_or_else(|e| e.into_inner());
-        match (fault, remembered.get(&resource)) {
-            (Some(Fault::Stale), Some(old)) => (Arc::new(old.clone()), 0),
-            _ => (Arc::new(shared.store.snapshot(resource)), 0),
-        }
+        let stale = fault == Some(&Fault::Stale);
+        let old = shared.remembered(resource).filter(|_| stale);
+        (Arc::new(old.unwrap_or_else(|| shared.store.snapshot(resource))), 0)
     } else {
         match page(shared, token) {
             Some(page) => page,

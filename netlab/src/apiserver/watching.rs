@@ -29,7 +29,7 @@ pub(super) async fn serve(
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut rest = [0; 64];
     tokio::select! {
-        told = tell(&mut writer, shared, &watch) => told?,
+        told = tell(&mut writer, shared, &watch, fault == Some(Fault::Stale)) => told?,
         // A client that watches sends nothing more: this is its end.
         _ = reader.read(&mut rest) => return Ok(()),
     }
@@ -41,6 +41,7 @@ async fn tell(
     writer: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
     watch: &Watch,
+    stale: bool,
 ) -> io::Result<()> {
     // Subscribed before the first look at the store: nothing falls in between.
     let mut changes = shared.store.changes();
@@ -49,7 +50,7 @@ async fn tell(
     let end = Instant::now() + Duration::from_secs(watch.seconds);
     let mut told = match watch.from {
         Some(version) => version,
-        None => tell_state(writer, shared, watch).await?,
+        None => tell_state(writer, shared, watch, stale).await?,
     };
     let mut bookmark = Instant::now() + shared.manners.bookmarks;
     loop {
@@ -114,8 +115,12 @@ async fn tell_state(
     writer: &mut (impl AsyncWrite + Unpin),
     shared: &Shared,
     watch: &Watch,
+    stale: bool,
 ) -> io::Result<u64> {
-    let snapshot = shared.store.snapshot(watch.resource);
+    let snapshot = match shared.remembered(watch.resource).filter(|_| stale) {
+        Some(old) => old,
+        None => shared.store.snapshot(watch.resource),
+    };
     let mut text = String::new();
     for object in snapshot.objects.iter().filter(|o| watch.wants(o)) {
         text.push_str(&event("ADDED", &object.whole(watch.resource)));
@@ -124,7 +129,7 @@ async fn tell_state(
             text.clear();
         }
     }
-    if watch.marks_end {
+    if watch.marks_end && shared.manners.ends_streams {
         text.push_str(&mark(watch, snapshot.version, "\"k8s.io/initial-events-end\":\"true\""));
     }
     say(writer, watch, &text).await?;

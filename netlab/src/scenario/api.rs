@@ -47,8 +47,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("api-speaks-json", |bench| {
         play(bench, &Manners { protobuf: false, ..Manners::default() }, repeats)
     }),
+    scenario("api-lists-stale", |bench| play(bench, &Manners::default(), stale)),
     scenario("api-lists-stale-in-pages", |bench| {
         play(bench, &Manners { streams_lists: false, ..Manners::default() }, stale)
+    }),
+    scenario("api-never-ends-a-list", |bench| {
+        play(bench, &Manners { ends_streams: false, ..Manners::default() }, repeats)
     }),
     scenario("api-talks-garbage-in-json", |bench| {
         play(bench, &Manners { protobuf: false, ..Manners::default() }, garbage)
@@ -397,8 +401,9 @@ fn stale(play: &mut Play) -> Verdict {
     play.shared.remember();
     play.want(&["api-3", "api-4"])?;
     play.settle()?;
-    let rule = |fault| Rule { asked: Some(Asked::List), resource: None, fault, times: 4 };
-    play.shared.faults.spoil(rule(Fault::Stale));
+    let asked = if play.shared.manners.streams_lists { Asked::Watch } else { Asked::List };
+    let fault = Fault::Stale;
+    play.shared.faults.spoil(Rule { asked: Some(asked), resource: None, fault, times: 4 });
     play.shared.faults.order(|o| o.gone += 1);
     // Going back is what a stale list asks for: the old set counts as desired once more.
     let old = play.desired[0].1.clone();

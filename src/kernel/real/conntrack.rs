@@ -14,7 +14,7 @@ use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_CTNETLINK, nfproto};
 const GET: u16 = 1;
 const DELETE: u16 = 2;
 const GET_STATS: u16 = 5;
-const TUPLE_ORIGINAL: u16 = 1;
+pub(super) const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 /// `CTA_FILTER`, and the bits of `CTA_FILTER_ORIG_FLAGS` (`net/netfilter/nf_conntrack_netlink.c`).
 const FILTER: u16 = 25;
@@ -147,7 +147,7 @@ fn write_address(w: &mut Writer, attribute: u16, address: IpAddr) {
     }
 }
 
-fn write_tuple(w: &mut Writer, flow: &FlowFact) {
+pub(super) fn write_tuple(w: &mut Writer, flow: &FlowFact) {
     let (from, to) = addresses_of(flow.family);
     w.nest(TUPLE_IP, |w| {
         for (attribute, address) in [(from, flow.source.address), (to, flow.destination.address)] {

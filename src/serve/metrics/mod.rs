@@ -14,6 +14,7 @@ mod watches;
 
 pub(super) use text::Format;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{
@@ -21,7 +22,7 @@ use prometheus::{
 };
 
 use super::{Lag, Probe, process};
-use crate::model::{Event, Family, Mode, Notice, Reason};
+use crate::model::{Event, Family, GIT_VERSION, KUBERNETES_MINOR, Mode, Notice, Reason};
 use crate::track::Trigger;
 pub use accounts::{AccountFigures, Accounting};
 pub use carried::{CarriedFigures, Carrying};
@@ -116,7 +117,7 @@ impl Metrics {
         let rules = maker.of(&[Mode::Nftables, Mode::Iptables]);
         let modern = maker.of(&[Mode::Nftables, Mode::Iptables, Mode::Ipvs]);
         let iptables = maker.of(&[Mode::Iptables]);
-        maker.build(&build_labels());
+        maker.build(&build_labels(&KUBERNETES_MINOR.to_string()));
         let metrics = Metrics {
             families: families.to_vec(),
             mode,
@@ -208,8 +209,8 @@ impl Metrics {
         }
     }
 
-    /// A sync succeeded, so that no change is pending.
-    pub fn synced(&self, kind: SyncKind, took: Duration, now: SystemTime) {
+    /// A sync has ended, well or not.
+    pub fn sync_took(&self, kind: SyncKind, took: Duration) {
         let of_kind = match kind {
             SyncKind::Full => &self.full_sync,
             SyncKind::Partial => &self.partial_sync,
@@ -217,21 +218,31 @@ impl Metrics {
         for family in self.families.iter().copied().map(label) {
             self.sync.with_label_values(&[family]).observe(took.as_secs_f64());
             of_kind.with_label_values(&[family]).observe(took.as_secs_f64());
-            self.last_sync.with_label_values(&[family]).set(seconds(now));
         }
-        self.endpoints.pending.set(0);
-        self.services.pending.set(0);
     }
 
-    /// A sync of this kind failed; counted where the mode's failures are.
-    pub fn sync_failed(&self, kind: SyncKind) {
+    /// A sync succeeded for all families but these; if for all, no change is pending.
+    pub fn synced(&self, now: SystemTime, failed: &BTreeSet<Family>) {
+        for family in self.families.iter().filter(|family| !failed.contains(family)) {
+            self.last_sync.with_label_values(&[label(*family)]).set(seconds(now));
+        }
+        if failed.is_empty() {
+            self.endpoints.pending.set(0);
+            self.services.pending.set(0);
+        }
+    }
+
+    /// A sync of this kind failed for these families, or before it came to any; counted where the
+    /// mode's failures are.
+    pub fn sync_failed(&self, kind: SyncKind, failed: &BTreeSet<Family>) {
         let counter = match self.mode {
             Mode::Iptables | Mode::Ipvs => &self.failures.restore,
             Mode::Nftables | Mode::Userspace => &self.failures.sync,
         };
         // One of what changed counts under both names, as in the reference.
         let partial = (kind == SyncKind::Partial).then_some(&self.failures.partial_restore);
-        for family in self.families.iter().copied().map(label) {
+        let concerned = |family: &Family| failed.is_empty() || failed.contains(family);
+        for family in self.families.iter().copied().filter(concerned).map(label) {
             counter.with_label_values(&[family]).inc();
             partial.iter().for_each(|counter| counter.with_label_values(&[family]).inc());
         }
@@ -435,16 +446,16 @@ impl Own {
 }
 
 /// What `kubernetes_build_info` says; what Go alone has is empty.
-fn build_labels() -> [(&'static str, &'static str); 9] {
+fn build_labels(minor: &str) -> [(&'static str, &str); 9] {
     [
         ("build_date", ""),
         ("compiler", "rustc"),
         ("git_commit", ""),
         ("git_tree_state", ""),
-        ("git_version", super::GIT_VERSION),
+        ("git_version", GIT_VERSION),
         ("go_version", ""),
         ("major", "1"),
-        ("minor", super::KUBERNETES_MINOR),
+        ("minor", minor),
         ("platform", super::PLATFORM),
     ]
 }

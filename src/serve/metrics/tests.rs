@@ -143,8 +143,9 @@ fn figures_are_told() {
         line(&text, "kubeproxy_sync_proxy_rules_service_changes_pending"),
         "kubeproxy_sync_proxy_rules_service_changes_pending 1"
     );
-    metrics.synced(SyncKind::Partial, Duration::from_millis(3), now);
-    metrics.sync_failed(SyncKind::Full);
+    metrics.sync_took(SyncKind::Partial, Duration::from_millis(3));
+    metrics.synced(now, &[].into());
+    metrics.sync_failed(SyncKind::Full, &[].into());
     metrics.cleanup_failed();
     let trigger = |at| Trigger { family: Family::V4, at };
     metrics.programmed(&[trigger(100_000_000_000), trigger(200_000_000_000)], now);
@@ -191,7 +192,7 @@ fn figures_are_told() {
 fn failed_syncs_count_in_every_mode() {
     let failures = |mode, kind| {
         let metrics = Metrics::new(mode, &[Family::V4]);
-        metrics.sync_failed(kind);
+        metrics.sync_failed(kind, &[].into());
         let text = metrics.text();
         let ones = text.lines().filter_map(|l| l.strip_suffix("{ip_family=\"IPv4\"} 1"));
         let start = "kubeproxy_sync_proxy_rules_";
@@ -205,6 +206,27 @@ fn failed_syncs_count_in_every_mode() {
     for mode in [Mode::Nftables, Mode::Userspace] {
         assert_eq!(failures(mode, SyncKind::Partial), ["nftables_sync_failures_total"]);
     }
+}
+
+#[test]
+fn what_fails_for_one_family_counts_for_that_one() {
+    let metrics = Metrics::new(Mode::Nftables, &Family::ALL);
+    let now = UNIX_EPOCH + Duration::from_secs(100);
+    metrics.seen(&Event::ServiceGone(NamespacedName::new("a", "b")));
+    let failed = [Family::V6].into();
+    metrics.sync_failed(SyncKind::Partial, &failed);
+    metrics.synced(now, &failed);
+    let text = metrics.text();
+    for (name, v4, v6) in
+        [("nftables_sync_failures_total", 0, 1), ("last_timestamp_seconds", 100, 0)]
+    {
+        for (family, value) in [("IPv4", v4), ("IPv6", v6)] {
+            let start = format!("kubeproxy_sync_proxy_rules_{name}{{ip_family=\"{family}\"}} ");
+            assert_eq!(line(&text, &start), format!("{start}{value}"));
+        }
+    }
+    let pending = "kubeproxy_sync_proxy_rules_service_changes_pending ";
+    assert_eq!(line(&text, pending), format!("{pending}1"));
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use super::Survey;
 use super::links::ip;
-use crate::kernel::Error;
+use crate::kernel::real::conntrack::{TUPLE_ORIGINAL, write_tuple};
 use crate::kernel::real::socket::Netlink;
 use crate::kernel::survey::ConnectionFact;
+use crate::kernel::{Error, ErrorKind, FlowFact};
 use crate::netlink::read::{Attributes, u16_be, u32_be};
 use crate::netlink::write::{Head, Writer};
-use crate::netlink::{DUMP, REQUEST, SUBSYS_CTNETLINK};
+use crate::netlink::{ACK, DUMP, REQUEST, SUBSYS_CTNETLINK, nfproto};
 
 const GET: u16 = 1;
 
@@ -30,6 +31,32 @@ pub(super) fn read(netfilter: &mut Netlink, found: &mut Survey) -> Result<(), Er
     found.flows = listed;
     found.flows.sort();
     Ok(())
+}
+
+/// The entry that a packet belongs to, if there is one.
+pub(super) fn read_one(
+    netfilter: &mut Netlink,
+    packet: &FlowFact,
+) -> Result<Option<ConnectionFact>, Error> {
+    let mut w = Writer::new();
+    let open = w.open_message(Head {
+        kind: SUBSYS_CTNETLINK | GET,
+        flags: REQUEST | ACK,
+        sequence: netfilter.next_sequence(),
+        family: nfproto(packet.family),
+        resource: 0,
+    });
+    // Of either direction: both are found in one table (`ctnetlink_get_conntrack`).
+    w.nest(TUPLE_ORIGINAL, |w| write_tuple(w, packet));
+    w.close_message(open);
+    let found = netfilter.ask(("find a conntrack entry", w.as_bytes()), |out, message| {
+        out.extend(connection(&message.attributes()));
+    });
+    match found {
+        Ok(found) => Ok(found.into_iter().next()),
+        Err(error) if error.kind == ErrorKind::Absent => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn connection(attributes: &Attributes<'_>) -> Option<ConnectionFact> {

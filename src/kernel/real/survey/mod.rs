@@ -12,8 +12,8 @@ mod sysctls;
 mod tools;
 
 use super::socket::Netlink;
-use crate::kernel::survey::{Lack, Survey};
-use crate::kernel::{Error, ErrorKind};
+use crate::kernel::survey::{ConnectionFact, Lack, Survey};
+use crate::kernel::{Error, ErrorKind, FlowFact};
 
 /// Whether conntrack entries are wanted; there may be hundreds of thousands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,12 @@ pub fn survey(flows: Flows, progress: &mut dyn FnMut(&str)) -> Result<Survey, Er
     found.lacks.sort();
     found.lacks.dedup();
     Ok(found)
+}
+
+/// The conntrack entry that a packet belongs to, if there is one; asked in the network namespace of
+/// the calling thread.
+pub fn flow(packet: &FlowFact) -> Result<Option<ConnectionFact>, Error> {
+    conntrack::read_one(&mut Netlink::open(super::NETFILTER)?, packet)
 }
 
 fn lack(found: &mut Survey, what: impl Into<String>, why: &str) {
