@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         Ok(action) => action,
         Err(usage) => {
             eprintln!("{usage}");
-            return ExitCode::from(cli::Usage::EXIT_CODE);
+            return ExitCode::from(usage.exit_code);
         }
     };
     match daemon::act(action) {

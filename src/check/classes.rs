@@ -28,7 +28,7 @@ pub(super) struct Clients {
 const MOST_OWN: usize = 256;
 
 /// Addresses that stand for somebody outside.
-const OUTSIDE: [[&str; 2]; 2] =
+pub(super) const OUTSIDE: [[&str; 2]; 2] =
     [["203.0.113.77", "198.51.100.77"], ["2001:db8:ffff::77", "2001:db8:fffe::77"]];
 
 /// Who can ask, in a family.
@@ -70,8 +70,13 @@ pub(super) fn clients(
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80)
+}
+
+/// Whether nobody outside has such an address.
+pub(super) fn is_nobody(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_loopback() || address.is_multicast()
 }
 
 impl Clients {
@@ -162,8 +167,7 @@ impl Clients {
         let narrow = |range: &&IpNet| range.prefix_len() > 0 && Family::of(range.addr()) == family;
         let first = ranges.iter().filter(|_| usable).find(narrow);
         // Nobody outside has an address of the node's.
-        let odd = |a: &IpAddr| a.is_unspecified() || a.is_loopback() || a.is_multicast();
-        let stranger = |address: &IpAddr| !odd(address) && !world.host.is_local(*address);
+        let stranger = |address: &IpAddr| !is_nobody(*address) && !world.host.is_local(*address);
         first.and_then(|range| range.hosts().take(MOST_OWN).find(stranger)).into_iter()
     }
 

@@ -10,7 +10,7 @@ use sim::{Fate, Outcomes, Step};
 
 use super::classes::{Clients, clients};
 use super::drift::Drift;
-use super::{ByCause, Finding, Report, Sort};
+use super::{ByCause, Finding, Report, Sort, martian};
 use crate::kernel::Socket;
 use crate::model::{Family, Protocol};
 use crate::promise::{Claim, Face, Frontend, Packet, Promise, Promises};
@@ -140,7 +140,7 @@ fn one(
         return None;
     }
     let Verdict::Broken(words) = verdict else { return None };
-    let cause = cause(&answer, &promises.of(packet), causes);
+    let cause = cause(world, (&answer, &promises.of(packet)), causes);
     Some((cause, format!("{} {}: {words}", answer.packet, entered(packet))))
 }
 
@@ -260,9 +260,9 @@ fn words(promise: &Promise) -> String {
 }
 
 /// Why a packet's way is not as promised.
-fn cause(answer: &Answer, promise: &Promise, causes: &Causes) -> (Sort, String) {
+fn cause(world: &World, (answer, promise): (&Answer, &Promise), causes: &Causes) -> (Sort, String) {
     for ending in &answer.endings {
-        if let Some(found) = of_ending(ending, promise) {
+        if let Some(found) = of_ending(world, ending, promise) {
             return found;
         }
     }
@@ -273,7 +273,7 @@ fn cause(answer: &Answer, promise: &Promise, causes: &Causes) -> (Sort, String) 
     }
 }
 
-fn of_ending(ending: &Ending, promise: &Promise) -> Option<(Sort, String)> {
+fn of_ending(world: &World, ending: &Ending, promise: &Promise) -> Option<(Sort, String)> {
     let served = matches!(promise, Promise::Endpoints(_));
     if let Some(by) = ending.by.as_ref().filter(|by| !by.ours && ending.fate != Kind::Unknown) {
         let comment =
@@ -287,9 +287,8 @@ fn of_ending(ending: &Ending, promise: &Promise) -> Option<(Sort, String)> {
     }
     match &ending.journey.outcome.fate {
         Fate::Martian => {
-            let cause = "a packet is not taken from its link: look at net.ipv4.conf.*.rp_filter, \
-                         accept_local and route_localnet";
-            return Some((Sort::Setting, cause.to_owned()));
+            let cause = martian::cause(world, &ending.journey.outcome.packet);
+            return Some((Sort::Setting, cause));
         }
         Fate::NotForwarded => {
             let cause = "this node does not forward: set net.ipv4.ip_forward=1 (net.ipv6.conf.all.forwarding=1)";

@@ -7,20 +7,32 @@
 
 mod chains;
 mod classes;
+mod contrast;
 mod drift;
+mod duplicates;
+mod effects;
 mod judge;
+mod martian;
 mod services;
 mod set_field;
 mod surroundings;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod surroundings_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 mod what_if;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod what_if_tests;
 
+pub use contrast::Contrast;
+pub use effects::{Concerned, Effect, effects};
 pub use judge::{Verdict, judge};
 pub use services::{Came, These, ask_some};
-pub use set_field::SetField;
-pub use what_if::{Change, Effect, effects};
+pub use set_field::{FIELDS, SetField};
+pub use what_if::Change;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

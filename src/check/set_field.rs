@@ -28,8 +28,16 @@ enum Field {
 const AFFINITY: u32 = 10_800;
 /// How it is written.
 pub(super) const FORM: &str = "set-field=NAMESPACE/NAME:FIELD=VALUE";
-const FIELDS: &str = "externalTrafficPolicy, internalTrafficPolicy (Cluster or Local), sessionAffinity (None, ClientIP or \
-                      ClientIP:SECONDS), externalIPs, loadBalancerSourceRanges (separated by commas, or none)";
+/// The fields, with values as far as there are few.
+pub const FIELDS: [(&str, &[&str]); 5] = [
+    ("externalTrafficPolicy", &["Cluster", "Local"]),
+    ("internalTrafficPolicy", &["Cluster", "Local"]),
+    ("sessionAffinity", &["None", "ClientIP"]),
+    ("externalIPs", &[""]),
+    ("loadBalancerSourceRanges", &[""]),
+];
+const KNOWN: &str = "externalTrafficPolicy, internalTrafficPolicy (Cluster or Local), sessionAffinity (None, ClientIP or \
+                     ClientIP:SECONDS), externalIPs, loadBalancerSourceRanges (separated by commas, or none)";
 
 impl SetField {
     /// Reads `NAMESPACE/NAME:FIELD=VALUE`.
@@ -53,7 +61,7 @@ impl SetField {
             }
             _ => {
                 return Err(format!(
-                    "{field}: no field that decides about packets; known are {FIELDS}"
+                    "{field}: no field that decides about packets; known are {KNOWN}"
                 ));
             }
         };

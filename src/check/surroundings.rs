@@ -1,12 +1,12 @@
 //! What is around the rules and can spoil them: forwarding, bridges, conntrack entries of
-//! endpoints that are gone, addresses that two have.
+//! endpoints that are gone; `duplicates` has addresses that two have.
 //!
-//! It must never look at a rule. Tests: `tests.rs`.
+//! It must never look at a rule. Tests: `surroundings_tests.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::{Finding, Sort, serves};
+use super::{Finding, Sort, duplicates, serves};
 use crate::kernel::Socket;
 use crate::kernel::survey::{ConnectionFact, LinkFact};
 use crate::model::{Family, Protocol};
@@ -30,10 +30,10 @@ pub(super) fn look(
     forwarding(world, findings);
     bridges(world, promises, findings);
     connections(world, promises, (cluster, findings));
-    duplicates(world, promises, findings);
+    duplicates::look(world, (promises, cluster), findings);
 }
 
-fn finding(sort: Sort, cause: String) -> Finding {
+pub(super) fn finding(sort: Sort, cause: String) -> Finding {
     Finding { sort, cause, frontends: 0, service: None, example: None }
 }
 
@@ -50,9 +50,9 @@ fn forwarding(world: &World, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The links by which endpoints of this node are reached.
-fn pod_links(world: &World, promises: &Promises<'_>) -> BTreeSet<u32> {
-    let claims = Family::ALL.into_iter().flat_map(|family| promises.claims(family).values());
+/// The links by which endpoints of this node are reached in a family.
+fn pod_links(world: &World, promises: &Promises<'_>, family: Family) -> BTreeSet<u32> {
+    let claims = promises.claims(family).values();
     let endpoints = claims.flat_map(|claim| claim.reach.cluster.iter().chain(&claim.reach.local));
     let local: BTreeSet<IpAddr> = endpoints.filter(|e| e.local).map(|e| e.socket.address).collect();
     local.iter().filter_map(|address| Some(world.host.route_to(*address)?.link)).collect()
@@ -62,8 +62,8 @@ fn pod_links(world: &World, promises: &Promises<'_>) -> BTreeSet<u32> {
 /// pods of one bridge must pass the rules.
 fn bridges(world: &World, promises: &Promises<'_>, findings: &mut Vec<Finding>) {
     let links = &world.survey.links;
-    let used = pod_links(world, promises);
-    for bridge in links.iter().filter(|link| used.contains(&link.index)) {
+    let used = Family::ALL.map(|family| pod_links(world, promises, family));
+    for bridge in links.iter().filter(|link| used.iter().any(|used| used.contains(&link.index))) {
         let ports: Vec<&LinkFact> =
             links.iter().filter(|l| l.bridge == Some(bridge.index)).collect();
         if ports.is_empty() {
@@ -80,10 +80,17 @@ fn bridges(world: &World, promises: &Promises<'_>, findings: &mut Vec<Finding>) 
             );
             findings.push(finding(Sort::Bridge, cause));
         }
-        if sysctl(world, "net/bridge/bridge-nf-call-iptables") != Some("1") {
+        for family in Family::ALL.into_iter().filter(|f| used[f.index()].contains(&bridge.index)) {
+            let setting = match family {
+                Family::V4 => "bridge-nf-call-iptables",
+                Family::V6 => "bridge-nf-call-ip6tables",
+            };
+            if sysctl(world, &format!("net/bridge/{setting}")) == Some("1") {
+                continue;
+            }
             let cause = format!(
-                "answers between two pods of bridge {} do not pass the rules: load br_netfilter and set \
-                 net.bridge.bridge-nf-call-iptables=1",
+                "answers of {family} between two pods of bridge {} do not pass the rules: load br_netfilter and set \
+                 net.bridge.{setting}=1",
                 bridge.name
             );
             findings.push(finding(Sort::Bridge, cause));
@@ -141,29 +148,4 @@ fn stale(
             .then(|| format!("goes on to {endpoint}, which is no endpoint any more"))
     };
     Some((claim.service.port_name(claim.port).to_string(), why?))
-}
-
-/// Frontends that two Services claim, and addresses of Services that a link has.
-fn duplicates(world: &World, promises: &Promises<'_>, findings: &mut Vec<Finding>) {
-    for ((address, protocol, port), winner, loser) in promises.conflicts() {
-        let at = address.map_or_else(|| "node port".to_owned(), |address| address.to_string());
-        let cause = format!(
-            "{at} {protocol} {port} is claimed by {winner} and by {loser}; the older one has it"
-        );
-        findings.push(Finding {
-            service: Some(loser.to_string()),
-            ..finding(Sort::DuplicateAddress, cause)
-        });
-    }
-    let mut seen: BTreeMap<IpAddr, &str> = BTreeMap::new();
-    for link in &world.survey.links {
-        for (address, _) in link.addresses.iter().filter(|(a, _)| !a.is_loopback()) {
-            let link_local =
-                matches!(address, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
-            if let Some(other) = seen.insert(*address, &link.name).filter(|_| !link_local) {
-                let cause = format!("{address} is on {other} and on {}", link.name);
-                findings.push(finding(Sort::DuplicateAddress, cause));
-            }
-        }
-    }
 }

@@ -1,22 +1,14 @@
-//! Changes that are supposed before they are made, and what they would change for whom: the same
-//! questions are asked of the world as it is wanted now and as it would be.
+//! Changes that are supposed before they are made (`effects` has what they would change for whom).
 //!
-//! It must never change anything itself. Tests: `tests.rs`.
+//! It must never change anything but the objects and options it is given. Tests:
+//! `what_if_tests.rs`.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use serde::Serialize;
-
-use super::Case;
 use super::set_field::{FORM, SetField};
-use crate::kernel::Socket;
-use crate::model::{Event, Family, Mode};
-use crate::promise::{Face, Promises};
+use crate::model::{Event, Mode, NodePortAddresses};
 use crate::sync::Options;
-use crate::trace::World;
 
 /// A change that is supposed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,17 +23,6 @@ pub enum Change {
     SetField(SetField),
 }
 
-/// What a change does to one Service port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Effect {
-    /// The Service port.
-    pub service: String,
-    /// Its frontend.
-    pub frontend: String,
-    /// What it was and what it would be.
-    pub words: String,
-}
-
 impl Change {
     /// Reads `NAME=VALUE`.
     pub fn parse(text: &str) -> Result<Change, String> {
@@ -50,9 +31,10 @@ impl Change {
             text.split_once('=').ok_or(format!("--what-if {text}: expected {forms}"))?;
         match name {
             "mode" => {
-                let mode = [Mode::Nftables, Mode::Iptables, Mode::Ipvs, Mode::Userspace];
-                let mode = mode.into_iter().find(|mode| mode.as_str() == value);
-                mode.map(Change::Mode).ok_or(format!("--what-if {text}: there is no such mode"))
+                let mode = Mode::ALL.into_iter().find(|mode| mode.as_str() == value);
+                let known = Mode::ALL.map(Mode::as_str).join(", ");
+                let unknown = format!("--what-if {text}: there is no such mode; there are {known}");
+                mode.map(Change::Mode).ok_or(unknown)
             }
             "node-drain" => Ok(Change::NodeDrain(value.into())),
             "endpoint-down" => {
@@ -74,6 +56,7 @@ impl Change {
         match self {
             Change::Mode(mode) => {
                 touched = options.mode != *mode;
+                options.node_port_addresses = node_port_addresses(options, *mode);
                 options.mode = *mode;
             }
             Change::SetField(change) => {
@@ -108,117 +91,34 @@ impl Change {
     }
 }
 
-/// What there is behind a frontend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Behind {
-    service: String,
-    endpoints: Vec<Socket>,
-    /// Whether the whole cluster has any.
-    any: bool,
-    affinity: Option<u32>,
-    /// The only sources that may come, of a load balancer.
-    sources: Vec<IpNet>,
-}
-
-type Reached = BTreeMap<(Family, crate::promise::Frontend), Behind>;
-
-/// What is different for whom between two cases, on the node of a world.
-pub fn effects(world: &World, before: &Case<'_>, after: &Case<'_>) -> Vec<Effect> {
-    let (before, after) = (reached(world, before), reached(world, after));
-    let mut keys: Vec<_> = before.keys().chain(after.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let effect = |key: &(Family, crate::promise::Frontend)| {
-        let (was, is) = (before.get(key), after.get(key));
-        let (address, protocol, port) = key.1;
-        let at = address.map_or_else(
-            || format!("node port {port}"),
-            |a| Socket { address: a, port }.to_string(),
-        );
-        Some(Effect {
-            service: is.or(was)?.service.clone(),
-            frontend: format!("{at} {protocol}"),
-            words: differences(was, is)?,
+impl Change {
+    /// What is taken for granted where this change begins, if anything is.
+    pub fn assumes(&self, options: &Options) -> Option<String> {
+        let Change::Mode(mode) = self else { return None };
+        let other = options.node_port_addresses != node_port_addresses(options, *mode);
+        other.then(|| match mode {
+            Mode::Nftables => {
+                "--nodeport-addresses stays unset, which in nftables mode means primary".to_owned()
+            }
+            _ => format!(
+                "--nodeport-addresses is not set: then {} mode takes node ports on every address; \
+                 where it is set to primary, that stays",
+                mode.as_str()
+            ),
         })
-    };
-    keys.into_iter().filter_map(effect).collect()
+    }
 }
 
-/// How two states of a frontend differ, if they do.
-fn differences(was: Option<&Behind>, is: Option<&Behind>) -> Option<String> {
-    let (was, is) = match (was, is) {
-        (Some(was), Some(is)) => (was, is),
-        (None, Some(is)) => return Some(format!("now not there, then {}", is.served())),
-        (Some(was), None) => return Some(format!("now {}, then not there", was.served())),
-        (None, None) => return None,
-    };
-    let mut words = Vec::new();
-    if was.service != is.service {
-        words.push(format!("now of {}, then of {}", was.service, is.service));
-    }
-    if (&was.endpoints, was.any) != (&is.endpoints, is.any) {
-        words.push(format!("now {}, then {}", was.served(), is.served()));
-    }
-    if was.affinity != is.affinity {
-        let said = |seconds: Option<u32>| match seconds {
-            None => "not at all".to_owned(),
-            Some(seconds) => format!("for {seconds} s"),
-        };
-        words.push(format!(
-            "clients remembered now {}, then {}",
-            said(was.affinity),
-            said(is.affinity)
-        ));
-    }
-    if was.sources != is.sources {
-        let said = |ranges: &[IpNet]| match ranges {
-            [] => "everybody".to_owned(),
-            some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-        };
-        words.push(format!("open now to {}, then to {}", said(&was.sources), said(&is.sources)));
-    }
-    (!words.is_empty()).then(|| words.join("; "))
-}
-
-impl Behind {
-    /// How many endpoints there are, and what becomes of connections where there is none.
-    fn served(&self) -> String {
-        match (self.endpoints.len(), self.any) {
-            (0, false) => "refused: no endpoint".to_owned(),
-            (0, true) => "dropped: no endpoint on this node".to_owned(),
-            (1, _) => "1 endpoint".to_owned(),
-            (several, _) => format!("{several} endpoints"),
+/// The addresses that take node ports in another mode: unless some were chosen, nftables mode has
+/// another default.
+fn node_port_addresses(options: &Options, mode: Mode) -> NodePortAddresses {
+    match (&options.node_port_addresses, options.mode, mode) {
+        (NodePortAddresses::Cidrs(none), _, Mode::Nftables) if none.is_empty() => {
+            NodePortAddresses::Primary
         }
-    }
-}
-
-fn reached(world: &World, case: &Case<'_>) -> Reached {
-    let tracker = case.tracker();
-    let node = super::node(case.options, world);
-    let promises = Promises::new(tracker.cluster(), &node);
-    let mut all = Reached::new();
-    for family in Family::ALL {
-        for (frontend, claim) in promises.claims(family) {
-            let service = claim.service;
-            let local = match claim.face {
-                Face::Cluster => service.internal_policy,
-                Face::External | Face::NodePort => service.external_policy,
-            };
-            let list = match local {
-                crate::model::TrafficPolicy::Local => &claim.reach.local,
-                crate::model::TrafficPolicy::Cluster => &claim.reach.cluster,
-            };
-            let fenced = frontend.0.is_some_and(|ip| service.load_balancer_ips.contains(&ip));
-            let ranges = service.source_ranges.iter().filter(|_| fenced);
-            let behind = Behind {
-                service: service.port_name(claim.port).to_string(),
-                endpoints: list.iter().map(|backend| backend.socket).collect(),
-                any: claim.reach.any,
-                affinity: service.affinity,
-                sources: ranges.filter(|r| Family::of(r.addr()) == family).copied().collect(),
-            };
-            all.insert((family, *frontend), behind);
+        (NodePortAddresses::Primary, Mode::Nftables, other) if other != Mode::Nftables => {
+            NodePortAddresses::Cidrs(Vec::new())
         }
+        (same, _, _) => same.clone(),
     }
-    all
 }

@@ -51,8 +51,11 @@ pub enum Command {
         /// Whose addresses it tells.
         addresses: Addresses,
     },
-    /// What FROM and TO may be.
-    Names,
+    /// What may stand on a command line.
+    Names {
+        /// Where.
+        of: Names,
+    },
     /// What a proxy did, once more.
     Replay {
         /// The record.
@@ -71,6 +74,15 @@ pub enum Addresses {
     True,
     /// Others in their places.
     Anonymous,
+}
+
+/// What is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// What FROM and TO may be.
+    Ends,
+    /// What may be supposed.
+    Changes,
 }
 
 /// A packet's way.
@@ -186,6 +198,8 @@ const OF_DUMP: &[Own] = &[
     ("to", "FILE", "the file to write [default: the standard output]"),
     ("anonymise", "", "other addresses in the places of the node's: for a report to strangers"),
 ];
+const OF_NAMES: &[Own] =
+    &[("changes", "", "what kube-proxy check --what-if may suppose, instead of FROM and TO")];
 
 const TRACE_EXAMPLES: &str = "\
 FROM and TO are an address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, node or outside; TO has a port
@@ -221,12 +235,14 @@ are, so that it answers as before. Names stay.";
 
 const NAMES_EXAMPLES: &str = "\
 A name a line, as kube-proxy trace takes them: node, outside, pods, Services with each port. Completion
-of shells asks it (kube-proxy completion --help).
+of shells asks it (kube-proxy completion bash), and so passes over what else stands on the line.
 
 Examples:
   kube-proxy names --manifests examples
   kube-proxy names --kubeconfig ~/.kube/config
-  kube-proxy names --from node-1.dump";
+  kube-proxy names --from node-1.dump --changes
+
+Exit codes: 0 these are all; 2 they are not: pods could not be listed, or nothing could be read.";
 
 const REPLAY_EXAMPLES: &str = "\
 A record is written by kube-proxy --record FILE. What it was told and what the kernel answered is
@@ -247,14 +263,22 @@ impl Name {
             Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_ALL],
             Name::Check => &[OF_CHECK, OF_NODE, OF_ALL],
             Name::Dump => &[OF_DUMP, OF_NODE, OF_ALL],
-            Name::Names => &[OF_NODE, &[HELP]],
+            Name::Names => &[OF_NAMES, OF_NODE, &[HELP]],
             Name::Replay => &[OF_REPLAY, OF_PACKET, OF_ALL],
         };
         groups.iter().copied().flatten()
     }
 
+    /// Its own flag of this name. A shell asks for names with what stands on the line so far, which may
+    /// be flags of another command.
+    fn takes(self, flag: &str) -> Option<&'static Own> {
+        let others = Name::ALL.into_iter().filter(|_| self == Name::Names);
+        let all = self.own().chain(others.flat_map(|(_, name)| name.own()));
+        all.into_iter().find(|(own, ..)| *own == flag)
+    }
+
     /// How it is called, what it does, and what is said of it more.
-    fn words(self) -> [&'static str; 3] {
+    pub(super) fn words(self) -> [&'static str; 3] {
         let (usage, about, more) = match self {
             Name::Trace => {
                 ("trace FROM TO", "Says where a packet goes on this node, and why.", TRACE_EXAMPLES)
@@ -367,7 +391,8 @@ pub(super) fn parse(
         Name::Names => {
             // A shell asks with what stands on the line so far.
             spelled.words.clear();
-            Some(Command::Names)
+            let of = if given.has("changes") { Names::Changes } else { Names::Ends };
+            Some(Command::Names { of })
         }
         Name::Replay => replay(&mut given, &mut spelled),
     };
@@ -391,9 +416,9 @@ pub(super) fn parse(
         }))),
         (Err(more), _) => {
             problems.extend(more);
-            Err(Usage { problems })
+            Err(Usage { problems, exit_code: Usage::OF_QUESTION })
         }
-        _ => Err(Usage { problems }),
+        _ => Err(Usage { problems, exit_code: Usage::OF_QUESTION }),
     }
 }
 
@@ -410,8 +435,7 @@ fn take_own(name: Name, words: impl Iterator<Item = OsString>) -> (Given, Vec<Os
             None if text == "-h" => ("help".to_owned(), None),
             None => (String::new(), None),
         };
-        let known = name.own().find(|(own, ..)| *own == flag);
-        let Some((own, shape, _)) = known else {
+        let Some((own, shape, _)) = name.takes(&flag) else {
             rest.push(word);
             continue;
         };
@@ -420,6 +444,8 @@ fn take_own(name: Name, words: impl Iterator<Item = OsString>) -> (Given, Vec<Os
             if shape.is_empty() { value.or(Some(String::new())) } else { value.or_else(next) };
         match value {
             Some(value) => given.values.push((own, value)),
+            // The value is what is to be completed.
+            None if name == Name::Names => {}
             None => given
                 .problems
                 .push(Problem::said(format!("--{own}"), format!("needs a value: {shape}"))),
@@ -509,6 +535,37 @@ mod tests {
         assert!(asked("replay").unwrap_err()[0].contains("takes a FILE"));
         assert!(asked("replay file 10.0.0.1").unwrap_err()[0].contains("FROM and TO"));
         assert!(asked("replay file --until x").unwrap_err()[0].contains("--until"));
+    }
+
+    #[test]
+    fn names_pass_over_what_else_stands_on_the_line() {
+        let of = |line: &str| match asked(line).unwrap() {
+            Asked { command: Command::Names { of }, from, .. } => (of, from),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of("names trace node --steps --output json"), (Names::Ends, None));
+        let line = "names --changes --what-if mode=ipvs --from d --what-if";
+        assert_eq!(of(line), (Names::Changes, Some(PathBuf::from("d"))));
+    }
+
+    #[test]
+    fn a_question_that_is_not_understood_is_no_bad_answer() {
+        let code = |line: &str| {
+            let words = line.split_whitespace().map(OsString::from);
+            super::super::parse_words(words, "node-a").unwrap_err().exit_code
+        };
+        for line in [
+            "check stray",
+            "check --output xml",
+            "check --proxy-mode none",
+            "trace 10.0.0.1",
+            "dump --to",
+            "names --bogus=1",
+            "replay",
+        ] {
+            assert_eq!(code(line), 2, "{line}");
+        }
+        assert_eq!(code("--proxy-mode none"), 1, "as the reference");
     }
 
     #[test]

@@ -20,6 +20,8 @@ Questions about this node (`kube-proxy COMMAND --help` has examples):
   kube-proxy trace FROM TO     where a packet goes, and why
   kube-proxy check             whether the kernel does what the API promises
   kube-proxy dump              everything that decides about packets, in one file
+  kube-proxy replay FILE       plays again what a kube-proxy wrote down with --record
+  kube-proxy names             what FROM and TO may be
 
 Forms:
   --name=value and --name value; a boolean alone is true, and takes =true, =false, =1, =0, =t, =f;
@@ -29,15 +31,6 @@ Forms:
 /// The text of `--help`.
 pub(super) fn text() -> String {
     command().render_help().to_string()
-}
-
-/// The man page, for section 8.
-pub(super) fn man() -> String {
-    let mut page = Vec::new();
-    let man = clap_mangen::Man::new(command()).section("8").source(version(VersionForm::Short));
-    // Fails only if writing does, and a Vec takes anything.
-    let _ = man.render(&mut page);
-    String::from_utf8_lossy(&page).into_owned()
 }
 
 pub(super) fn command() -> Command {

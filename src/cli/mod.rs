@@ -7,6 +7,7 @@
 pub mod ask;
 mod complete;
 mod help;
+mod man;
 mod spell;
 #[cfg(test)]
 mod tests;
@@ -36,16 +37,20 @@ pub enum Action {
     Ask(Box<ask::Asked>),
 }
 
-/// Why there is no `Action`: every problem, one line each. The exit code is `EXIT_CODE`.
+/// Why there is no `Action`: every problem, one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// The problems, in the order in which they were found; never empty.
     pub problems: Vec<Problem>,
+    /// What the process ends with.
+    pub exit_code: u8,
 }
 
 impl Usage {
-    /// What the process ends with.
-    pub const EXIT_CODE: u8 = 1;
+    /// As the reference ends where its flags are wrong.
+    const OF_PROXY: u8 = 1;
+    /// A question that was not understood has no answer; 1 would be one ("it is not well").
+    const OF_QUESTION: u8 = 2;
 }
 
 impl fmt::Display for Usage {
@@ -78,14 +83,17 @@ where
 /// What stands beside the reference's bare flags and only prints: `completion SHELL` and `man`.
 fn printed(words: &[OsString]) -> Option<Result<Action, Usage>> {
     let text = match words.first()?.to_str()? {
-        "man" if words.len() == 1 => Ok(help::man()),
+        "man" if words.len() == 1 => Ok(man::page()),
         "completion" => {
             let rest: Vec<&str> = words[1..].iter().filter_map(|word| word.to_str()).collect();
             complete::script(&rest.join(" "))
         }
         _ => return None,
     };
-    let wrong = |sentence| Usage { problems: vec![Problem::said("completion", sentence)] };
+    let wrong = |sentence| Usage {
+        problems: vec![Problem::said("completion", sentence)],
+        exit_code: Usage::OF_PROXY,
+    };
     Some(text.map(Action::Help).map_err(wrong))
 }
 
@@ -107,10 +115,10 @@ fn parse_words(words: impl Iterator<Item = OsString>, hostname: &str) -> Result<
     let mut problems = spelled.problems;
     match config::load(&spelled.flags, hostname) {
         Ok(loaded) if problems.is_empty() => Ok(action(&errand, loaded)),
-        Ok(_) => Err(Usage { problems }),
+        Ok(_) => Err(Usage { problems, exit_code: Usage::OF_PROXY }),
         Err(more) => {
             problems.extend(more);
-            Err(Usage { problems })
+            Err(Usage { problems, exit_code: Usage::OF_PROXY })
         }
     }
 }

@@ -479,6 +479,9 @@ fn help_names_every_flag_under_a_heading() {
         let name = if flag.name == "v" { "-v".to_owned() } else { format!("--{}", flag.name) };
         assert!(help.contains(&name), "{name}");
     }
+    for (command, _) in super::ask::Name::ALL {
+        assert!(help.contains(&format!("\n  kube-proxy {command} ")), "{command}");
+    }
     for group in flags::GROUPS {
         assert!(help.contains(&format!("{}:", group.heading)));
         assert!(group.flags.is_sorted_by_key(|flag| flag.name), "{}", group.heading);
@@ -498,6 +501,11 @@ fn completions_and_a_man_page_are_printed() {
         Ok(Action::Help(page)) => {
             assert!(page.contains(".TH kube-proxy 8"), "{page}");
             assert!(page.contains("nodeport\\-addresses"), "{page}");
+            for question in ["trace FROM TO", "check", "dump", "replay FILE [FROM TO]", "names"] {
+                assert!(page.contains(&format!("\n.SS kube\\-proxy {question}\n")), "{question}");
+            }
+            assert!(page.contains("\n\\fB\\-\\-what\\-if\\fR \\fICHANGE\\fR\n"), "{page}");
+            assert!(page.contains("check \\-\\-from node\\-1.dump"), "{page}");
         }
         other => panic!("{other:?}"),
     }

@@ -1,12 +1,13 @@
 //! `kube-proxy check`: the live state, or a dump's, against what the objects promise.
 //! Tests: `netlab`.
 
+use super::supposed::Supposed;
 use super::{Progress, Said, Scene, UNKNOWN, WELL, WRONG, json};
-use crate::check::{Case, Change, Effect, Report, check as run, effects};
+use crate::check::{Case, Change, Report, check as run, effects};
 use crate::cli::ask::{Asked, Output};
 use crate::kernel::Error;
 use crate::kernel::survey::Survey;
-use crate::trace::{World, desired, load};
+use crate::trace::{Doubt, World, desired, load};
 
 pub(super) fn check(
     asked: &Asked,
@@ -59,27 +60,40 @@ fn printed(asked: &Asked, report: &Report) -> Result<String, String> {
 fn suppose(
     asked: &Asked,
     what_if: &[String],
-    (world, before): (&crate::trace::World, &Case<'_>),
+    (world, before): (&World, &Case<'_>),
 ) -> Result<Said, String> {
     let mut events = before.events.to_vec();
     let mut options = before.options.clone();
+    let mut assumed = Vec::new();
     for text in what_if {
         let change = Change::parse(text)?;
+        assumed.extend(change.assumes(&options));
         if !change.apply(&mut events, &mut options) {
             return Err(format!("--what-if {text}: there is nothing that it would change"));
         }
     }
-    let found = effects(world, before, &Case { events: &events, options: &options });
+    let effects = effects(world, before, &Case { events: &events, options: &options });
+    let supposed = Supposed { effects, assumed, gaps: nodeless(before) };
     let out = match asked.output {
-        Output::Json => json(&found)?,
-        _ => words(&found),
+        Output::Json => json(&supposed)?,
+        _ => supposed.to_string(),
     };
-    let code = if found.is_empty() { WELL } else { WRONG };
+    let code = match (supposed.effects.is_empty(), supposed.gaps.is_empty()) {
+        (false, _) => WRONG,
+        (true, false) => UNKNOWN,
+        (true, true) => WELL,
+    };
     Ok(Said { out, code, ..Said::default() })
 }
 
-fn words(effects: &[Effect]) -> String {
-    let lines = effects.iter().map(|e| format!("{} ({}): {}\n", e.service, e.frontend, e.words));
-    let all: String = lines.collect();
-    if all.is_empty() { "nothing would change on this node\n".to_owned() } else { all }
+/// Which endpoints are this node's own nobody can tell who does not know the node. What of rules has
+/// no model is no doubt here: promises alone are compared.
+fn nodeless(case: &Case<'_>) -> Vec<Doubt> {
+    if case.tracker().cluster().node().is_some() {
+        return Vec::new();
+    }
+    let what = format!("Node {}", case.options.node_name);
+    let why = "it is not among the objects (is --hostname-override right?): endpoints of this node \
+               and its addresses may be taken for others";
+    vec![Doubt { what, why: why.to_owned() }]
 }

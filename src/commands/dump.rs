@@ -20,6 +20,8 @@ pub(super) fn write(
     let lacks = lacks.iter().map(|l| format!("not in the dump: {}: {}\n", l.what, l.why));
     let mut error: String = lacks.collect();
     let code = if error.is_empty() { WELL } else { UNKNOWN };
+    // Names of pods decide about no packet: without them a dump is whole.
+    error.extend(scene.podless.iter().map(|why| format!("not in the dump: pods: {why}\n")));
     let mut dump = Dump {
         survey: scene.survey,
         options: Some(scene.options),

@@ -1,7 +1,7 @@
 //! Questions about this node or a dump, answered once: reads what is there, asks `trace` or
 //! `check`, and gives words and an exit code. It wires and decides nothing about packets.
 //!
-//! Exit codes: 0 all is well, 1 it is not, 2 it cannot be told. Tests: `netlab`.
+//! Exit codes: 0 all is well, 1 it is not, 2 it cannot be told. Tests: `tests.rs`, `netlab`.
 
 mod check;
 mod dump;
@@ -9,9 +9,14 @@ mod names;
 mod objects;
 mod progress;
 mod replay;
+mod supposed;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod trace;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::cli::ask::{Asked, Command};
 use crate::kernel::real::survey::{Flows, survey};
@@ -45,6 +50,8 @@ struct Scene {
     survey: Survey,
     events: Vec<Event>,
     pods: Vec<Pod>,
+    /// Why pods are not known, where they are not.
+    podless: Option<String>,
     options: Options,
     /// Whether there are objects: a source was named, or the dump has some.
     has_objects: bool,
@@ -60,8 +67,7 @@ pub fn answer(asked: &Asked) -> Said {
             .and_then(|scene| check::check(asked, what_if, scene, &mut progress)),
         Command::Dump { to, addresses } => scene(asked, Flows::All, &mut progress)
             .and_then(|scene| dump::write(to.as_deref(), *addresses, scene, &mut progress)),
-        Command::Names => known(asked, &mut progress)
-            .map(|known| Said { out: names::all(&known), ..Said::default() }),
+        Command::Names { of } => known(asked, &mut progress).map(|known| names::named(*of, &known)),
         Command::Replay { file, until, trace } => {
             replay::replay(asked, (file, *until, trace.as_ref()), &mut progress)
         }
@@ -81,43 +87,54 @@ fn json(value: &impl serde::Serialize) -> Result<String, String> {
 
 /// Reads the objects alone, from a dump if one is named.
 fn known(asked: &Asked, progress: &mut Progress) -> Result<Known, String> {
-    let known = match &asked.from {
+    let (known, node) = match &asked.from {
         Some(file) => {
             let dump = read_dump(file)?;
-            Known { events: dump.events, pods: dump.pods }
+            let node = node_of(&dump, asked);
+            (Known::of_dump(dump.events, dump.pods), node)
         }
-        None => Known::default(),
+        None => (Known::default(), asked.settings.node_name.clone()),
     };
-    objects::read(asked, known, progress)
+    objects::read(asked, (known, &node), progress)
+}
+
+/// The node that a dump is of: not the one where it is read.
+fn node_of(dump: &Dump, asked: &Asked) -> Arc<str> {
+    let told = dump.options.as_ref().map(|options| &options.node_name);
+    told.unwrap_or(&asked.settings.node_name).clone()
 }
 
 /// Reads all that is known.
 fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, String> {
-    let (survey, known, dumped) = match &asked.from {
+    let (survey, known, dumped, node) = match &asked.from {
         Some(file) => {
             progress.tell(&format!("reading {}", file.display()));
             let dump = read_dump(file)?;
-            let known = Known { events: dump.events, pods: dump.pods };
-            (dump.survey, objects::read(asked, known, progress)?, dump.options)
+            let node = node_of(&dump, asked);
+            let known = Known::of_dump(dump.events, dump.pods);
+            (dump.survey, objects::read(asked, (known, &node), progress)?, dump.options, node)
         }
         None => {
             let (found, known) = live(asked, flows, progress)?;
-            (found, known, None)
+            (found, known, None, asked.settings.node_name.clone())
         }
     };
-    let mut tracker = crate::track::Tracker::new(asked.settings.node_name.clone());
+    let mut tracker = crate::track::Tracker::new(node);
     known.events.iter().cloned().for_each(|event| tracker.feed(event));
     let options =
         dumped.unwrap_or_else(|| asked.settings.proxy_options(tracker.cluster().node()).0);
     let has_objects = !known.events.is_empty();
-    Ok(Scene { survey, events: known.events, pods: known.pods, options, has_objects })
+    let Known { events, pods, podless } = known;
+    Ok(Scene { survey, events, pods, podless, options, has_objects })
 }
 
 /// Reads this node, and the objects meanwhile: each takes seconds where there is much.
 fn live(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<(Survey, Known), String> {
     std::thread::scope(|scope| {
         let mut silent = Progress::silent();
-        let reading = scope.spawn(move || objects::read(asked, Known::default(), &mut silent));
+        let reading = scope.spawn(move || {
+            objects::read(asked, (Known::default(), &asked.settings.node_name), &mut silent)
+        });
         let mut tell = |what: &str| progress.tell(&format!("reading objects, and {what}"));
         let found = survey(flows, &mut tell).map_err(|e| {
             format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")

@@ -7,15 +7,17 @@ use super::{Said, Scene, UNKNOWN, WELL, WRONG, json};
 use crate::check::{Case, complete};
 use crate::cli::ask::{Asked, Detail, Output, Rules, Trace};
 use crate::trace::{
-    Answer, Colour, Directory, Wish, World, ask, desired, load, mermaid, parse, text,
+    Answer, Colour, Directory, Wish, World, ask, desired, differences, load, mermaid,
+    mermaid_of_both, parse, text,
 };
 use crate::track::Tracker;
 
 pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, String> {
-    let mut tracker = Tracker::new(asked.settings.node_name.clone());
+    let mut tracker = Tracker::new(scene.options.node_name.clone());
     scene.events.iter().cloned().for_each(|event| tracker.feed(event));
     let cluster = scene.has_objects.then(|| tracker.cluster());
-    let directory = Directory { cluster, pods: &scene.pods };
+    let podless = scene.podless.as_deref();
+    let directory = Directory { cluster, pods: &scene.pods, podless };
     if wish.rules != Rules::Live && !scene.has_objects {
         return Err("--desired and --compare need objects: --manifests DIR, --kubeconfig FILE, or a dump that has them".to_owned());
     }
@@ -23,14 +25,18 @@ pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, S
         || desired(scene.survey.clone(), &scene.events, &scene.options).map_err(|e| e.to_string());
     let case = scene.has_objects.then_some(Case { events: &scene.events, options: &scene.options });
     let shown = Shown { asked, wish, directory, case };
-    match wish.rules {
+    let said = match wish.rules {
         Rules::Live => shown.one(load(scene.survey)),
         Rules::Desired => shown.one(wanted()?),
         Rules::Compared => {
             let wanted = wanted()?;
             shown.both(load(scene.survey), wanted)
         }
-    }
+    }?;
+    // Whoever gave no objects expects no names.
+    let unnamed = podless.filter(|_| scene.has_objects);
+    let error = unnamed.map(|why| format!("pods are not named: {why}\n")).unwrap_or_default();
+    Ok(Said { error, ..said })
 }
 
 /// Where a packet goes in a world that is there already.
@@ -41,7 +47,8 @@ pub(super) fn in_world(
     case: Case<'_>,
 ) -> Result<Said, String> {
     let tracker = case.tracker();
-    let directory = Directory { cluster: Some(tracker.cluster()), pods: &[] };
+    let podless = Some("a record has no names of pods");
+    let directory = Directory { cluster: Some(tracker.cluster()), pods: &[], podless };
     Shown { asked, wish, directory, case: Some(case) }.one(world)
 }
 
@@ -85,24 +92,22 @@ impl Shown<'_> {
 
     fn both(&self, mut live: World, mut wanted: World) -> Result<Said, String> {
         let (live, wanted) = (self.ask(&mut live)?, self.ask(&mut wanted)?);
-        let same = live.comes_to() == wanted.comes_to();
-        let verdict = if same {
-            "live and desired rules do the same"
-        } else {
-            "live and desired rules DIFFER"
-        };
+        let differences = differences(&live, &wanted);
+        let same = differences.is_empty();
         let out = match self.asked.output {
+            Output::Text if same => {
+                format!("{}live and desired rules do the same\n", self.words(&live))
+            }
             Output::Text => {
-                format!("live:\n{}desired:\n{}{verdict}\n", self.words(&live), self.words(&wanted))
+                let lines = differences.iter().map(|one| format!("  {one}\n"));
+                let lines: String = lines.collect();
+                let (live, wanted) = (self.words(&live), self.words(&wanted));
+                format!("live:\n{live}desired:\n{wanted}live and desired rules DIFFER:\n{lines}")
             }
-            Output::Json => {
-                json(&serde_json::json!({ "same": same, "live": live, "desired": wanted }))?
-            }
-            Output::Mermaid => format!(
-                "{}\n{}",
-                mermaid(&live, &self.directory),
-                mermaid(&wanted, &self.directory)
-            ),
+            Output::Json => json(&serde_json::json!({
+                "same": same, "differences": differences, "live": live, "desired": wanted,
+            }))?,
+            Output::Mermaid => mermaid_of_both(&live, &wanted, &self.directory),
         };
         let code = match (live.is_certain() && wanted.is_certain(), same) {
             (false, _) => UNKNOWN,

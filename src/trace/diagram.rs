@@ -8,15 +8,30 @@ use super::names::Directory;
 
 /// The answer as a flowchart.
 pub fn mermaid(answer: &Answer, directory: &Directory<'_>) -> String {
-    let mut out = String::from("flowchart LR\n");
+    format!("flowchart LR\n{}", nodes(answer, directory, ""))
+}
+
+/// Two answers to one question as one flowchart, each in a frame of its own.
+pub fn mermaid_of_both(live: &Answer, desired: &Answer, directory: &Directory<'_>) -> String {
+    let frame = |name: &str, answer: &Answer| {
+        let inner = nodes(answer, directory, &format!("{name}-"));
+        format!("    subgraph {name}\n{inner}    end\n")
+    };
+    format!("flowchart LR\n{}{}", frame("live", live), frame("desired", desired))
+}
+
+/// What is in a flowchart; names of nodes begin as they are told.
+fn nodes(answer: &Answer, directory: &Directory<'_>, prefix: &str) -> String {
+    let mut out = String::new();
     let mut line = |text: String| {
         let _ = writeln!(out, "    {text}");
     };
-    line(format!("packet[\"{}\"]", quoted(&answer.packet)));
+    line(format!("{prefix}packet[\"{}\"]", quoted(&answer.packet)));
     let from = match &answer.service {
         Some(service) => {
-            line(format!("service([\"{}\"])", quoted(service)));
-            line(format!("packet -->|\"{}\"| service", quoted(&answer.enters)));
+            line(format!("{prefix}service([\"{}\"])", quoted(service)));
+            let enters = quoted(&answer.enters);
+            line(format!("{prefix}packet -->|\"{enters}\"| {prefix}service"));
             "service"
         }
         None => "packet",
@@ -36,21 +51,21 @@ pub fn mermaid(answer: &Answer, directory: &Directory<'_>) -> String {
             ending.words,
             by.unwrap_or_default()
         );
-        line(format!("end{number}[\"{}\"]", quoted(&words)));
+        line(format!("{prefix}end{number}[\"{}\"]", quoted(&words)));
         let masquerade = ending.masquerade.to.map(|to| format!(", as {}", to.address));
         let label = format!("{}{}", ending.probability, masquerade.unwrap_or_default());
-        line(format!("{from} -->|\"{label}\"| end{number}"));
+        line(format!("{prefix}{from} -->|\"{label}\"| {prefix}end{number}"));
         let class = match ending.fate {
             Kind::Delivered | Kind::Forwarded => continue,
             Kind::Rejected => "fill:#fe9",
             Kind::Dropped => "fill:#f99",
             Kind::Unknown => "fill:#d9f",
         };
-        line(format!("style end{number} {class}"));
+        line(format!("style {prefix}end{number} {class}"));
     }
     for (number, doubt) in answer.gaps.iter().enumerate() {
         line(format!(
-            "gap{number}{{{{\"not known: {}: {}\"}}}}",
+            "{prefix}gap{number}{{{{\"not known: {}: {}\"}}}}",
             quoted(&doubt.what),
             quoted(&doubt.why)
         ));

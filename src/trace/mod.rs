@@ -10,6 +10,7 @@
 //! Tests: `tests.rs`, and the lab's scenarios `trace` and `check`.
 
 pub mod answer;
+mod compare;
 mod desired;
 mod diagram;
 pub mod dump;
@@ -29,8 +30,9 @@ mod turns_tests;
 mod words;
 
 pub use answer::{Answer, Doubt, Ending, Kind, Question, ask, endpoint_of, packet as packet_of};
+pub use compare::{Difference, differences};
 pub use desired::{desired, with_rules};
-pub use diagram::mermaid;
+pub use diagram::{mermaid, mermaid_of_both};
 pub use load::{Gap, Maker, Whereabouts, World, load};
 pub use names::{Directory, End, NoSuch, Wish, parse};
 pub use owners::port_of;

@@ -43,6 +43,8 @@ pub struct Directory<'a> {
     pub cluster: Option<&'a Cluster>,
     /// Pods.
     pub pods: &'a [Pod],
+    /// Why pods are not known, where they are not.
+    pub podless: Option<&'a str>,
 }
 
 /// What is asked, before names are looked up.
@@ -230,8 +232,12 @@ impl<'a> Directory<'a> {
         one("Service", name, cluster.services().filter(|s| *s.name.name == *name), |s| &s.name)
     }
 
-    /// A pod by name.
+    /// A pod by name. Where pods are not known, none can be said not to be there.
     pub fn pod(&self, namespace: Option<&str>, name: &str) -> Result<&'a Pod, NoSuch> {
+        if let Some(why) = self.podless {
+            let name = namespace.map_or(name.to_owned(), |space| format!("{space}/{name}"));
+            return Err(NoSuch(format!("pod/{name}: {why}; give the pod's address instead")));
+        }
         let of_name = self.pods.iter().filter(|pod| *pod.name.name == *name);
         match namespace {
             None => one("Pod", name, of_name, |pod| &pod.name),

@@ -155,7 +155,7 @@ pub(crate) fn asked_with(
 ) -> Result<(Answer, String), String> {
     let mut tracker = crate::track::Tracker::new("node-1".into());
     events.iter().cloned().for_each(|event| tracker.feed(event));
-    let directory = Directory { cluster: Some(tracker.cluster()), pods };
+    let directory = Directory { cluster: Some(tracker.cluster()), pods, podless: None };
     let mut world = load(survey);
     let end = |text| parse(text).map_err(|e| e.0);
     let wish = Wish { from: end(from)?, to: end(to)?, protocol: None, family: None };
@@ -258,6 +258,16 @@ fn names_that_fit_nothing_or_too_much_are_said() {
 }
 
 #[test]
+fn a_pod_is_not_said_to_be_absent_where_pods_are_not_known() {
+    let why = "pods could not be listed: forbidden";
+    let directory = Directory { cluster: None, pods: &[], podless: Some(why) };
+    let told = directory.pod(Some("default"), "web-1").unwrap_err().0;
+    assert!(told.starts_with("pod/default/web-1: pods could not be listed: forbidden"), "{told}");
+    let known = Directory { podless: None, ..directory };
+    assert!(known.pod(None, "web-1").unwrap_err().0.contains("there is no Pod web-1"));
+}
+
+#[test]
 fn desired_is_what_the_proxy_itself_would_write() {
     let survey = survey();
     let mut live = load(survey.clone());
@@ -276,7 +286,54 @@ fn desired_is_what_the_proxy_itself_would_write() {
 fn a_picture_has_every_ending() {
     let (answer, _) = asked(survey(), "outside", "svc/default/web").unwrap();
     let pods = pods();
-    let picture = mermaid(&answer, &Directory { cluster: None, pods: &pods });
+    let picture = mermaid(&answer, &Directory { cluster: None, pods: &pods, podless: None });
     assert!(picture.starts_with("flowchart LR\n"));
     assert_eq!(picture.matches("-->|\"1/2, as 172.18.1.2\"|").count(), 2, "{picture}");
+}
+
+#[test]
+fn what_live_and_desired_rules_do_otherwise_is_named() {
+    let question = Question {
+        protocol: crate::model::Protocol::Tcp,
+        source: "203.0.113.77:0".parse().unwrap(),
+        destination: "172.18.1.2:30080".parse().unwrap(),
+        link: Some("eth0".into()),
+        because: String::new(),
+    };
+    let mut fenced = survey();
+    fenced
+        .nft
+        .extend(foreign(&Rule::new().protocol_is(6).verdict(Verdict::Drop).comment("closed")));
+    let live = ask(&mut load(survey()), &question);
+    let closed = ask(&mut load(fenced), &question);
+    assert!(differences(&live, &live.clone()).is_empty());
+    let told: Vec<String> = differences(&closed, &live).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "no endpoint: live dropped by nft table ip fw, chain pre, handle 0 (1); desired never",
+            "→ 10.244.1.11:8080: live never; desired forwarded (1/2, masqueraded)",
+            "→ 10.244.2.12:8080: live never; desired forwarded (1/2, masqueraded)",
+        ]
+    );
+    // Shares, masquerade, and who ended it count, each by itself.
+    let changed = |change: fn(&mut Ending)| {
+        let mut other = live.clone();
+        change(&mut other.endings[0]);
+        differences(&live, &other).len()
+    };
+    assert_eq!(changed(|ending| ending.probability = "1/3".to_owned()), 1);
+    assert_eq!(changed(|ending| ending.masquerade.to = None), 1);
+    let mut ours = closed.clone();
+    ours.endings[0].by.as_mut().unwrap().ours = true;
+    let told = differences(&closed, &ours);
+    assert!(
+        told.len() == 1
+            && told[0].to_string().ends_with("desired dropped by a rule of kube-proxy (1)")
+    );
+    let picture =
+        mermaid_of_both(&closed, &live, &Directory { cluster: None, pods: &[], podless: None });
+    assert_eq!(picture.matches("flowchart LR").count(), 1, "{picture}");
+    assert_eq!(picture.matches("subgraph").count(), picture.matches("\n    end\n").count());
+    assert!(picture.contains("live-end0") && picture.contains("desired-end1"), "{picture}");
 }

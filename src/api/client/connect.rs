@@ -194,15 +194,22 @@ impl Connection {
     /// an error.
     pub async fn pods(&self) -> Result<Vec<crate::model::Pod>, Error> {
         use http_body_util::BodyExt;
-        let response = self.send(self.get("/api/v1/pods?resourceVersion=0")).await?;
+        // Pods have no decoder of protobuf: JSON is asked for, which every server has.
+        let request = Request::get("/api/v1/pods?resourceVersion=0");
+        let request = request.header(header::ACCEPT, "application/json").body(Body::empty());
+        let response = self.send(request.expect("the path is a constant")).await?;
         let status = response.status();
         if !status.is_success() {
             return Err(explain::status(&self.url, status, ""));
         }
         let collected = response.into_body().collect().await;
         let bytes = collected.map_err(|error| explain::transport(&self.url, &error))?.to_bytes();
-        let value = serde_json::from_slice(&bytes).unwrap_or_default();
-        Ok(crate::api::pods::of_value(&value))
+        let value = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(format!("API server {}: its list of pods is no JSON: {error}", self.url))
+        })?;
+        let mut pods = crate::api::pods::of_value(&value);
+        crate::api::pods::merge(&mut pods);
+        Ok(pods)
     }
 
     /// The same, telling of every request how it ended.

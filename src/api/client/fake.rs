@@ -30,9 +30,9 @@ impl Reply {
     }
 }
 
-/// A request as it came: method and path with query, and the body.
+/// A request as it came: method and path with query, the body, and what forms are accepted.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Asked(pub(crate) String, pub(crate) String);
+pub(crate) struct Asked(pub(crate) String, pub(crate) String, pub(crate) String);
 
 type Script = dyn Fn(usize, &Asked) -> Reply + Send + Sync;
 
@@ -135,7 +135,7 @@ async fn serve(
 }
 
 async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut accept) = (String::new(), 0, String::new());
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await.ok()? == 0 {
@@ -147,13 +147,16 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
         if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
+        if let Some(value) = line.to_lowercase().strip_prefix("accept:") {
+            accept = value.trim().to_owned();
+        }
         if line.trim().is_empty() {
             break;
         }
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Asked(first, String::from_utf8(body).unwrap()))
+    Some(Asked(first, String::from_utf8(body).unwrap(), accept))
 }
 
 /// None if the connection is to be closed.

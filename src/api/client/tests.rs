@@ -434,6 +434,30 @@ async fn an_absent_api_counts_as_empty() {
 }
 
 #[tokio::test]
+async fn pods_are_listed_or_it_is_said_why_not() {
+    let pod = json!({
+        "metadata": {"name": "web-1", "namespace": "default"}, "status": {"podIP": "10.244.1.11"},
+    });
+    let list = json!({"kind": "PodList", "apiVersion": "v1", "items": [pod]}).to_string();
+    let asked = async |status: u16, text: String| {
+        let script = move |_: usize, asked: &Asked| match asked.2.as_str() {
+            "application/json" => Reply(status, "", vec![Step::Say(text.clone())]),
+            // As a real server, which has protobuf and prefers what comes first.
+            _ => Reply::text("k8s\0 and what is no JSON"),
+        };
+        let fake = Fake::start(script).await;
+        let server = Server { master: Some(fake.url()), pace: UNHINDERED, ..Server::default() };
+        connect(&server).await.unwrap().pods().await
+    };
+    let pods = asked(200, list.clone()).await.unwrap();
+    assert_eq!(pods[0].name, NamespacedName::new("default", "web-1"));
+    let why = asked(403, String::new()).await.unwrap_err().to_string();
+    assert!(why.contains("403"), "{why}");
+    let why = asked(200, list[..list.len() / 2].to_owned()).await.unwrap_err().to_string();
+    assert!(why.contains("its list of pods is no JSON"), "{why}");
+}
+
+#[tokio::test]
 async fn other_kinds_without_rights_are_waited_for() {
     let mut live = Live::start(|n, _| match n {
         0 => Reply(403, "", vec![]),
