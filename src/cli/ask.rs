@@ -19,10 +19,21 @@ pub struct Asked {
     pub objects: Objects,
     /// What is asked.
     pub command: Command,
-    /// A dump instead of this node.
-    pub from: Option<PathBuf>,
+    /// Of which node.
+    pub node: Place,
     /// The form of the answer.
     pub output: Output,
+}
+
+/// The node that is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This one.
+    Here,
+    /// The one that a dump is of.
+    Dump(PathBuf),
+    /// One that is made of the Node object, and has no rules.
+    StandIn,
 }
 
 /// Whether flags say where the objects are.
@@ -176,6 +187,11 @@ const HELP: Own = ("help", "", "this text");
 const OF_ALL: &[Own] =
     &[("output", "text|json|mermaid", "the form of the answer [default: text]"), HELP];
 const OF_NODE: &[Own] = &[("from", "FILE", "a dump instead of this node; needs no privileges")];
+const OF_STAND_IN: &[Own] = &[(
+    "stand-in",
+    "",
+    "a node as its Node object tells of it, instead of this one: for --desired and --what-if, without privileges",
+)];
 const OF_PACKET: &[Own] = &[
     ("proto", "tcp|udp|sctp", "the protocol [default: of the Service port, else tcp]"),
     ("port", "PORT", "the port of TO, a number or a Service port's name"),
@@ -211,6 +227,7 @@ Examples:
   kube-proxy trace outside node:30080 --kubeconfig ~/.kube/config
   kube-proxy trace node svc/kube-system/kube-dns:dns --output mermaid
   kube-proxy trace outside 198.51.100.1:80 --from node-1.dump --compare
+  kube-proxy trace outside node:30080 --manifests examples --hostname-override node-1 --stand-in --desired
 
 Exit codes: 0 the answer is certain; 2 something on the way cannot be told, or was not found.
 With --compare: 1 live and desired rules differ.";
@@ -221,6 +238,7 @@ Examples:
   kube-proxy check --from node-1.dump --output json
   kube-proxy check --from node-1.dump --what-if node-drain=node-2
   kube-proxy check --manifests examples --what-if set-field=default/web:externalTrafficPolicy=Local
+  kube-proxy check --manifests examples --hostname-override node-1 --stand-in --what-if mode=iptables
 
 Exit codes: 0 the kernel does what the API promises; 1 it does not; 2 it cannot be told.";
 const DUMP_EXAMPLES: &str = "\
@@ -260,8 +278,8 @@ impl Name {
     /// Its own flags, as help shows them.
     pub(super) fn own(self) -> impl Iterator<Item = &'static Own> {
         let groups: &[&'static [Own]] = match self {
-            Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_ALL],
-            Name::Check => &[OF_CHECK, OF_NODE, OF_ALL],
+            Name::Trace => &[OF_PACKET, OF_TRACE, OF_NODE, OF_STAND_IN, OF_ALL],
+            Name::Check => &[OF_CHECK, OF_NODE, OF_STAND_IN, OF_ALL],
             Name::Dump => &[OF_DUMP, OF_NODE, OF_ALL],
             Name::Names => &[OF_NAMES, OF_NODE, &[HELP]],
             Name::Replay => &[OF_REPLAY, OF_PACKET, OF_ALL],
@@ -397,6 +415,7 @@ pub(super) fn parse(
         Name::Replay => replay(&mut given, &mut spelled),
     };
     spelled.refuse_words();
+    let node = place(&mut given, command.as_ref());
     let named = |flag: &str| spelled.flags.iter().any(|(known, _)| known.name == flag);
     let objects = if ["manifests", "kubeconfig", "master", "config"].iter().any(|flag| named(flag))
     {
@@ -411,7 +430,7 @@ pub(super) fn parse(
             settings: loaded.settings,
             objects,
             command,
-            from: given.last("from").map(PathBuf::from),
+            node,
             output,
         }))),
         (Err(more), _) => {
@@ -420,6 +439,29 @@ pub(super) fn parse(
         }
         _ => Err(Usage { problems, exit_code: Usage::OF_QUESTION }),
     }
+}
+
+/// Which node is asked about. One that stands in has no rules: only what they would be can be asked.
+fn place(given: &mut Given, command: Option<&Command>) -> Place {
+    let from = given.last("from").map(PathBuf::from);
+    if !given.has("stand-in") {
+        return from.map_or(Place::Here, Place::Dump);
+    }
+    let supposes = match command {
+        Some(Command::Trace(trace)) => trace.rules == Rules::Desired,
+        Some(Command::Check { what_if }) => !what_if.is_empty(),
+        _ => true,
+    };
+    if from.is_some() {
+        given
+            .problems
+            .push(Problem::said("--stand-in", "not together with --from: which of both?"));
+    }
+    if !supposes {
+        let sentence = "needs --desired (trace) or --what-if (check): nothing is programmed on it";
+        given.problems.push(Problem::said("--stand-in", sentence));
+    }
+    Place::StandIn
 }
 
 /// Parts a command's own flags from the rest.
@@ -540,12 +582,25 @@ mod tests {
     #[test]
     fn names_pass_over_what_else_stands_on_the_line() {
         let of = |line: &str| match asked(line).unwrap() {
-            Asked { command: Command::Names { of }, from, .. } => (of, from),
+            Asked { command: Command::Names { of }, node, .. } => (of, node),
             other => panic!("{other:?}"),
         };
-        assert_eq!(of("names trace node --steps --output json"), (Names::Ends, None));
+        assert_eq!(of("names trace node --steps --output json"), (Names::Ends, Place::Here));
         let line = "names --changes --what-if mode=ipvs --from d --what-if";
-        assert_eq!(of(line), (Names::Changes, Some(PathBuf::from("d"))));
+        assert_eq!(of(line), (Names::Changes, Place::Dump("d".into())));
+    }
+
+    #[test]
+    fn a_stand_in_is_asked_only_what_would_be() {
+        assert_eq!(asked("trace a b:1 --desired --stand-in").unwrap().node, Place::StandIn);
+        assert_eq!(asked("check --what-if mode=ipvs --stand-in").unwrap().node, Place::StandIn);
+        for line in
+            ["trace a b:1 --stand-in", "trace a b:1 --compare --stand-in", "check --stand-in"]
+        {
+            assert!(asked(line).unwrap_err()[0].contains("nothing is programmed"), "{line}");
+        }
+        let both = "check --what-if mode=ipvs --stand-in --from d";
+        assert!(asked(both).unwrap_err()[0].contains("--from"));
     }
 
     #[test]

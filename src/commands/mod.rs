@@ -18,12 +18,13 @@ mod trace;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cli::ask::{Asked, Command};
+use crate::cli::ask::{Asked, Command, Place};
 use crate::kernel::real::survey::{Flows, survey};
 use crate::kernel::survey::Survey;
 use crate::model::{Event, Pod};
 use crate::sync::Options;
 use crate::trace::dump::{self as format, Dump};
+use crate::trace::stand_in::stand_in;
 use objects::Known;
 use progress::Progress;
 
@@ -87,13 +88,13 @@ fn json(value: &impl serde::Serialize) -> Result<String, String> {
 
 /// Reads the objects alone, from a dump if one is named.
 fn known(asked: &Asked, progress: &mut Progress) -> Result<Known, String> {
-    let (known, node) = match &asked.from {
-        Some(file) => {
+    let (known, node) = match &asked.node {
+        Place::Dump(file) => {
             let dump = read_dump(file)?;
             let node = node_of(&dump, asked);
             (Known::of_dump(dump.events, dump.pods), node)
         }
-        None => (Known::default(), asked.settings.node_name.clone()),
+        Place::Here | Place::StandIn => (Known::default(), asked.settings.node_name.clone()),
     };
     objects::read(asked, (known, &node), progress)
 }
@@ -106,17 +107,23 @@ fn node_of(dump: &Dump, asked: &Asked) -> Arc<str> {
 
 /// Reads all that is known.
 fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, String> {
-    let (survey, known, dumped, node) = match &asked.from {
-        Some(file) => {
+    let own = &asked.settings.node_name;
+    let (survey, known, dumped, node) = match &asked.node {
+        Place::Dump(file) => {
             progress.tell(&format!("reading {}", file.display()));
             let dump = read_dump(file)?;
             let node = node_of(&dump, asked);
             let known = Known::of_dump(dump.events, dump.pods);
-            (dump.survey, objects::read(asked, (known, &node), progress)?, dump.options, node)
+            let known = objects::read(asked, (known, &node), progress)?;
+            (Some(dump.survey), known, dump.options, node)
         }
-        None => {
+        Place::Here => {
             let (found, known) = live(asked, flows, progress)?;
-            (found, known, None, asked.settings.node_name.clone())
+            (Some(found), known, None, own.clone())
+        }
+        Place::StandIn => {
+            let known = objects::read(asked, (Known::default(), own), progress)?;
+            (None, known, None, own.clone())
         }
     };
     let mut tracker = crate::track::Tracker::new(node);
@@ -124,6 +131,17 @@ fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, 
     let options =
         dumped.unwrap_or_else(|| asked.settings.proxy_options(tracker.cluster().node()).0);
     let has_objects = !known.events.is_empty();
+    let node = tracker.cluster().node();
+    let survey = match (survey, node) {
+        (Some(found), _) => found,
+        (None, Some(node)) => stand_in(&options, Some(node), &[]),
+        (None, None) => {
+            let name = &asked.settings.node_name;
+            return Err(format!(
+                "--stand-in: the objects have no Node {name}; give its name with --hostname-override"
+            ));
+        }
+    };
     let Known { events, pods, podless } = known;
     Ok(Scene { survey, events, pods, podless, options, has_objects })
 }
@@ -137,7 +155,8 @@ fn live(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<(Survey,
         });
         let mut tell = |what: &str| progress.tell(&format!("reading objects, and {what}"));
         let found = survey(flows, &mut tell).map_err(|e| {
-            format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from")
+            format!("this node cannot be read: {e}; run it as root on the node, or name a dump with --from, or \
+                 ask a --stand-in what would be")
         })?;
         progress.tell("reading objects");
         let known = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::progress::Progress;
 use crate::api::manifests::Manifests;
 use crate::api::pods;
-use crate::cli::ask::{Asked, Command, Names, Objects};
+use crate::cli::ask::{Asked, Command, Names, Objects, Place};
 use crate::config::Source;
 use crate::model::{Event, Pod};
 
@@ -38,7 +38,7 @@ pub(super) fn read(
         !matches!(asked.command, Command::Check { .. } | Command::Names { of: Names::Changes });
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     match (&asked.settings.source, asked.objects) {
-        (_, Objects::Unnamed) if asked.from.is_some() => Ok(known),
+        (_, Objects::Unnamed) if matches!(asked.node, Place::Dump(_)) => Ok(known),
         (_, Objects::Unnamed) if !in_pod => {
             let why =
                 "pods are known from --manifests DIR, --kubeconfig FILE or a dump that has them";

@@ -5,10 +5,13 @@ use std::io::IsTerminal;
 
 use super::{Said, Scene, UNKNOWN, WELL, WRONG, json};
 use crate::check::{Case, complete};
-use crate::cli::ask::{Asked, Detail, Output, Rules, Trace};
+use crate::cli::ask::{Asked, Detail, Output, Place, Rules, Trace};
+use crate::kernel::real::survey::flow;
+use crate::kernel::{FlowFact, Socket};
+use crate::model::Family;
 use crate::trace::{
-    Answer, Colour, Directory, Wish, World, ask, desired, differences, load, mermaid,
-    mermaid_of_both, parse, text,
+    Answer, Colour, Directory, Gap, Question, Wish, World, ask, desired, differences, load,
+    mermaid, mermaid_of_both, parse, text,
 };
 use crate::track::Tracker;
 
@@ -24,7 +27,8 @@ pub(super) fn trace(asked: &Asked, wish: &Trace, scene: Scene) -> Result<Said, S
     let wanted =
         || desired(scene.survey.clone(), &scene.events, &scene.options).map_err(|e| e.to_string());
     let case = scene.has_objects.then_some(Case { events: &scene.events, options: &scene.options });
-    let shown = Shown { asked, wish, directory, case };
+    let live = asked.node == Place::Here;
+    let shown = Shown { asked, wish, directory, case, live };
     let said = match wish.rules {
         Rules::Live => shown.one(load(scene.survey)),
         Rules::Desired => shown.one(wanted()?),
@@ -49,7 +53,7 @@ pub(super) fn in_world(
     let tracker = case.tracker();
     let podless = Some("a record has no names of pods");
     let directory = Directory { cluster: Some(tracker.cluster()), pods: &[], podless };
-    Shown { asked, wish, directory, case: Some(case) }.one(world)
+    Shown { asked, wish, directory, case: Some(case), live: false }.one(world)
 }
 
 struct Shown<'a> {
@@ -57,6 +61,8 @@ struct Shown<'a> {
     wish: &'a Trace,
     directory: Directory<'a>,
     case: Option<Case<'a>>,
+    /// Whether this node is asked, which has more connections than it would be good to read.
+    live: bool,
 }
 
 impl Shown<'_> {
@@ -72,6 +78,9 @@ impl Shown<'_> {
         };
         let link = self.wish.link.as_deref();
         let question = wish.resolve(&self.directory, world, link).map_err(wrong)?;
+        if self.live {
+            take_its_flow(world, &question);
+        }
         let mut answer = ask(world, &question);
         if let Some(case) = &self.case {
             complete(&mut answer, (world, &question), case);
@@ -126,5 +135,27 @@ impl Shown<'_> {
             out.push_str(&format!("\n{}\n", first.journey));
         }
         out
+    }
+}
+
+/// Takes in the connection that the packet belongs to; without a port it is a new one.
+fn take_its_flow(world: &mut World, question: &Question) {
+    let [source, destination] = [question.source, question.destination]
+        .map(|at| Socket { address: at.ip(), port: at.port() });
+    if source.port == 0 {
+        return;
+    }
+    let family = Family::of(source.address);
+    let protocol = question.protocol;
+    let packet = FlowFact { family, protocol, source, destination, endpoint: destination };
+    match flow(&packet) {
+        Ok(Some(found)) => {
+            world.take_flow(found);
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let what = "the conntrack entry of this packet".to_owned();
+            world.gaps.push(Gap { what, why: error.to_string() });
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::faults::tool;
 use super::trace::run;
 use super::{Bench, Scenario, Stop, Verdict, scenario};
 use crate::guest;
@@ -25,6 +26,7 @@ fn dumped(bench: &Bench) -> Verdict {
     setting.wait_for(&Probe::parse(
         "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself",
     )?)?;
+    let flows = connect(&setting);
     let file = setting.scratch.path().join("node.dump");
     let named = file.display().to_string();
     let mut arguments = vec!["dump".to_owned(), format!("--to={named}")];
@@ -34,21 +36,32 @@ fn dumped(bench: &Bench) -> Verdict {
         return Err(format!("dump ended with {code}: {out}{error}").into());
     }
     let elsewhere = Namespace::new("elsewhere")?;
-    let question =
-        ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned).to_vec();
-    let from = [question.clone(), vec![format!("--from={named}")]].concat();
-    let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
-    let live = [question.clone(), setting.start(&[]).arguments()].concat();
-    let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
-    if here != there || here.is_empty() {
-        return Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into());
+    let mut both = |question: &[String]| -> Result<String, Stop> {
+        let from = [question.to_vec(), vec![format!("--from={named}")]].concat();
+        let (_, there, _) = run(&elsewhere, setting.binary(), &from)?;
+        let live = [question.to_vec(), setting.start(&[]).arguments()].concat();
+        let (_, here, error) = run(&setting.lab.node, setting.binary(), &live)?;
+        match here == there && !here.is_empty() {
+            true => Ok(there),
+            false => Err(format!("live:\n{here}{error}\nfrom the dump:\n{there}").into()),
+        }
+    };
+    if flows {
+        let of_a_flow = ["trace", "203.0.113.10:5353", "10.96.0.53:53", "--proto=udp"];
+        let said = both(&of_a_flow.map(str::to_owned))?;
+        if !said.contains("10.244.1.99") {
+            return Err(format!("its connection is not heeded:\n{said}").into());
+        }
     }
+    let question = ["trace", "outside", "svc/default/web:http", "--output=json"].map(str::to_owned);
+    let there = both(&question)?;
+    let from = [question.to_vec(), vec![format!("--from={named}")]].concat();
     let text = std::fs::read_to_string(&file).map_err(|e| e.to_string())?;
     let packed = setting.scratch.path().join("node.dump.gz").display().to_string();
     let mut arguments = vec!["dump".to_owned(), format!("--to={packed}")];
     arguments.extend(setting.start(&[]).arguments());
     run(&setting.lab.node, setting.binary(), &arguments)?;
-    let from_packed = [question.clone(), vec![format!("--from={packed}")]].concat();
+    let from_packed = [question.to_vec(), vec![format!("--from={packed}")]].concat();
     let (_, unpacked, error) = run(&elsewhere, setting.binary(), &from_packed)?;
     if unpacked != there {
         return Err(format!("from the packed dump:\n{unpacked}{error}").into());
@@ -59,6 +72,13 @@ fn dumped(bench: &Bench) -> Verdict {
         return Err(format!("half a dump: exit code {code}: {out}{error}").into());
     }
     Ok(format!("{} KiB", text.len() / 1024))
+}
+
+/// Makes a connection to an endpoint that nobody would choose; whether that could be done here.
+fn connect(setting: &Setting) -> bool {
+    let entry = "-I -p udp -s 203.0.113.10 -d 10.96.0.53 --sport 5353 --dport 53 -r 10.244.1.99 \
+                 -q 203.0.113.10 --reply-port-src 5353 --reply-port-dst 5353 -t 600 -u SEEN_REPLY";
+    tool(setting, "conntrack", entry).is_ok()
 }
 
 /// Rules of somebody else, with addresses in every form that nft keeps them in.
