@@ -444,16 +444,16 @@ fn wanted(family: u8, at: Option<usize>, behind: &[&[u8]]) -> Tags {
         let body = Attributes::new(expression).get(2).unwrap_or(&[]);
         let get = |n: u16| Attributes::new(body).get(n).and_then(u32_be);
         let takes = |n: u16| get(n).and_then(register) == at && at.is_some();
-        let family =
+        let length =
             |named: Option<u32>| if named.unwrap_or(u32::from(family)) == 10 { 16 } else { 4 };
         match named(expression).as_str() {
-            "nat" if takes(3) || takes(4) => return address_tags(family(get(2))).collect(),
-            "tproxy" if takes(2) => return address_tags(family(get(1))).collect(),
-            "dup" if takes(1) => return address_tags(family(None)).collect(),
-            "fwd" if takes(2) => return address_tags(family(get(3))).collect(),
+            "nat" if takes(3) || takes(4) => return address_tags(length(get(2))).collect(),
+            "tproxy" if takes(2) => return address_tags(length(get(1))).collect(),
+            "dup" if takes(1) => return address_tags(length(None)).collect(),
+            "fwd" if takes(2) => return address_tags(length(get(3))).collect(),
             "payload" if takes(5) && get(2) == Some(1) => {
                 let at = |n| get(n).unwrap_or(0) as usize;
-                return header(family(None) as u8 / 16 * 8 + 2, at(3), at(4));
+                return header(family, at(3), at(4));
             }
             _ => {}
         }

@@ -407,7 +407,9 @@ fn apply(
     report: &mut Report,
 ) -> Result<(), Error> {
     report.transactions += 1;
-    report.operations += kernel.apply(&transaction)?.operations;
+    let receipt = kernel.apply(&transaction)?;
+    report.operations += receipt.operations;
+    report.waited += receipt.waited;
     Ok(())
 }
 
