@@ -201,7 +201,7 @@ async fn live(
     let farewell = FAREWELL + draining(&settings);
     let (requests, asked) = mpsc::channel(REQUESTS);
     let sources = sources(&settings, logging.clone(), (&families, &requests));
-    board.into_iter().for_each(|board| sources.metrics.carried_by(carrying(board)));
+    board.iter().cloned().for_each(|board| sources.metrics.carried_by(carrying(board)));
     let (sender, events) = mpsc::channel(EVENTS);
     if settings.mode == Mode::Iptables {
         tell_counted(&mut *kernel, &sources.metrics);
@@ -233,6 +233,7 @@ async fn live(
         failure = source.failure => Err(failure),
         error = serve::run(ports(&settings), sources) => Err(Failure::new(error)),
         failure = live::follow(live, settings.clone()) => Err(failure),
+        failure = fallen(board) => Err(failure),
         () = ready::tell(health) => Ok(()),
     };
     ready::stopping();
@@ -247,11 +248,24 @@ async fn live(
     outcome
 }
 
+/// Resolves when a thread that carries connections has ended by itself: nobody accepts in its place.
+async fn fallen(board: Option<Board<RelayKey>>) -> Failure {
+    let Some(board) = board else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if let Some(thread) = board.fallen() {
+            return Failure::new(format_args!(
+                "the thread {thread} that carries connections ended by itself; this is a bug"
+            ));
+        }
+    }
+}
+
 /// What the proxy carries itself, in the words of the metrics.
 fn carrying(board: Board<RelayKey>) -> serve::Carrying {
-    let told = |(key, figures): (RelayKey, Figures)| serve::CarriedFigures {
-        service: key.origin.to_string(),
-        protocol: key.origin.protocol.to_string(),
+    let told = |service: String, protocol: String, figures: Figures| serve::CarriedFigures {
+        service,
+        protocol,
         open: figures.open,
         accepted: figures.accepted,
         failed_dials: figures.failed_dials,
@@ -261,7 +275,14 @@ fn carrying(board: Board<RelayKey>) -> serve::Carrying {
         bytes_up: figures.bytes_up,
         bytes_down: figures.bytes_down,
     };
-    Box::new(move || board.figures().into_iter().map(told).collect())
+    let of_port = move |(key, figures): (RelayKey, Figures)| {
+        told(key.origin.to_string(), key.origin.protocol.to_string(), figures)
+    };
+    let of_all = move |figures: Figures| told(String::new(), String::new(), figures);
+    Box::new(move || {
+        let each = board.figures().into_iter().map(of_port);
+        each.chain(board.in_all().map(of_all)).collect()
+    })
 }
 
 /// Has the metrics tell what the kernel counts for rules of iptables.

@@ -62,7 +62,7 @@ pub struct RelaySettings {
     pub udp_timeout: Duration,
     /// Connections and UDP flows in all; `None`: what descriptors allow.
     pub most_connections: Option<u64>,
-    /// Connections and UDP flows of one listening port; `None`: no limit of its own.
+    /// Connections and UDP flows of one Service port, over its families; `None`: no limit of its own.
     pub most_of_each: Option<u64>,
     /// How long open connections may go on when the process is to end.
     pub drain: Duration,

@@ -4,7 +4,7 @@
 //! Pure: time is an argument, a duration since any fixed moment. It must never know a socket.
 //! After `pkg/proxy/userspace/roundrobin.go` of Kubernetes 1.25. Tests: below.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// Clients remembered for one Service port, at most; further ones go round.
 const MOST_CLIENTS: usize = 131_072;
+/// Clients whose time is over that are forgotten with each connection: more than can come by it.
+const FORGOTTEN: usize = 2;
 
 /// The endpoints of one listening port, and who goes where.
 #[derive(Debug, Default)]
@@ -24,6 +26,8 @@ pub struct Balancer {
     affinity: Option<Duration>,
     /// Only ever looked up, so that the order of the hash map cannot show.
     clients: HashMap<IpAddr, Client>,
+    /// The same, those that were here longest ago first.
+    by_age: BTreeSet<(Duration, IpAddr)>,
     resting: BTreeMap<SocketAddr, Rest>,
 }
 
@@ -45,10 +49,20 @@ impl Balancer {
     /// Puts other endpoints and another affinity in the place of what was; clients of endpoints
     /// that stay go on to them.
     pub fn set(&mut self, endpoints: Arc<[SocketAddr]>, affinity: Option<Duration>) {
-        self.resting.retain(|endpoint, _| endpoints.contains(endpoint));
-        self.clients.retain(|_, client| endpoints.contains(&client.endpoint));
+        let known: HashSet<&SocketAddr> = endpoints.iter().collect();
+        self.resting.retain(|endpoint, _| known.contains(endpoint));
         if affinity.is_none() {
             self.clients.clear();
+            self.by_age.clear();
+        } else if self.endpoints.iter().any(|endpoint| !known.contains(endpoint)) {
+            let Balancer { clients, by_age, .. } = self;
+            clients.retain(|ip, client| {
+                let stays = known.contains(&client.endpoint);
+                if !stays {
+                    by_age.remove(&(client.last, *ip));
+                }
+                stays
+            });
         }
         self.endpoints = endpoints;
         self.affinity = affinity;
@@ -110,18 +124,32 @@ impl Balancer {
     pub fn worked(&mut self, client: IpAddr, endpoint: SocketAddr, now: Duration) {
         self.resting.remove(&endpoint);
         let Some(timeout) = self.affinity else { return };
-        if self.clients.len() >= MOST_CLIENTS && !self.clients.contains_key(&client) {
-            self.clients.retain(|_, client| now < client.last + timeout);
+        for _ in 0..FORGOTTEN {
+            match self.by_age.first() {
+                Some((last, ip)) if now >= *last + timeout => {
+                    let ip = *ip;
+                    self.forget(ip);
+                }
+                _ => break,
+            }
         }
-        if self.clients.len() < MOST_CLIENTS || self.clients.contains_key(&client) {
+        self.forget(client);
+        if self.clients.len() < MOST_CLIENTS {
             self.clients.insert(client, Client { endpoint, last: now });
+            self.by_age.insert((now, client));
+        }
+    }
+
+    fn forget(&mut self, client: IpAddr) {
+        if let Some(known) = self.clients.remove(&client) {
+            self.by_age.remove(&(known.last, client));
         }
     }
 
     /// A dial of this endpoint failed: it rests, and nobody sticks to it.
     pub fn failed(&mut self, client: IpAddr, endpoint: SocketAddr, now: Duration) {
         if self.clients.get(&client).is_some_and(|known| known.endpoint == endpoint) {
-            self.clients.remove(&client);
+            self.forget(client);
         }
         if !self.endpoints.contains(&endpoint) {
             return;
@@ -215,5 +243,28 @@ mod tests {
         balancer.set([2, 3].map(endpoint).into(), Some(Duration::from_secs(10)));
         assert_eq!(balancer.choose(client(1), &[], NOW), Some(endpoint(3)));
         assert_ne!(balancer.choose(client(2), &[], NOW), Some(endpoint(1)));
+    }
+    #[test]
+    fn clients_beyond_the_most_go_round_until_others_are_forgotten() {
+        let mut balancer = balancer(3, Some(10));
+        let ip = |n: usize| IpAddr::from((0x0a00_0000 + n as u32).to_be_bytes());
+        for n in 0..MOST_CLIENTS + 5 {
+            balancer.worked(ip(n), endpoint(1), NOW);
+        }
+        assert_eq!(balancer.clients.len(), MOST_CLIENTS);
+        assert!(!balancer.clients.contains_key(&ip(MOST_CLIENTS)));
+        // Who comes again stays; those whose time is over make room, and are forgotten by and by.
+        let later = NOW + Duration::from_secs(9);
+        balancer.worked(ip(0), endpoint(2), later);
+        let over = NOW + Duration::from_secs(10);
+        for n in 0..MOST_CLIENTS {
+            balancer.worked(ip(MOST_CLIENTS + n), endpoint(3), over);
+        }
+        assert_eq!(balancer.clients.len(), MOST_CLIENTS);
+        assert_eq!(balancer.choose(ip(0), &[], over), Some(endpoint(2)));
+        assert_eq!(balancer.choose(ip(MOST_CLIENTS + 9), &[], over), Some(endpoint(3)));
+        assert_eq!(balancer.by_age.len(), balancer.clients.len());
+        balancer.set([endpoint(1), endpoint(2)].into(), balancer.affinity);
+        assert_eq!((balancer.clients.len(), balancer.by_age.len()), (1, 1));
     }
 }

@@ -1,5 +1,5 @@
 //! What the relay asks of UDP sockets: datagrams by the batch. Two hearts, as for `sockets`:
-//! Linux (`linux_udp`) and memory (`simulated_udp`). It must never know an endpoint list.
+//! Linux (`linux_udp`) and memory (in `udp_tests.rs`). It must never know an endpoint list.
 //! Tests: `udp_tests.rs`.
 
 use std::net::SocketAddr;
@@ -32,6 +32,12 @@ impl Batch {
         Batch { bytes: Vec::new(), datagrams: Vec::new() }
     }
 
+    /// Whether it was filled, so that more may wait. Who waits is told of as long as he does, so
+    /// that nothing is missed where it is not asked.
+    pub(super) fn is_full(&self) -> bool {
+        self.datagrams.len() >= AT_ONCE
+    }
+
     /// Runs of datagrams by the same sender, in the order of arrival.
     pub(super) fn runs(&self) -> Vec<(Option<SocketAddr>, Range<usize>)> {
         let mut runs: Vec<(Option<SocketAddr>, Range<usize>)> = Vec::new();
@@ -54,11 +60,11 @@ pub(super) trait Datagrams {
 
     /// A new socket towards an endpoint.
     fn connect(&mut self, to: SocketAddr) -> Result<Self::Upstream, Trouble>;
-    /// Tells of datagrams that wait at a listener.
+    /// Tells of datagrams that wait at a listener, as long as they do.
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> Result<(), Trouble>;
     /// Stops that.
     fn unwatch_listener(&mut self, listener: &Self::Listener);
-    /// Tells of datagrams that wait at a connected socket.
+    /// Tells of datagrams that wait at a connected socket, as long as they do.
     fn watch(&mut self, upstream: &Self::Upstream, token: Token) -> Result<(), Trouble>;
     /// Receives what clients sent.
     fn receive(&mut self, listener: &Self::Listener, batch: &mut Batch) -> Result<(), Trouble>;

@@ -1,5 +1,5 @@
 //! Linux's sockets, without a copy through this process: `accept4`, `splice`, epoll.
-//! It knows no endpoint list. Tests: `tests.rs` (the same as for the simulated ones), `netlab`.
+//! It knows no endpoint list. Tests: `threads_tests.rs`, `netlab`.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,12 +13,16 @@ use rustix::net::{
     AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, acceptfrom_with, connect, send,
     shutdown, socket_with, sockopt,
 };
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+};
 
-use super::sockets::{Happened, Interest, Sockets, Token, Trouble};
+use super::pipes::PIPE_BYTES;
+use super::sockets::{Filled, Happened, Interest, Sockets, Token, Trouble};
 
-/// Bytes a pipe holds: what one turn moves at most.
-const PIPE_BYTES: usize = 256 << 10;
+/// How long a connection is silent before the other side is asked whether it is still there, and
+/// between two questions: Go's default, which the reference had. After nine it is broken.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Connections that may wait to be accepted at one port; `net.core.somaxconn` may be less.
 const BACKLOG: i32 = 4096;
 /// Events taken at once.
@@ -43,6 +47,8 @@ pub(super) struct Linux {
 pub(super) struct Pipe {
     write: OwnedFd,
     read: OwnedFd,
+    /// Parts of packets that it has room for.
+    places: usize,
 }
 
 /// Wakes a thread that waits.
@@ -63,6 +69,7 @@ impl From<Errno> for Trouble {
             Errno::AGAIN | Errno::INPROGRESS | Errno::INTR => Trouble::NotNow,
             Errno::CONNREFUSED => Trouble::Refused,
             Errno::CONNRESET | Errno::PIPE => Trouble::Reset,
+            Errno::ADDRNOTAVAIL => Trouble::NoPort,
             Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Trouble::Exhausted,
             other => Trouble::Other(other.raw_os_error()),
         }
@@ -120,6 +127,7 @@ impl Watch {
                 token,
                 readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP),
                 writable: flags.contains(EventFlags::OUT),
+                ending: flags.intersects(EventFlags::RDHUP | EventFlags::ERR | EventFlags::HUP),
                 broken: flags.intersects(EventFlags::ERR | EventFlags::HUP),
             });
         }
@@ -149,6 +157,7 @@ pub(super) fn listen(at: SocketAddr) -> Result<Arc<OwnedFd>, Errno> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     // Inherited by what is accepted: bytes go on as they came, nothing waits for more of them.
     sockopt::set_tcp_nodelay(&socket, true)?;
+    keep_alive(&socket)?;
     rustix::net::bind(&socket, &at)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(Arc::new(socket))
@@ -164,6 +173,13 @@ fn stream_socket(to: SocketAddr) -> Result<OwnedFd, Errno> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(family, SocketType::STREAM, flags, None)
+}
+
+/// A side that vanished without a word must not keep its connection for ever.
+fn keep_alive(socket: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_keepidle(socket, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE)?;
+    sockopt::set_socket_keepalive(socket, true)
 }
 
 fn flags(interest: Interest) -> EventFlags {
@@ -195,7 +211,6 @@ impl Sockets for Linux {
 
     fn connect(&mut self, to: SocketAddr) -> Result<OwnedFd, Trouble> {
         let socket = stream_socket(to)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
         match connect(&socket, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
             Err(errno) => Err(errno.into()),
@@ -204,6 +219,16 @@ impl Sockets for Linux {
 
     fn outcome(&mut self, socket: &OwnedFd) -> Result<(), Trouble> {
         Ok(sockopt::socket_error(socket)??)
+    }
+
+    fn hurry(&mut self, socket: &OwnedFd) {
+        // No error is known on a TCP socket; bytes would only go later.
+        let _ = sockopt::set_tcp_nodelay(socket, true);
+    }
+
+    fn keep_alive(&mut self, socket: &OwnedFd) {
+        // No error is known on a TCP socket; it would only be noticed later that the other is gone.
+        let _ = keep_alive(socket);
     }
 
     fn watch_listener(&mut self, listener: &Self::Listener, token: Token) -> Result<(), Trouble> {
@@ -228,13 +253,16 @@ impl Sockets for Linux {
     fn pipe(&mut self) -> Result<Pipe, Trouble> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Refused beyond a user's share (fs.pipe-user-pages-soft): then it is a smaller one.
-        let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
-        Ok(Pipe { write, read })
+        let size = fcntl_setpipe_size(&write, PIPE_BYTES).or_else(|_| fcntl_getpipe_size(&write));
+        // Of unknown size nothing can be said of what is left in a socket: no place is one of those.
+        let places = size.map_or(0, |bytes| bytes / rustix::param::page_size());
+        Ok(Pipe { write, read, places })
     }
 
-    fn fill(&mut self, from: &OwnedFd, pipe: &Pipe) -> Result<usize, Trouble> {
+    fn fill(&mut self, from: &OwnedFd, pipe: &Pipe, most: usize) -> Result<Filled, Trouble> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        Ok(splice(from, None, &pipe.write, None, PIPE_BYTES, flags)?)
+        let count = splice(from, None, &pipe.write, None, most, flags)?;
+        Ok(Filled::of(count, pipe.places, most))
     }
 
     fn empty(&mut self, pipe: &Pipe, to: &OwnedFd, held: usize) -> Result<usize, Trouble> {

@@ -1,5 +1,5 @@
 //! Linux's UDP sockets: `recvmmsg`, `sendmmsg`, epoll. It knows no endpoint list.
-//! Tests: `udp_tests.rs` (the same as for the simulated ones), `netlab`.
+//! Tests: `threads_tests.rs`, `netlab`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -25,6 +25,9 @@ pub(super) struct LinuxUdp {
     /// The kernel writes the addresses' lengths into them, so that each family has its own.
     four: MultiHeaders<SockaddrStorage>,
     six: MultiHeaders<SockaddrStorage>,
+    /// For what is sent, with whom each goes to.
+    sent: MultiHeaders<SockaddrStorage>,
+    to: Vec<Option<SockaddrStorage>>,
 }
 
 /// A socket, and whose family's headers it takes.
@@ -38,7 +41,8 @@ impl LinuxUdp {
     /// Watches with what was opened for it.
     pub(super) fn new(opened: Opened) -> LinuxUdp {
         let headers = || MultiHeaders::preallocate(AT_ONCE, None);
-        LinuxUdp { watch: Watch::new(opened), four: headers(), six: headers() }
+        let (four, six, sent) = (headers(), headers(), headers());
+        LinuxUdp { watch: Watch::new(opened), four, six, sent, to: Vec::with_capacity(AT_ONCE) }
     }
 }
 
@@ -91,8 +95,9 @@ impl LinuxUdp {
             if from.family == AddressFamily::INET { &mut self.four } else { &mut self.six };
         let Batch { bytes, datagrams } = batch;
         datagrams.clear();
-        let mut rooms: Vec<[IoSliceMut<'_>; 1]> =
-            bytes.chunks_mut(LARGEST).map(|room| [IoSliceMut::new(room)]).collect();
+        let mut chunks = bytes.chunks_mut(LARGEST);
+        let mut rooms: [[IoSliceMut<'_>; 1]; AT_ONCE] =
+            std::array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
         let flags = MsgFlags::MSG_DONTWAIT;
         let received = recvmmsg(from.socket.as_raw_fd(), headers, rooms.iter_mut(), flags, None)
             .map_err(trouble)?;
@@ -110,16 +115,16 @@ impl LinuxUdp {
         (batch, which): (&Batch, Range<usize>),
         to: Option<SocketAddr>,
     ) -> Result<usize, Trouble> {
-        let rooms: Vec<[IoSlice<'_>; 1]> = batch.datagrams[which]
-            .iter()
-            .map(|(_, at)| [IoSlice::new(&batch.bytes[at.clone()])])
-            .collect();
-        let to: Option<SockaddrStorage> = to.map(SockaddrStorage::from);
-        let addresses = vec![to; rooms.len()];
-        let mut headers = MultiHeaders::<SockaddrStorage>::preallocate(rooms.len(), None);
+        let mut bytes =
+            batch.datagrams[which.clone()].iter().map(|(_, at)| &batch.bytes[at.clone()]);
+        let rooms: [[IoSlice<'_>; 1]; AT_ONCE] =
+            std::array::from_fn(|_| [IoSlice::new(bytes.next().unwrap_or_default())]);
+        // As many are sent as there are addresses.
+        self.to.clear();
+        self.to.resize(which.len().min(AT_ONCE), to.map(SockaddrStorage::from));
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let fd = over.socket.as_raw_fd();
-        let sent = sendmmsg(fd, &mut headers, rooms.iter(), &addresses, [], flags);
+        let sent = sendmmsg(fd, &mut self.sent, rooms.iter(), &self.to, [], flags);
         Ok(sent.map_err(trouble)?.count())
     }
 }

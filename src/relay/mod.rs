@@ -3,22 +3,33 @@
 //! Each listening port has a `pool` of endpoints; `balance` chooses one, `dial` gets an answer from
 //! one, `stream` carries the bytes by `splice(2)`, `worker` is one thread's share of it all. `Relay` is
 //! the handle that a kernel's heart holds. It must never know a Service, a rule or a cluster.
-//! Tests: `tests.rs` and `udp_tests.rs` on simulated sockets, `threads_tests.rs` and `netlab` on real ones.
+//! Tests: `tests.rs`, `fault_tests.rs`, `seeded_tests.rs` and `udp_tests.rs` on simulated sockets,
+//! `threads_tests.rs` and `netlab` on real ones.
 
 mod balance;
+mod board;
 mod complaints;
 mod counters;
 mod datagrams;
 mod dial;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod fault_tests;
 mod linux;
 mod linux_udp;
+mod pipes;
 mod pool;
 mod ports;
 mod proxy_protocol;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod seeded_tests;
+#[cfg(test)]
 mod simulated;
 mod slots;
 mod sockets;
+#[cfg(test)]
+mod stage;
 mod stream;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -34,8 +45,9 @@ mod udp_tests;
 mod worker;
 
 pub use balance::Balancer;
+pub use board::Board;
 pub use counters::{Counters, Figures};
-pub use pool::{Announce, Limits, Pool, Serving, Shared};
+pub use pool::{Announce, Group, Limits, Pool, Serving, Shared};
 pub use ports::Ports;
 pub use sockets::Trouble;
-pub use threads::{Board, Relay, Settings, Transport};
+pub use threads::{Relay, Settings, Transport};

@@ -2,7 +2,7 @@
 //! It must never know how packets come to the port. Tests: `balance`, `tests.rs`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,9 +36,21 @@ pub enum Announce {
 pub struct Limits {
     /// Connections and UDP flows in all.
     pub all: u64,
-    /// Connections and UDP flows of one listening port.
+    /// Connections and UDP flows of one group of listening ports.
     pub each: u64,
+    /// Descriptors for listening ports, connections and their pipes.
+    pub descriptors: u64,
 }
+
+impl Limits {
+    /// Connections for which so many descriptors do, if no reader is slow.
+    pub fn fitting(descriptors: u64) -> u64 {
+        (descriptors - descriptors / SHARE_FOR_PIPES) / 2
+    }
+}
+
+/// One in so many descriptors is kept for pipes of slow readers.
+const SHARE_FOR_PIPES: u64 = 16;
 
 /// What all threads and all listening ports share.
 #[derive(Debug)]
@@ -47,21 +59,71 @@ pub struct Shared {
     pub limits: Limits,
     /// Figures of all listening ports.
     pub counters: Counters,
+    /// Pipes that hold bytes whose reader is slow.
+    held: AtomicU64,
+    listeners: AtomicU64,
     exhausted: Complaint,
+    no_port: Complaint,
 }
 
 impl Shared {
     /// Nothing is carried yet.
     pub fn new(limits: Limits) -> Shared {
-        Shared { limits, counters: Counters::default(), exhausted: Complaint::default() }
+        Shared {
+            limits,
+            counters: Counters::default(),
+            held: AtomicU64::new(0),
+            listeners: AtomicU64::new(0),
+            exhausted: Complaint::default(),
+            no_port: Complaint::default(),
+        }
+    }
+
+    /// Descriptors that are left: a connection takes two, and so does a pipe.
+    pub(super) fn left(&self) -> u64 {
+        let pairs = self.counters.open() + self.held.load(Relaxed);
+        let used = self.listeners.load(Relaxed) + 2 * pairs;
+        self.limits.descriptors.saturating_sub(used)
+    }
+
+    fn has_room(&self) -> bool {
+        let kept = self.limits.descriptors / SHARE_FOR_PIPES;
+        self.counters.open() < self.limits.all && self.left() >= kept + 2
+    }
+
+    pub(super) fn has_room_for_a_pipe(&self) -> bool {
+        self.left() >= 2
+    }
+
+    pub(super) fn holds_a_pipe(&self) {
+        self.held.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn lets_go_of_a_pipe(&self) {
+        self.held.fetch_sub(1, Relaxed);
+    }
+
+    /// One more listening port.
+    pub(super) fn listens(&self) {
+        self.listeners.fetch_add(1, Relaxed);
+    }
+
+    /// One less.
+    pub(super) fn listens_no_more(&self) {
+        self.listeners.fetch_sub(1, Relaxed);
     }
 }
+
+/// Listening ports that share a limit, such as those of one Service port.
+#[derive(Clone, Debug, Default)]
+pub struct Group(pub(super) Arc<AtomicU64>);
 
 /// One listening port.
 #[derive(Debug)]
 pub struct Pool {
     /// What its log lines call it.
     name: String,
+    group: Group,
     balancer: Mutex<Balancer>,
     full: Complaint,
     announces: AtomicBool,
@@ -83,15 +145,17 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.counters.closed();
+        self.0.group.0.fetch_sub(1, Relaxed);
         self.0.shared.counters.closed();
     }
 }
 
 impl Pool {
-    /// A port of this name that serves this.
-    pub fn new(name: String, shared: Arc<Shared>, serving: &Serving) -> Pool {
+    /// A port of this name and group that serves this.
+    pub fn new((name, group): (String, Group), shared: Arc<Shared>, serving: &Serving) -> Pool {
         let pool = Pool {
             name,
+            group,
             full: Complaint::default(),
             balancer: Mutex::new(Balancer::default()),
             announces: AtomicBool::new(false),
@@ -121,7 +185,7 @@ impl Pool {
     pub(super) fn enter(self: &Arc<Pool>, now: Duration) -> Option<Place> {
         let Shared { limits, counters, .. } = &*self.shared;
         // Two threads may pass the limit by one each: it is a bound on memory, not a promise.
-        if counters.open() >= limits.all || self.counters.open() >= limits.each {
+        if !self.shared.has_room() || self.group.0.load(Relaxed) >= limits.each {
             counters.turned_away();
             self.counters.turned_away();
             self.say_full(now);
@@ -129,13 +193,14 @@ impl Pool {
         }
         counters.opened();
         self.counters.opened();
+        self.group.0.fetch_add(1, Relaxed);
         Some(Place(self.clone()))
     }
 
     fn say_full(&self, now: Duration) {
         let Some(times) = self.full.comes_up(now) else { return };
-        let Limits { all, each } = self.shared.limits;
-        let (open, in_all) = (self.counters.open(), self.shared.counters.open());
+        let Limits { all, each, .. } = self.shared.limits;
+        let (open, in_all) = (self.group.0.load(Relaxed), self.shared.counters.open());
         tracing::warn!(
             service = self.name,
             open,
@@ -144,7 +209,7 @@ impl Pool {
             all,
             times,
             "as many connections are open as may be: further ones are reset \
-             (--userspace-max-connections, --userspace-max-connections-per-service)"
+             (--userspace-max-connections, --userspace-max-connections-per-service, RLIMIT_NOFILE)"
         );
     }
 
@@ -158,6 +223,18 @@ impl Pool {
             times,
             "no descriptor or memory for one more socket: clients wait until there is \
              (RLIMIT_NOFILE, net.ipv4.tcp_mem, --userspace-max-connections)"
+        );
+    }
+
+    /// Every local port towards an endpoint is in use.
+    pub(super) fn say_no_port(&self, endpoint: SocketAddr, now: Duration) {
+        let Some(times) = self.shared.no_port.comes_up(now) else { return };
+        tracing::warn!(
+            service = self.name,
+            %endpoint,
+            times,
+            "no local port is free towards an endpoint: others are tried, or clients wait \
+             (net.ipv4.ip_local_port_range, net.ipv4.tcp_tw_reuse=1)"
         );
     }
 

@@ -4,13 +4,14 @@
 //! Every socket is one side of a link; a link has two buffers with an end and a limit. What a test
 //! does as a client or an endpoint it does by `Net`'s methods. Tests: `tests.rs`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::sockets::{Happened, Interest, Sockets, Token, Trouble};
+use super::sockets::{Happened, Interest, Token, Trouble};
+
+mod heart;
 
 /// Bytes a socket's buffer takes.
 const ROOM: usize = 64;
@@ -24,6 +25,8 @@ pub(super) enum Manner {
     Refuses,
     /// It never says anything.
     Silent,
+    /// It answers, and breaks off before anything can be written to it.
+    Breaks,
 }
 
 /// A socket: a link, and which side of it.
@@ -33,18 +36,47 @@ pub(super) struct Handle {
     side: usize,
 }
 
-/// Bytes under way to one side.
+/// Bytes under way to one side, in packets.
 #[derive(Debug, Default)]
 struct Buffer {
-    bytes: VecDeque<u8>,
+    packets: VecDeque<VecDeque<u8>>,
     ended: bool,
+    /// The last so many bytes have not left the sender yet.
+    unsent: usize,
+}
+
+impl Buffer {
+    fn len(&self) -> usize {
+        self.packets.iter().map(VecDeque::len).sum()
+    }
+
+    /// Takes from the first packet.
+    fn take(&mut self, most: usize) -> VecDeque<u8> {
+        let Some(first) = self.packets.front_mut() else { return VecDeque::new() };
+        let rest = first.split_off(most.min(first.len()));
+        let taken = std::mem::replace(first, rest);
+        self.packets.pop_front_if(|packet| packet.is_empty());
+        self.unsent = self.unsent.min(self.len());
+        taken
+    }
+
+    /// What has not left never does.
+    fn lose_unsent(&mut self) {
+        for _ in 0..std::mem::take(&mut self.unsent) {
+            self.packets.back_mut().and_then(VecDeque::pop_back);
+            self.packets.pop_back_if(|packet| packet.is_empty());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Link {
     /// What side 0 and side 1 can read.
     to: [Buffer; 2],
-    reset: bool,
+    /// It was reset.
+    dead: bool,
+    /// What the next call of a side is told, once.
+    error: [Option<Trouble>; 2],
     open: [bool; 2],
     dialled: Option<Result<(), Trouble>>,
     from: Option<SocketAddr>,
@@ -58,12 +90,24 @@ struct World {
     greetings: BTreeMap<SocketAddr, Vec<u8>>,
     /// Connections that reached an endpoint, in order.
     reached: Vec<(SocketAddr, Handle)>,
-    watched: BTreeMap<Handle, (Token, Interest)>,
+    /// The relay's sockets, each with how it was watched last.
+    held: BTreeMap<Handle, Option<(Token, Interest)>>,
+    /// Watched sockets at which something happened since they were last told of.
+    ready: BTreeSet<Handle>,
     listeners: BTreeMap<u16, Token>,
-    happened: BTreeMap<Token, Happened>,
-    pipes: usize,
-    /// Sockets that may still be made; `None` is without limit.
+    pipes: Rc<Cell<usize>>,
+    /// Descriptors that there may be; `None` is without limit.
     descriptors: Option<usize>,
+    /// Local ports that are left towards an endpoint.
+    ports: BTreeMap<SocketAddr, usize>,
+    /// Dialled sockets that were written to, and those that are in a hurry.
+    written: BTreeSet<Handle>,
+    hurried: BTreeSet<Handle>,
+    kept_alive: BTreeSet<Handle>,
+    /// Links whose endpoint breaks off when it is written to.
+    brittle: BTreeSet<usize>,
+    /// What the relay asked of its sockets, but for waits.
+    calls: Vec<&'static str>,
     chance: u64,
 }
 
@@ -71,10 +115,18 @@ struct World {
 #[derive(Clone, Debug)]
 pub(super) struct Net(Rc<RefCell<World>>);
 
-/// A pipe with its bytes.
-#[derive(Debug, Default)]
+/// A pipe with its bytes, of which so many packets have room.
+#[derive(Debug)]
 pub(super) struct Pipe {
     bytes: RefCell<VecDeque<u8>>,
+    places: usize,
+    pipes: Rc<Cell<usize>>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.pipes.set(self.pipes.get() - 1);
+    }
 }
 
 impl World {
@@ -86,67 +138,134 @@ impl World {
         (self.chance % most as u64) as usize
     }
 
-    fn tell(&mut self, handle: Handle, what: impl Fn(&mut Happened)) {
-        if let Some((token, _)) = self.watched.get(&handle) {
-            let event = self.happened.entry(*token).or_default();
-            event.token = *token;
-            what(event);
+    /// Something happened there. As epoll does it: who is told when it waits next, of all that is
+    /// then so; and not again before something more happens.
+    fn happens(&mut self, handle: Handle) {
+        if self.held.get(&handle).is_some_and(Option::is_some) {
+            self.ready.insert(handle);
         }
     }
 
-    fn read(&mut self, at: Handle, most: usize) -> Result<Vec<u8>, Trouble> {
+    /// What is so at a socket, as poll(2) would have it.
+    fn state(&self, at: Handle) -> Option<Happened> {
+        let (token, interest) = (*self.held.get(&at)?)?;
         let link = &self.links[at.link];
-        if link.reset {
-            return Err(Trouble::Reset);
+        let own = &link.to[at.side];
+        let failed = matches!(link.dialled, Some(Err(_)));
+        let pending = at.side == 0 && link.from.is_none() && link.dialled.is_none();
+        let room = self.room(at) > 0 || link.dead;
+        let ending = own.ended || link.dead || failed;
+        let broken = link.dead || failed || (own.ended && link.to[1 - at.side].ended);
+        let readable = ending || own.len() > 0;
+        let writable = interest == Interest::ReadWrite && (room || failed);
+        let something = !pending && (readable || writable || broken);
+        something.then_some(Happened { token, readable, writable, ending, broken })
+    }
+
+    fn room(&self, from: Handle) -> usize {
+        ROOM.saturating_sub(self.links[from.link].to[1 - from.side].len())
+    }
+
+    /// What was received before a reset can still be read; then the error is told once, unless a
+    /// write was told of it; and then it looks like an end (`tcp_splice_read` of Linux).
+    fn read(&mut self, at: Handle, most: usize) -> Result<VecDeque<u8>, Trouble> {
+        let link = &mut self.links[at.link];
+        if link.to[at.side].len() > 0 {
+            let taken = link.to[at.side].take(most);
+            self.happens(other(at));
+            return Ok(taken);
         }
-        let buffer = &link.to[at.side];
-        if buffer.bytes.is_empty() {
-            return if buffer.ended { Ok(Vec::new()) } else { Err(Trouble::NotNow) };
+        if let Some(error) = link.error[at.side].take() {
+            return Err(error);
         }
-        let count = 1 + self.chance(buffer_len(&self.links[at.link], at.side).min(most));
-        let bytes: Vec<u8> = self.links[at.link].to[at.side].bytes.drain(..count).collect();
-        self.tell(other(at), |event| event.writable = true);
-        Ok(bytes)
+        if link.dead || link.to[at.side].ended { Ok(VecDeque::new()) } else { Err(Trouble::NotNow) }
     }
 
     fn write(&mut self, at: Handle, bytes: &[u8]) -> Result<usize, Trouble> {
         let peer = other(at);
-        let link = &self.links[at.link];
-        if link.reset || !link.open[peer.side] {
-            return Err(Trouble::Reset);
+        let room = self.room(at);
+        let link = &mut self.links[at.link];
+        if link.dead {
+            return Err(link.error[at.side].take().unwrap_or(Trouble::Reset));
         }
-        let room = ROOM.saturating_sub(link.to[peer.side].bytes.len());
         if room == 0 {
             return Err(Trouble::NotNow);
         }
         let count = 1 + self.chance(room.min(bytes.len()));
-        self.links[at.link].to[peer.side].bytes.extend(&bytes[..count]);
-        self.tell(peer, |event| event.readable = true);
+        if !self.links[at.link].open[peer.side] {
+            // It is answered by a reset.
+            self.die(at.link, at.side);
+            return Ok(count);
+        }
+        let mut rest = &bytes[..count];
+        while !rest.is_empty() {
+            // Packets of any length, many of a byte; now and then one that joins the last.
+            let length = if self.chance(2) == 0 { 1 } else { 1 + self.chance(rest.len()) };
+            let joins = self.chance(5) == 0;
+            let to = &mut self.links[at.link].to[peer.side];
+            match to.packets.back_mut().filter(|_| joins) {
+                Some(last) => last.extend(&rest[..length]),
+                None => to.packets.push_back(rest[..length].iter().copied().collect()),
+            }
+            rest = &rest[length..];
+        }
+        self.links[at.link].to[peer.side].unsent += count;
+        self.happens(peer);
         Ok(count)
+    }
+
+    /// The relay writes.
+    fn relay_writes(&mut self, at: Handle, bytes: &[u8]) -> Result<usize, Trouble> {
+        let dialled = self.links[at.link].from.is_none();
+        let waits = dialled && self.written.contains(&at) && !self.hurried.contains(&at);
+        assert!(!waits, "a second write waits until the first is acknowledged (Nagle)");
+        self.written.insert(at);
+        if self.brittle.remove(&at.link) {
+            self.die(at.link, at.side);
+        }
+        self.write(at, bytes)
     }
 
     fn finish(&mut self, at: Handle) {
         let peer = other(at);
         self.links[at.link].to[peer.side].ended = true;
-        self.tell(peer, |event| event.readable = true);
+        self.happens(peer);
+        // With both ends it hangs up.
+        self.happens(at);
+    }
+
+    /// It was reset, of which a side is told.
+    fn die(&mut self, link: usize, told: usize) {
+        self.links[link].dead = true;
+        self.links[link].error[told] = Some(Trouble::Reset);
+        self.happens(Handle { link, side: told });
+    }
+
+    fn let_go(&mut self, at: Handle) {
+        self.links[at.link].open[at.side] = false;
+        self.held.remove(&at);
+        self.ready.remove(&at);
+        self.written.remove(&at);
     }
 
     fn reset(&mut self, at: Handle) {
-        self.links[at.link].reset = true;
-        self.links[at.link].open[at.side] = false;
-        self.watched.remove(&at);
-        self.tell(other(at), |event| event.broken = true);
+        self.let_go(at);
+        if !self.links[at.link].dead {
+            self.links[at.link].to[1 - at.side].lose_unsent();
+            self.die(at.link, 1 - at.side);
+        }
     }
 
+    /// Where something was not read, the other side is told so by a reset.
     fn close(&mut self, at: Handle) {
+        if self.links[at.link].to[at.side].len() > 0 {
+            let peer = 1 - at.side;
+            self.let_go(at);
+            return self.die(at.link, peer);
+        }
         self.finish(at);
-        self.links[at.link].open[at.side] = false;
-        self.watched.remove(&at);
+        self.let_go(at);
     }
-}
-
-fn buffer_len(link: &Link, side: usize) -> usize {
-    link.to[side].bytes.len()
 }
 
 fn other(handle: Handle) -> Handle {
@@ -169,9 +288,31 @@ impl Net {
         self.0.borrow_mut().greetings.insert(at, bytes.to_vec());
     }
 
-    /// How many more sockets and pipes can be made.
+    /// How many more descriptors there may be than now.
     pub(super) fn leave_descriptors(&self, count: Option<usize>) {
-        self.0.borrow_mut().descriptors = count;
+        let used = self.descriptors();
+        self.0.borrow_mut().descriptors = count.map(|count| used + count);
+    }
+
+    /// Descriptors that the relay has.
+    pub(super) fn descriptors(&self) -> usize {
+        let world = self.0.borrow();
+        world.held.len() + 2 * world.pipes.get()
+    }
+
+    /// How many more dials of an endpoint find a local port.
+    pub(super) fn leave_ports(&self, to: SocketAddr, count: Option<usize>) {
+        let mut world = self.0.borrow_mut();
+        match count {
+            Some(count) => world.ports.insert(to, count),
+            None => world.ports.remove(&to),
+        };
+    }
+
+    /// Bytes that were written have left; a reset cannot take them back.
+    pub(super) fn depart(&self) {
+        let mut world = self.0.borrow_mut();
+        world.links.iter_mut().flat_map(|link| &mut link.to).for_each(|to| to.unsent = 0);
     }
 
     /// A client connects to a local port.
@@ -197,7 +338,8 @@ impl Net {
     pub(super) fn take(&self, at: Handle) -> (Vec<u8>, Option<Trouble>, bool) {
         let mut out = Vec::new();
         loop {
-            match self.0.borrow_mut().read(at, usize::MAX) {
+            let read = self.0.borrow_mut().read(at, usize::MAX);
+            match read {
                 Ok(bytes) if bytes.is_empty() => return (out, None, true),
                 Ok(bytes) => out.extend(bytes),
                 Err(Trouble::NotNow) => return (out, None, false),
@@ -216,14 +358,19 @@ impl Net {
         self.0.borrow_mut().reset(at);
     }
 
-    /// Sockets of the relay's that are open.
-    pub(super) fn open_sockets(&self) -> usize {
-        self.0.borrow().watched.len()
+    /// Ends it, whether or not everything was read.
+    pub(super) fn close(&self, at: Handle) {
+        self.0.borrow_mut().close(at);
     }
 
-    /// Pipes that exist.
-    pub(super) fn pipes(&self) -> usize {
-        self.0.borrow().pipes
+    /// Sockets of the relay's that are open.
+    pub(super) fn open_sockets(&self) -> usize {
+        self.0.borrow().held.len()
+    }
+
+    /// Sockets whose other side is asked whether it is still there.
+    pub(super) fn kept_alive(&self) -> usize {
+        self.0.borrow().kept_alive.len()
     }
 
     /// Ports that are watched.
@@ -231,146 +378,20 @@ impl Net {
         self.0.borrow().listeners.keys().copied().collect()
     }
 
-    fn spend(&self) -> Result<(), Trouble> {
-        match &mut self.0.borrow_mut().descriptors {
-            Some(0) => Err(Trouble::Exhausted),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
+    /// What the relay asked of its sockets since this was asked last.
+    pub(super) fn calls(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.0.borrow_mut().calls)
+    }
+
+    fn called(&self, what: &'static str) {
+        self.0.borrow_mut().calls.push(what);
+    }
+
+    fn spend(&self, count: usize) -> Result<(), Trouble> {
+        let most = self.0.borrow().descriptors;
+        match most.is_none_or(|most| self.descriptors() + count <= most) {
+            true => Ok(()),
+            false => Err(Trouble::Exhausted),
         }
-    }
-}
-
-impl Sockets for Net {
-    type Listener = u16;
-    type Socket = Handle;
-    type Pipe = Pipe;
-
-    fn accept(&mut self, listener: &u16) -> Result<(Handle, SocketAddr), Trouble> {
-        if self.0.borrow().waiting.get(listener).is_none_or(VecDeque::is_empty) {
-            return Err(Trouble::NotNow);
-        }
-        self.spend()?;
-        let mut world = self.0.borrow_mut();
-        let handle = world.waiting.get_mut(listener).and_then(VecDeque::pop_front);
-        let handle = handle.ok_or(Trouble::NotNow)?;
-        let from = world.links[handle.link].from.ok_or(Trouble::NotNow)?;
-        Ok((handle, from))
-    }
-
-    fn asked(&mut self, _socket: &Handle) -> Option<SocketAddr> {
-        Some(SocketAddr::from(([10, 96, 0, 1], 80)))
-    }
-
-    fn connect(&mut self, to: SocketAddr) -> Result<Handle, Trouble> {
-        self.spend()?;
-        let mut world = self.0.borrow_mut();
-        let manner = world.manners.get(&to).copied().unwrap_or(Manner::Silent);
-        let link = world.links.len();
-        let dialled = match manner {
-            Manner::Answers => Some(Ok(())),
-            Manner::Refuses => Some(Err(Trouble::Refused)),
-            Manner::Silent => None,
-        };
-        let mut new = Link { open: [true; 2], dialled, ..Link::default() };
-        new.to[0].bytes.extend(world.greetings.get(&to).into_iter().flatten());
-        world.links.push(new);
-        if manner == Manner::Answers {
-            world.reached.push((to, Handle { link, side: 1 }));
-        }
-        Ok(Handle { link, side: 0 })
-    }
-
-    fn outcome(&mut self, socket: &Handle) -> Result<(), Trouble> {
-        self.0.borrow().links[socket.link].dialled.unwrap_or(Err(Trouble::NotNow))
-    }
-
-    fn watch_listener(&mut self, listener: &u16, token: Token) -> Result<(), Trouble> {
-        self.0.borrow_mut().listeners.insert(*listener, token);
-        Ok(())
-    }
-
-    fn unwatch_listener(&mut self, listener: &u16) {
-        self.0.borrow_mut().listeners.remove(listener);
-    }
-
-    fn watch(&mut self, socket: &Handle, token: Token, what: Interest) -> Result<(), Trouble> {
-        let mut world = self.0.borrow_mut();
-        world.watched.insert(*socket, (token, what));
-        let link = &world.links[socket.link];
-        let (dialled, reset) = (link.dialled, link.reset);
-        let readable = !link.to[socket.side].bytes.is_empty() || link.to[socket.side].ended;
-        world.tell(*socket, |event| {
-            event.readable |= readable;
-            event.writable |= dialled == Some(Ok(()));
-            event.broken |= reset || matches!(dialled, Some(Err(_)));
-        });
-        Ok(())
-    }
-
-    fn rewatch(&mut self, socket: &Handle, token: Token, what: Interest) {
-        self.0.borrow_mut().watched.insert(*socket, (token, what));
-    }
-
-    fn pipe(&mut self) -> Result<Pipe, Trouble> {
-        self.spend()?;
-        self.0.borrow_mut().pipes += 1;
-        Ok(Pipe::default())
-    }
-
-    fn fill(&mut self, from: &Handle, pipe: &Pipe) -> Result<usize, Trouble> {
-        assert!(pipe.bytes.borrow().is_empty(), "only an empty pipe is filled");
-        let bytes = self.0.borrow_mut().read(*from, 32)?;
-        pipe.bytes.borrow_mut().extend(&bytes);
-        Ok(bytes.len())
-    }
-
-    fn empty(&mut self, pipe: &Pipe, to: &Handle, held: usize) -> Result<usize, Trouble> {
-        let mut held_bytes = pipe.bytes.borrow_mut();
-        assert_eq!(held_bytes.len(), held, "the pipe holds what was said");
-        let bytes: Vec<u8> = held_bytes.iter().copied().collect();
-        let count = self.0.borrow_mut().write(*to, &bytes)?;
-        held_bytes.drain(..count);
-        Ok(count)
-    }
-
-    fn write(&mut self, to: &Handle, bytes: &[u8]) -> Result<usize, Trouble> {
-        let mut world = self.0.borrow_mut();
-        let peer = other(*to);
-        world.links[to.link].to[peer.side].bytes.extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn finish(&mut self, socket: &Handle) -> Result<(), Trouble> {
-        self.0.borrow_mut().finish(*socket);
-        Ok(())
-    }
-
-    fn close(&mut self, socket: Handle) {
-        self.0.borrow_mut().close(socket);
-    }
-
-    fn reset(&mut self, socket: Handle) {
-        self.0.borrow_mut().reset(socket);
-    }
-
-    fn wait(
-        &mut self,
-        happened: &mut Vec<Happened>,
-        _patience: Option<Duration>,
-    ) -> Result<(), Trouble> {
-        let mut world = self.0.borrow_mut();
-        happened.extend(std::mem::take(&mut world.happened).into_values());
-        let waiting: Vec<Token> = world
-            .listeners
-            .iter()
-            .filter(|(port, _)| world.waiting.get(*port).is_some_and(|queue| !queue.is_empty()))
-            .map(|(_, token)| *token)
-            .collect();
-        let told = |token| Happened { token, readable: true, ..Happened::default() };
-        happened.extend(waiting.into_iter().map(told));
-        Ok(())
     }
 }

@@ -1,21 +1,22 @@
 //! The relay as a whole: its threads, its listening ports, and what they are told.
 //!
 //! TCP has a thread for each core, UDP one. The threads live in the network namespace of the thread
-//! that starts them. It must never decide where a connection goes. Tests: `tests.rs`, `netlab`.
+//! that starts them. It must never decide where a connection goes. Tests: `threads_tests.rs`, `netlab`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::counters::Figures;
+use super::board::{Board, Watched};
 use super::linux::{self, Bell, Linux, Opened};
 use super::linux_udp::{self, LinuxUdp, Udp};
-use super::pool::{Limits, Pool, Serving, Shared};
+use super::pool::{Group, Limits, Pool, Serving, Shared};
 use super::ports::Ports;
 use super::sockets::{Sockets, Trouble};
 use super::udp::{self, UdpWorker};
@@ -60,7 +61,7 @@ impl<C> Thread<C> {
 
     fn join(&mut self) {
         if let Some(join) = self.join.take() {
-            // A thread that panicked has closed its sockets with its stack.
+            // A thread that panicked has closed its sockets with its stack, and was told of.
             let _ = join.join();
         }
     }
@@ -83,61 +84,10 @@ pub struct Relay<K> {
     ports: BTreeMap<(Transport, bool), Ports>,
     range: Option<RangeInclusive<u16>>,
     open: BTreeMap<K, Open>,
+    /// By their names; one goes with the last that uses it.
+    groups: BTreeMap<String, Weak<AtomicU64>>,
     board: Board<K>,
     next: u64,
-}
-
-/// Where the figures of open ports are seen, from any thread. Clones are the same board.
-pub struct Board<K>(Arc<Mutex<Shown<K>>>);
-
-/// The ports that are listened at, and those that are not any more while connections of theirs go on.
-type Shown<K> = (BTreeMap<K, Arc<Pool>>, Vec<(K, Arc<Pool>)>);
-
-impl<K> Clone for Board<K> {
-    fn clone(&self) -> Self {
-        Board(self.0.clone())
-    }
-}
-
-impl<K> Default for Board<K> {
-    fn default() -> Self {
-        Board(Arc::default())
-    }
-}
-
-impl<K> std::fmt::Debug for Board<K> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Board")
-    }
-}
-
-impl<K: Ord + Clone> Board<K> {
-    fn write(&self) -> MutexGuard<'_, Shown<K>> {
-        // A map is whole after every call, so that a panic elsewhere leaves it usable.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn opened(&self, key: K, pool: Arc<Pool>) {
-        self.write().0.insert(key, pool);
-    }
-
-    fn stopped(&self, key: &K) {
-        let mut board = self.write();
-        if let Some(entry) = board.0.remove_entry(key) {
-            board.1.push(entry);
-        }
-        board.1.retain(|(_, pool)| pool.counters.figures().open > 0);
-    }
-
-    /// The figures of each port that is open or still has connections. A name may come twice, if it
-    /// was opened anew meanwhile.
-    pub fn figures(&self) -> Vec<(K, Figures)> {
-        let mut board = self.write();
-        board.1.retain(|(_, pool)| pool.counters.figures().open > 0);
-        let left = board.1.iter().map(|(key, pool)| (key, pool));
-        let all = board.0.iter().chain(left);
-        all.map(|(key, pool)| (key.clone(), pool.counters.figures())).collect()
-    }
 }
 
 impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
@@ -151,16 +101,20 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
     pub fn start(settings: &Settings, board: Board<K>) -> Result<Relay<K>, Trouble> {
         let shared = Arc::new(Shared::new(settings.limits));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let tcp = (0..cores.min(MOST_THREADS)).map(start_tcp).collect::<Result<_, _>>()?;
-        let udp = start_udp(settings.udp_timeout)?;
+        let watched = board.starts(shared.clone());
+        let start = |number| start_tcp(number, shared.clone(), watched.clone());
+        let tcp = (0..cores.min(MOST_THREADS)).map(start).collect::<Result<_, _>>()?;
+        let udp = start_udp(settings.udp_timeout, watched.clone())?;
         let (ports, range) = (BTreeMap::new(), settings.ports.clone());
-        Ok(Relay { shared, tcp, udp, ports, range, open: BTreeMap::new(), board, next: 0 })
+        let (open, groups) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Relay { shared, tcp, udp, ports, range, open, groups, board, next: 0 })
     }
 
-    /// Serves a listening port from now on, and opens it if it is not open; gives the port.
+    /// Serves a listening port from now on, and opens it if it is not open; gives the port. Those of
+    /// one group share a limit.
     pub fn serve(
         &mut self,
-        key: K,
+        (key, group): (K, &str),
         (transport, at): (Transport, SocketAddr),
         serving: &Serving,
     ) -> Result<u16, Trouble> {
@@ -171,7 +125,8 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
             }
             return Ok(open.at.port());
         }
-        let pool = Arc::new(Pool::new(key.to_string(), self.shared.clone(), serving));
+        let name = (key.to_string(), self.group(group));
+        let pool = Arc::new(Pool::new(name, self.shared.clone(), serving));
         self.next += 1;
         let id = self.next;
         let port = match transport {
@@ -195,9 +150,20 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
             }
         };
         let at = SocketAddr::new(at.ip(), port);
+        self.shared.listens();
         self.board.opened(key.clone(), pool.clone());
         self.open.insert(key, Open { id, at, transport, pool });
         Ok(port)
+    }
+
+    fn group(&mut self, name: &str) -> Group {
+        self.groups.retain(|_, group| group.strong_count() > 0);
+        if let Some(group) = self.groups.get(name).and_then(Weak::upgrade) {
+            return Group(group);
+        }
+        let group = Group::default();
+        self.groups.insert(name.to_owned(), Arc::downgrade(&group.0));
+        group
     }
 
     fn listen_tcp(&self, id: u64, listener: &Arc<OwnedFd>, pool: &Arc<Pool>) {
@@ -234,6 +200,7 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
     pub fn stop(&mut self, key: &K) {
         let Some(open) = self.open.remove(key) else { return };
         self.board.stopped(key);
+        self.shared.listens_no_more();
         if let Some(ports) = self.ports.get_mut(&(open.transport, open.at.is_ipv4())) {
             ports.free(open.at.port());
         }
@@ -275,56 +242,62 @@ impl<K> Drop for Relay<K> {
     }
 }
 
-fn start_tcp(number: usize) -> Result<Thread<worker::Command<Linux>>, Trouble> {
+fn start_tcp(
+    number: usize,
+    shared: Arc<Shared>,
+    watched: Watched,
+) -> Result<Thread<worker::Command<Linux>>, Trouble> {
     let (opened, bell) = Opened::open()?;
     let (commands, received) = channel();
-    let body = move || run_tcp(Worker::new(Linux::new(opened)), &received);
-    let join = spawn(&format!("relay-{number}"), body)?;
+    let body = move || run_tcp(Worker::new(Linux::new(opened), shared), &received);
+    let join = watched.spawn(&format!("relay-{number}"), body)?;
     Ok(Thread { commands, bell, join: Some(join) })
 }
 
-fn start_udp(timeout: Duration) -> Result<Thread<udp::Command<LinuxUdp>>, Trouble> {
+fn start_udp(
+    timeout: Duration,
+    watched: Watched,
+) -> Result<Thread<udp::Command<LinuxUdp>>, Trouble> {
     let (opened, bell) = Opened::open()?;
     let (commands, received) = channel();
     let body = move || run_udp(UdpWorker::new(LinuxUdp::new(opened), timeout), &received);
-    let join = spawn("relay-udp", body)?;
+    let join = watched.spawn("relay-udp", body)?;
     Ok(Thread { commands, bell, join: Some(join) })
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Trouble> {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(body).map_err(|_| Trouble::Exhausted)
-}
-
-fn run_tcp(mut worker: Worker<Linux>, commands: &Receiver<worker::Command<Linux>>) {
+fn run_tcp(
+    mut worker: Worker<Linux>,
+    commands: &Receiver<worker::Command<Linux>>,
+) -> Result<(), Trouble> {
     let begun = Instant::now();
     let mut happened = Vec::new();
     while !worker.is_finished() {
         let patience = worker.patience(begun.elapsed());
         happened.clear();
-        if worker.sockets.wait(&mut happened, patience).is_err() {
-            return;
-        }
+        worker.sockets.wait(&mut happened, patience)?;
         if happened.iter().any(|event| event.token == linux::WOKEN) {
             commands.try_iter().for_each(|command| worker.obey(command));
         }
         worker.turn(&happened, begun.elapsed());
     }
+    Ok(())
 }
 
-fn run_udp(mut worker: UdpWorker<LinuxUdp>, commands: &Receiver<udp::Command<LinuxUdp>>) {
+fn run_udp(
+    mut worker: UdpWorker<LinuxUdp>,
+    commands: &Receiver<udp::Command<LinuxUdp>>,
+) -> Result<(), Trouble> {
     use super::datagrams::Datagrams;
     let begun = Instant::now();
     let mut happened = Vec::new();
     while !worker.is_finished() {
         let patience = worker.patience(begun.elapsed());
         happened.clear();
-        if worker.sockets().wait(&mut happened, patience).is_err() {
-            return;
-        }
+        worker.sockets().wait(&mut happened, patience)?;
         if happened.iter().any(|event| event.token == linux::WOKEN) {
             commands.try_iter().for_each(|command| worker.obey(command));
         }
         worker.turn(&happened, begun.elapsed());
     }
+    Ok(())
 }

@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use super::board::Board;
 use super::pool::{Announce, Limits, Serving};
-use super::threads::{Board, Relay, Settings, Transport};
+use super::threads::{Relay, Settings, Transport};
 
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 fn settings() -> Settings {
-    let limits = Limits { all: 100, each: 100 };
+    let limits = Limits { all: 100, each: 100, descriptors: 4096 };
     Settings { limits, ports: None, udp_timeout: Duration::from_millis(250) }
 }
 
@@ -35,7 +36,8 @@ fn echo() -> SocketAddr {
 }
 
 fn open(relay: &mut Relay<&'static str>, key: &'static str, to: SocketAddr) -> SocketAddr {
-    let port = relay.serve(key, (Transport::Tcp, (HOME, 0).into()), &serving(to)).unwrap();
+    let port =
+        relay.serve((key, "group"), (Transport::Tcp, (HOME, 0).into()), &serving(to)).unwrap();
     (HOME, port).into()
 }
 
@@ -69,7 +71,8 @@ fn datagrams_go_there_and_back() {
     let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
     let to = endpoint.local_addr().unwrap();
     let mut relay = Relay::start(&settings(), Board::default()).unwrap();
-    let port = relay.serve("u", (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
+    let port =
+        relay.serve(("u", "group"), (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
     let client = UdpSocket::bind((HOME, 0)).unwrap();
     client.connect((HOME, port)).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -91,11 +94,11 @@ fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
     let ports = Some(port..=port);
     let mut relay = Relay::start(&Settings { ports, ..settings() }, Board::default()).unwrap();
     let at = (Transport::Tcp, (HOME, 0).into());
-    let refused = relay.serve("a", at, &serving((HOME, 1).into()));
+    let refused = relay.serve(("a", "group"), at, &serving((HOME, 1).into()));
     assert!(refused.is_err(), "{refused:?}");
     drop(taken);
-    assert_eq!(relay.serve("a", at, &serving((HOME, 1).into())), Ok(port));
-    assert!(relay.serve("b", at, &serving((HOME, 1).into())).is_err());
+    assert_eq!(relay.serve(("a", "group"), at, &serving((HOME, 1).into())), Ok(port));
+    assert!(relay.serve(("b", "group"), at, &serving((HOME, 1).into())).is_err());
     relay.stop(&"a");
 }
 
@@ -114,4 +117,54 @@ fn draining_waits_for_the_last_connection_and_takes_no_new_one() {
     stream.read_exact(&mut [0]).unwrap();
     drop(stream);
     assert_eq!(drained.join().unwrap(), 0);
+}
+
+/// Packets of a byte use up a pipe's places long before its bytes: what is left in the socket must
+/// not be forgotten, nor the end that was told of with it.
+#[test]
+fn a_flood_of_tiny_packets_arrives_whole_and_so_does_its_end() {
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
+    let at = open(&mut relay, "a", echo());
+    for count in [1, 2, 63, 64, 65, 300, 3000] {
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let bytes: Vec<u8> = (0..count).map(|n: u32| n as u8).collect();
+        bytes.chunks(1).for_each(|byte| stream.write_all(byte).unwrap());
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert!(got == bytes, "{} of {count}", got.len());
+    }
+}
+
+#[test]
+fn an_answer_outlives_the_upload_that_it_refuses() {
+    let listener = TcpListener::bind((HOME, 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+        stream.write_all(b"413").unwrap();
+        // Closed with much that was not read: Linux resets.
+    });
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
+    let at = open(&mut relay, "a", to);
+    let mut stream = TcpStream::connect(at).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while std::time::Instant::now() < end {
+        match stream.write(&[7; 65_536]) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => break,
+        }
+    }
+    stream.set_nonblocking(false).unwrap();
+    let mut got = [0; 3];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"413");
 }

@@ -17,6 +17,8 @@ use super::sockets::{Happened, Token, Trouble};
 
 /// Batches taken from one socket before others have their turn.
 const ROUNDS: usize = 8;
+/// How long a listener that could not be watched waits until that is tried again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the thread is told by another.
 pub(super) enum Command<D: Datagrams> {
@@ -56,6 +58,9 @@ pub(super) struct UdpWorker<D: Datagrams> {
     /// When each flow is to be looked at: it may have been used since.
     ends: VecDeque<(Duration, Slot)>,
     batch: Batch,
+    /// Listeners that could not be watched, and when that is tried again.
+    unwatched: Vec<Slot>,
+    again: Option<Duration>,
     stopped: bool,
 }
 
@@ -74,6 +79,8 @@ impl<D: Datagrams> UdpWorker<D> {
             flows: Slots::new(),
             ends: VecDeque::new(),
             batch: Batch::new(),
+            unwatched: Vec::new(),
+            again: None,
             stopped: false,
         }
     }
@@ -94,7 +101,8 @@ impl<D: Datagrams> UdpWorker<D> {
 
     /// How long it may wait for events; `None`: for ever.
     pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
-        self.ends.front().map(|(end, _)| end.saturating_sub(now))
+        let first = self.ends.front().map(|(end, _)| *end);
+        Some(first.into_iter().chain(self.again).min()?.saturating_sub(now))
     }
 
     /// Does what another thread says.
@@ -116,9 +124,30 @@ impl<D: Datagrams> UdpWorker<D> {
         let new = Listening { listener: listener.clone(), pool, clients: HashMap::new() };
         let slot = self.listeners.insert_with(|_| new);
         self.by_id.insert(id, slot);
-        // Refused only without memory for one more watch, or beyond
-        // fs.epoll.max_user_watches: the port stays silent, and the log of the kernel says why.
-        let _ = self.sockets.watch_listener(&listener, listener_token(slot));
+        self.watch(slot, Duration::ZERO);
+    }
+
+    /// Watches a listener. Without memory for one more watch, or beyond fs.epoll.max_user_watches,
+    /// it is tried again.
+    fn watch(&mut self, slot: Slot, again: Duration) {
+        let Some(listening) = self.listeners.get_mut(slot) else { return };
+        if self.sockets.watch_listener(&listening.listener, listener_token(slot)).is_err() {
+            self.unwatched.push(slot);
+            self.again.get_or_insert(again);
+        }
+    }
+
+    fn watch_again(&mut self, now: Duration) {
+        if self.again.is_none_or(|again| now < again) {
+            return;
+        }
+        self.again = None;
+        for slot in std::mem::take(&mut self.unwatched) {
+            if let Some(listening) = self.listeners.get_mut(slot) {
+                listening.pool.say_exhausted(now);
+                self.watch(slot, now + PAUSE);
+            }
+        }
     }
 
     fn unlisten(&mut self, id: u64) {
@@ -154,6 +183,7 @@ impl<D: Datagrams> UdpWorker<D> {
             let end = flow.last + self.timeout;
             if end <= now { self.end(slot) } else { self.ends.push_back((end, slot)) }
         }
+        self.watch_again(now);
     }
 
     fn hear_clients(&mut self, listening: Slot, now: Duration) {
@@ -171,6 +201,9 @@ impl<D: Datagrams> UdpWorker<D> {
                 }
             }
             self.batch = batch;
+            if !self.batch.is_full() {
+                return;
+            }
         }
     }
 
@@ -246,6 +279,9 @@ impl<D: Datagrams> UdpWorker<D> {
             flow.place.pool().counters.sent_down(bytes as u64);
             if let Some(listening) = self.listeners.get_mut(flow.listening) {
                 self.sockets.answer(&listening.listener, &self.batch, flow.client);
+            }
+            if !self.batch.is_full() {
+                return;
             }
         }
     }

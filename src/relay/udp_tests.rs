@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::datagrams::{AT_ONCE, Batch, Datagrams};
-use super::pool::{Announce, Limits, Pool, Serving, Shared};
+use super::pool::{Announce, Group, Limits, Pool, Serving, Shared};
 use super::sockets::{Happened, Token, Trouble};
 use super::udp::{Command, UdpWorker};
 
@@ -26,6 +26,10 @@ struct World {
     arrived: Vec<(SocketAddr, u32, Vec<u8>)>,
     answered: Vec<(SocketAddr, Vec<u8>)>,
     listener: Option<Token>,
+    /// Nothing can be watched.
+    blind: bool,
+    /// How often a listener was asked for datagrams.
+    asked: u32,
     next: u32,
 }
 
@@ -51,7 +55,11 @@ impl Datagrams for Net {
     }
 
     fn watch_listener(&mut self, (): &(), token: Token) -> Result<(), Trouble> {
-        self.0.borrow_mut().listener = Some(token);
+        let mut world = self.0.borrow_mut();
+        if world.blind {
+            return Err(Trouble::Exhausted);
+        }
+        world.listener = Some(token);
         Ok(())
     }
 
@@ -66,6 +74,7 @@ impl Datagrams for Net {
 
     fn receive(&mut self, (): &(), batch: &mut Batch) -> Result<(), Trouble> {
         let mut world = self.0.borrow_mut();
+        world.asked += 1;
         batch.datagrams.clear();
         while let Some((from, bytes)) =
             world.to_listener.pop_front_if(|_| batch.datagrams.len() < AT_ONCE)
@@ -155,8 +164,12 @@ fn serving(endpoints: impl IntoIterator<Item = u8>) -> Serving {
 
 impl Stage {
     fn new(endpoints: u8, each: u64) -> Stage {
-        let shared = Arc::new(Shared::new(Limits { all: 100, each }));
-        let pool = Arc::new(Pool::new("a".to_owned(), shared, &serving(1..=endpoints)));
+        let shared = Arc::new(Shared::new(Limits { all: 100, each, descriptors: 4096 }));
+        let pool = Arc::new(Pool::new(
+            ("a".to_owned(), Group::default()),
+            shared,
+            &serving(1..=endpoints),
+        ));
         let net = Net::default();
         let mut worker = UdpWorker::new(net.clone(), TIMEOUT);
         worker.obey(Command::Listen(1, (), pool.clone()));
@@ -261,4 +274,33 @@ fn many_datagrams_of_several_clients_arrive_in_order() {
         let own: Vec<u8> = arrived.iter().filter(|a| a.1 == socket).map(|a| a.2[0]).collect();
         assert!(own.is_sorted() && own.iter().all(|m| m % 3 == n));
     }
+}
+
+#[test]
+fn a_batch_that_is_not_full_is_the_last() {
+    let mut stage = Stage::new(1, 50);
+    for count in [1, AT_ONCE - 1, AT_ONCE, AT_ONCE + 1] {
+        stage.net.0.borrow_mut().asked = 0;
+        let from = |n: usize| (client(1), vec![n as u8]);
+        stage.net.0.borrow_mut().to_listener.extend((0..count).map(from));
+        stage.turn();
+        let asked = stage.net.0.borrow().asked;
+        assert_eq!(asked, if count < AT_ONCE { 1 } else { 2 }, "{count}");
+    }
+    assert_eq!(stage.arrived().len(), 3 * AT_ONCE + 1);
+}
+
+#[test]
+fn a_listener_that_could_not_be_watched_is_watched_later() {
+    let mut stage = Stage::new(1, 50);
+    stage.worker.obey(Command::Unlisten(1));
+    stage.net.0.borrow_mut().blind = true;
+    stage.worker.obey(Command::Listen(2, (), stage.pool.clone()));
+    assert_eq!(stage.worker.patience(stage.now), Some(Duration::ZERO));
+    stage.turn();
+    stage.net.0.borrow_mut().blind = false;
+    assert_eq!(stage.worker.patience(stage.now), Some(Duration::from_millis(50)));
+    stage.pass(Duration::from_millis(50));
+    stage.send(client(1), b"a");
+    assert_eq!(stage.arrived().len(), 1);
 }

@@ -8,19 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dial::{Dialing, PATIENCE};
-use super::pool::{Place, Pool};
+use super::pipes::Pipes;
+use super::pool::{Place, Pool, Shared};
 use super::slots::{Slot, Slots};
-use super::sockets::{Happened, Interest, Sockets, Token, Trouble};
-use super::stream::{End, Pipes, Stream, Turn};
+use super::sockets::{Happened, Sockets, Token, Trouble};
+use super::stream::{End, GRACE, Stream, Turn};
 
 /// Connections taken from one listener before others have their turn.
 const ACCEPTS: usize = 64;
-/// Idle pipes kept: what as many busy connections need at once.
-const IDLE_PIPES: usize = 256;
+/// Idle pipes kept: a connection needs one while it has its turn, and longer only where its reader
+/// is slow.
+const IDLE_PIPES: usize = 64;
 /// Pipes made ahead, so that open connections go on when descriptors run out.
 const FIRST_PIPES: usize = 32;
 /// How long nobody is accepted, and who starves waits, after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often endpoints' sockets are looked through for those that are not kept alive yet.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// What a thread is told by another.
 pub(super) enum Command<S: Sockets> {
@@ -39,6 +43,8 @@ struct Listening<S: Sockets> {
     listener: S::Listener,
     pool: Arc<Pool>,
     paused: bool,
+    /// How many to accept before the event tells again that somebody waits.
+    batch: usize,
 }
 
 /// A connection and its place within the limits.
@@ -50,6 +56,8 @@ struct Entry<S: Sockets> {
 enum State<S: Sockets> {
     Dialing(Box<Dialing<S>>),
     Carried(Stream<S>),
+    /// One side broke off; the other is reset when what was just sent to it has left.
+    Leaving(S::Socket, Side),
     /// While the one becomes the other.
     Between,
 }
@@ -91,6 +99,10 @@ pub(super) struct Worker<S: Sockets> {
     pipes: Pipes<S>,
     /// Dials under way, by how patient they are: in each the first ends first.
     dials: [VecDeque<(Duration, Slot)>; PATIENCE.len()],
+    /// Who leaves, and when.
+    leaving: VecDeque<(Duration, Slot)>,
+    /// When connections are looked through, if there are some that are not kept alive yet.
+    look: Option<Duration>,
     again: VecDeque<Slot>,
     starving: Vec<Slot>,
     paused_until: Option<Duration>,
@@ -99,8 +111,8 @@ pub(super) struct Worker<S: Sockets> {
 }
 
 impl<S: Sockets> Worker<S> {
-    pub(super) fn new(mut sockets: S) -> Worker<S> {
-        let mut pipes = Pipes::new(IDLE_PIPES);
+    pub(super) fn new(mut sockets: S, shared: Arc<Shared>) -> Worker<S> {
+        let mut pipes = Pipes::new(IDLE_PIPES, shared);
         pipes.prepare(&mut sockets, FIRST_PIPES);
         Worker {
             sockets,
@@ -109,6 +121,8 @@ impl<S: Sockets> Worker<S> {
             entries: Slots::new(),
             pipes,
             dials: Default::default(),
+            leaving: VecDeque::new(),
+            look: None,
             again: VecDeque::new(),
             starving: Vec::new(),
             paused_until: None,
@@ -133,8 +147,9 @@ impl<S: Sockets> Worker<S> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let dials = self.dials.iter().filter_map(VecDeque::front).map(|(deadline, _)| *deadline);
-        let first = dials.chain(self.paused_until).min()?;
+        let queues = self.dials.iter().chain([&self.leaving]);
+        let ends = queues.filter_map(VecDeque::front).map(|(end, _)| *end);
+        let first = ends.chain(self.paused_until).chain(self.look).min()?;
         Some(first.saturating_sub(now))
     }
 
@@ -165,6 +180,7 @@ impl<S: Sockets> Worker<S> {
             listener: listener.clone(),
             pool,
             paused: false,
+            batch: 1,
         });
         self.by_id.insert(id, slot);
         // Without memory for one more watch it is tried again with those that pause.
@@ -191,10 +207,13 @@ impl<S: Sockets> Worker<S> {
         }
         for _ in 0..self.again.len() {
             let Some(slot) = self.again.pop_front() else { break };
-            self.carry(slot);
+            self.carry(slot, now);
         }
         self.end_of_patience(now);
         self.end_of_pause(now);
+        self.end_of_leave(now);
+        self.keep_alive(now);
+        self.forget_dials();
         // What a rush of clients needed is given back when the last of them has left, and what went
         // with connections that broke is made up for.
         if self.entries.len() == 0 {
@@ -203,13 +222,17 @@ impl<S: Sockets> Worker<S> {
         }
     }
 
+    /// Accepts as many as waited the last times. To find out that nobody waits any more is a call
+    /// as well: events tell as long as somebody does.
     fn accept(&mut self, slot: Slot, now: Duration) {
-        for _ in 0..ACCEPTS {
+        let Some(Listening { batch, .. }) = self.listeners.get_mut(slot) else { return };
+        let most = *batch;
+        for count in 0..most {
             let Some(listening) = self.listeners.get_mut(slot) else { return };
             let pool = listening.pool.clone();
             match self.sockets.accept(&listening.listener) {
                 Ok((socket, peer)) => self.begin(socket, peer, pool, now),
-                Err(Trouble::NotNow) => return,
+                Err(Trouble::NotNow) => return listening.batch = count.max(1),
                 Err(Trouble::Exhausted) => {
                     pool.say_exhausted(now);
                     return self.pause(slot, now);
@@ -217,6 +240,9 @@ impl<S: Sockets> Worker<S> {
                 // The client left before it was its turn: the next one.
                 Err(_) => {}
             }
+        }
+        if let Some(listening) = self.listeners.get_mut(slot) {
+            listening.batch = (most * 2).min(ACCEPTS);
         }
     }
 
@@ -228,22 +254,11 @@ impl<S: Sockets> Worker<S> {
         now: Duration,
     ) {
         let Some(place) = pool.enter(now) else { return self.sockets.reset(socket) };
-        let sockets = &mut self.sockets;
         let slot = self.entries.insert_with(|slot| {
             let client = End::accepted(socket, token(slot, Side::Client));
             Entry { place, state: State::Dialing(Box::new(Dialing::new(client, peer))) }
         });
-        let watched = match self.entries.get_mut(slot).map(|entry| &entry.state) {
-            Some(State::Dialing(dialing)) => {
-                let token = token(slot, Side::Client);
-                sockets.watch(dialing.client.socket(), token, Interest::Read)
-            }
-            _ => Ok(()),
-        };
-        match watched {
-            Ok(()) => self.dial(slot, now),
-            Err(_) => self.break_off(slot),
-        }
+        self.dial(slot, now);
     }
 
     /// Dials the next endpoint, or gives up.
@@ -267,38 +282,45 @@ impl<S: Sockets> Worker<S> {
         let Some(entry) = self.entries.get_mut(slot) else { return };
         match &mut entry.state {
             State::Carried(stream) => {
-                stream.note(at_client, event);
-                if !stream.queued {
-                    self.carry(slot);
+                if stream.note(at_client, event) && !stream.queued {
+                    self.carry(slot, now);
                 }
             }
             // It gave up waiting.
             State::Dialing(_) if at_client && event.broken => self.break_off(slot),
-            State::Dialing(_) if at_client => {}
-            State::Dialing(dialing) => match dialing.answered(&mut self.sockets) {
-                Some(Ok(())) => self.connected(slot, now),
-                Some(Err(trouble)) => {
-                    dialing.failed(&mut self.sockets, (entry.place.pool(), trouble), now);
-                    self.dial(slot, now);
+            State::Dialing(dialing) if at_client => {
+                dialing.client.note(event);
+            }
+            State::Dialing(dialing) => {
+                let pool = entry.place.pool();
+                match dialing.answered(&mut self.sockets, (pool, event)) {
+                    Some(Ok(())) => self.connected(slot, event, now),
+                    Some(Err(trouble)) => {
+                        dialing.failed(&mut self.sockets, (pool, trouble), now);
+                        self.dial(slot, now);
+                    }
+                    None => {}
                 }
-                None => {}
-            },
-            State::Between => {}
+            }
+            State::Leaving(_, left) if *left == side && (event.ending || event.broken) => {
+                self.break_off(slot);
+            }
+            State::Leaving(..) | State::Between => {}
         }
     }
 
     /// The endpoint answered: from now on bytes are carried.
-    fn connected(&mut self, slot: Slot, now: Duration) {
+    fn connected(&mut self, slot: Slot, event: &Happened, now: Duration) {
         let Some(entry) = self.entries.get_mut(slot) else { return };
         let pool = entry.place.pool();
         let State::Dialing(dialing) = std::mem::replace(&mut entry.state, State::Between) else {
             return;
         };
-        let server = token(slot, Side::Server);
-        match dialing.connected(&mut self.sockets, pool, (server, now)) {
+        match dialing.connected(&mut self.sockets, (pool, event), now) {
             Ok((client, server)) => {
                 entry.state = State::Carried(Stream::new(client, server));
-                self.carry(slot);
+                self.look.get_or_insert(now + LOOK);
+                self.carry(slot, now);
             }
             Err(client) => {
                 pool.unserved();
@@ -308,13 +330,14 @@ impl<S: Sockets> Worker<S> {
         }
     }
 
-    fn carry(&mut self, slot: Slot) {
+    fn carry(&mut self, slot: Slot, now: Duration) {
         let Some(Entry { place, state: State::Carried(stream) }) = self.entries.get_mut(slot)
         else {
             return;
         };
         stream.queued = false;
-        match stream.turn(&mut self.sockets, &mut self.pipes, &place.pool().counters) {
+        let with = (&mut self.sockets, &mut self.pipes);
+        match stream.turn(with, &place.pool().counters, now) {
             Turn::Waits => {}
             Turn::Again => {
                 stream.queued = true;
@@ -331,14 +354,35 @@ impl<S: Sockets> Worker<S> {
                     stream.close(&mut self.sockets, &mut self.pipes);
                 }
             }
+            Turn::ClientBroke => self.part(slot, Side::Client, now),
+            Turn::ServerBroke => self.part(slot, Side::Server, now),
             Turn::Broken => self.break_off(slot),
+        }
+    }
+
+    /// One side broke off: so does the other, when it has got what was sent to it before.
+    fn part(&mut self, slot: Slot, broke: Side, now: Duration) {
+        let Some(entry) = self.entries.get_mut(slot) else { return };
+        let with = (&mut self.sockets, &mut self.pipes);
+        let left = match std::mem::replace(&mut entry.state, State::Between) {
+            State::Carried(stream) => stream.part(with, broke == Side::Client, now),
+            _ => None,
+        };
+        match left {
+            Some(socket) => {
+                let side = if broke == Side::Client { Side::Server } else { Side::Client };
+                entry.state = State::Leaving(socket, side);
+                self.leaving.push_back((now + GRACE, slot));
+            }
+            None => self.break_off(slot),
         }
     }
 
     fn break_off(&mut self, slot: Slot) {
         match self.entries.remove(slot).map(|entry| entry.state) {
             Some(State::Dialing(dialing)) => dialing.break_off(&mut self.sockets),
-            Some(State::Carried(stream)) => stream.reset(&mut self.sockets),
+            Some(State::Carried(stream)) => stream.reset(&mut self.sockets, &mut self.pipes),
+            Some(State::Leaving(socket, _)) => self.sockets.reset(socket),
             Some(State::Between) | None => {}
         }
     }
@@ -352,11 +396,48 @@ impl<S: Sockets> Worker<S> {
                 else {
                     continue;
                 };
-                if dialing.deadline <= now {
-                    let why = (place.pool(), Trouble::NotNow);
-                    dialing.failed(&mut self.sockets, why, now);
-                    self.dial(slot, now);
+                if dialing.deadline > now {
+                    continue;
                 }
+                // A client that leaves while it waits is to be seen.
+                let watched = dialing.watch_client(&mut self.sockets);
+                let why = (place.pool(), Trouble::NotNow);
+                dialing.failed(&mut self.sockets, why, now);
+                match watched {
+                    Ok(()) => self.dial(slot, now),
+                    Err(_) => self.break_off(slot),
+                }
+            }
+        }
+    }
+
+    /// Dials that have ended need nobody to wake up for them.
+    fn forget_dials(&mut self) {
+        for queue in &mut self.dials {
+            let entries = &mut self.entries;
+            let mut ended = |end: Duration, slot: Slot| match entries.get_mut(slot) {
+                Some(Entry { state: State::Dialing(dialing), .. }) => dialing.deadline != end,
+                _ => true,
+            };
+            while queue.pop_front_if(|(end, slot)| ended(*end, *slot)).is_some() {}
+        }
+    }
+
+    fn end_of_leave(&mut self, now: Duration) {
+        while let Some((_, slot)) = self.leaving.pop_front_if(|(end, _)| *end <= now) {
+            self.break_off(slot);
+        }
+    }
+
+    /// Connections that have lasted a while have their endpoints asked whether they are still there.
+    fn keep_alive(&mut self, now: Duration) {
+        if self.look.is_none_or(|look| now < look) {
+            return;
+        }
+        self.look = None;
+        for slot in self.entries.names() {
+            if let Some(Entry { state: State::Carried(stream), .. }) = self.entries.get_mut(slot) {
+                stream.keep_alive(&mut self.sockets);
             }
         }
     }
@@ -396,7 +477,7 @@ impl<S: Sockets> Worker<S> {
             }
         }
         for slot in std::mem::take(&mut self.starving) {
-            self.carry(slot);
+            self.carry(slot, now);
         }
         if self.paused_until == Some(Duration::ZERO) {
             self.paused_until = Some(now + PAUSE);

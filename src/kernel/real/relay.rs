@@ -15,8 +15,11 @@ use crate::relay::{self, Announce, Board, Limits, Serving, Settings, Transport, 
 
 /// Descriptors that are asked for: two for each of half a million connections.
 const DESCRIPTORS: u64 = 1 << 20;
-/// Descriptors that are not for connections: sockets of this process, files, pipes in use.
+/// Descriptors that are not for connections: sockets of this process, files, idle pipes. Of a few
+/// descriptors it is half.
 const RESERVED: u64 = 2048;
+/// Fewer connections than this are worth a warning.
+const FEW: u64 = 4096;
 
 /// The relay, once it was started.
 #[derive(Debug, Default)]
@@ -66,9 +69,7 @@ impl Relay {
         if self.relay.is_some() {
             return Ok(());
         }
-        let fitting = descriptors().saturating_sub(RESERVED) / 2;
-        let all = settings.most_connections.map_or(fitting, |most| most.min(fitting)).max(1);
-        let limits = Limits { all, each: settings.most_of_each.unwrap_or(all) };
+        let limits = limits(settings, descriptors());
         let (ports, udp_timeout) = (settings.ports.clone(), settings.udp_timeout);
         let settings = Settings { limits, ports, udp_timeout };
         let relay = relay::Relay::start(&settings, self.board.clone()).map_err(|trouble| {
@@ -84,7 +85,9 @@ impl Relay {
             return Ok(());
         };
         let at = SocketAddr::new(serving.address, 0);
-        match self.started()?.serve(key.clone(), (transport, at), &as_serving(serving)) {
+        let group = format!("{}/{}", key.origin, key.origin.protocol);
+        let name = (key.clone(), &*group);
+        match self.started()?.serve(name, (transport, at), &as_serving(serving)) {
             Ok(_) => self.refused.remove(key),
             Err(trouble) => self.refused.insert(key.clone(), in_words(trouble)),
         };
@@ -118,8 +121,34 @@ fn in_words(trouble: Trouble) -> String {
             "no free port in --proxy-port-range, or no descriptor left (RLIMIT_NOFILE)".to_owned()
         }
         Trouble::Other(errno) => nix::errno::Errno::from_raw(errno).desc().to_owned(),
-        Trouble::NotNow | Trouble::Refused | Trouble::Reset => format!("{trouble:?}"),
+        Trouble::NotNow | Trouble::Refused | Trouble::Reset | Trouble::NoPort => {
+            format!("{trouble:?}")
+        }
     }
+}
+
+/// How much may be carried with so many descriptors; says so where it is less than was asked for, or
+/// little.
+fn limits(settings: &RelaySettings, descriptors: u64) -> Limits {
+    let descriptors = descriptors - RESERVED.min(descriptors / 2);
+    let fitting = Limits::fitting(descriptors).max(1);
+    let all = settings.most_connections.map_or(fitting, |most| most.min(fitting)).max(1);
+    let cut = [settings.most_connections, settings.most_of_each].into_iter().flatten().max();
+    if let Some(asked) = cut.filter(|asked| *asked > fitting) {
+        tracing::warn!(
+            asked,
+            fitting,
+            "fewer connections are carried at once than was asked for: descriptors do not allow more \
+             (RLIMIT_NOFILE, fs.nr_open; CAP_SYS_RESOURCE raises the first)"
+        );
+    } else if settings.most_connections.is_none() && fitting < FEW {
+        tracing::warn!(
+            fitting,
+            "descriptors allow few connections at once \
+             (RLIMIT_NOFILE, fs.nr_open; CAP_SYS_RESOURCE raises the first)"
+        );
+    }
+    Limits { all, each: settings.most_of_each.unwrap_or(all), descriptors }
 }
 
 /// How many descriptors this process may have, after asking for more.
@@ -132,4 +161,26 @@ fn descriptors() -> u64 {
         }
     }
     soft
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_what_is_asked_for_as_far_as_descriptors_go() {
+        let limits = |all, each, descriptors| {
+            let asked = RelaySettings {
+                most_connections: all,
+                most_of_each: each,
+                ..RelaySettings::default()
+            };
+            let limits = limits(&asked, descriptors);
+            (limits.all, limits.each)
+        };
+        assert_eq!(limits(Some(10), None, 1 << 20), (10, 10));
+        assert_eq!(limits(Some(10_000), Some(70), 1024), (240, 70));
+        assert_eq!(limits(None, None, 20_000), (8415, 8415));
+        assert_eq!(limits(None, None, 0), (1, 1));
+    }
 }
