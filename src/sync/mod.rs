@@ -433,7 +433,8 @@ pub fn prepare_node(kernel: &mut dyn Kernel, options: &Options) -> Result<(), Er
     match options.mode {
         Mode::Iptables => iptables::allow_localhost(kernel, &of_mode),
         Mode::Ipvs => ipvs::set_sysctls(kernel, of_mode.ipvs.strict_arp, &mut Report::default()),
-        Mode::Nftables | Mode::Userspace => Ok(()),
+        Mode::Userspace => userspace::reuse_ports(kernel),
+        Mode::Nftables => Ok(()),
     }
 }
 

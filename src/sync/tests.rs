@@ -329,6 +329,30 @@ fn a_udp_flow_to_a_local_port_is_forgotten_with_the_port() {
     assert_eq!(proxy.sync().unwrap().forgotten, 0);
 }
 
+#[test]
+fn a_local_port_that_could_not_be_had_is_asked_for_again_by_housekeeping() {
+    let kernel = simulated();
+    let relay = RelaySettings { ports: Some(41_000..=41_000), ..RelaySettings::default() };
+    let options = Options { mode: Mode::Userspace, relay, ..options() };
+    let web = |name: &str, ip: &str| service(name, ip, "") + &slice(name, "TCP", &["10.1.0.1"]);
+    let objects = web("a", "10.96.0.1") + &web("b", "10.96.0.2");
+    let mut proxy = proxy_with(options, Box::new(kernel.clone()), &objects);
+    proxy.sync().unwrap();
+    assert_eq!(proxy.notices().len(), 1, "{:?}", proxy.notices());
+    let reuse = Query::Sysctl("net/ipv4/tcp_tw_reuse".to_owned());
+    assert_eq!(proxy.kernel().read(&reuse), Ok(Facts::Text("1".to_owned())));
+    // Its port becomes free when all else is done.
+    proxy.feed(Event::ServiceGone(NamespacedName::new("ns", "a")));
+    proxy.sync().unwrap();
+    assert!(!proxy.has_changes() && proxy.notices().len() == 1);
+    proxy.check_kernel().unwrap();
+    assert!(proxy.has_changes());
+    proxy.sync().unwrap();
+    assert_eq!((proxy.notices(), proxy.has_changes()), (Vec::new(), false));
+    let port = (crate::backend::userspace::relay_address(Family::V4), 41_000);
+    assert_eq!(connect(&kernel, "10.2.0.1:99", "10.96.0.2:80"), Some(port));
+}
+
 /// Two Services with one external address, the younger one told of first; and a flow to it.
 #[test]
 fn udp_flows_of_a_shared_address_are_those_of_whoever_has_it() {

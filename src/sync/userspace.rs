@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Report;
 use super::driver::{Driver, Wanted};
 use super::nftables::Nftables;
+use super::sysctls;
 use crate::backend::program::{Frontend, Program};
 use crate::backend::ruleset::{Ruleset, Wants};
 use crate::backend::userspace::{GUARD, announce, guard, led_to_ports, ports_of, relay_address};
@@ -22,6 +23,12 @@ use crate::model::{Family, NamespacedName, Notice, Protocol, Reason};
 /// The device that has the address which ports are bound to.
 const LOOPBACK: &str = "lo";
 
+/// Whether a local port may be used again towards the same endpoint a second after its connection
+/// ended, and not only after a minute in TIME_WAIT: the relay ends first, and 28,232 ports would do for
+/// 470 connections a second with each endpoint. By timestamps, which both sides have to use, the new
+/// connection is told from the old one (`Documentation/networking/ip-sysctl.rst` of Linux).
+const REUSE_PORTS: &str = "net/ipv4/tcp_tw_reuse";
+
 /// What stands for a port until the relay has said which it is.
 const NOT_ASKED: &str = "not asked for yet";
 
@@ -32,6 +39,10 @@ pub(super) struct Userspace {
     table: Nftables,
     /// Whether the relay, its address and its guard are there.
     ready: bool,
+    /// Whether ports that could not be had are to be asked for again.
+    again: bool,
+    /// Whether it was said that the sysctl could not be set.
+    warned: bool,
     /// What each port serves, and for which frontends.
     served: BTreeMap<RelayKey, Served>,
     /// The ports each frontend uses.
@@ -81,7 +92,7 @@ impl Driver for Userspace {
     }
 
     fn is_behind(&self) -> bool {
-        self.table.is_behind()
+        self.again || self.table.is_behind()
     }
 
     fn distrust(&mut self) {
@@ -90,6 +101,8 @@ impl Driver for Userspace {
     }
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        // Whoever had a port may have left it meanwhile.
+        self.again = self.served.values().any(|served| served.port.is_err());
         match kernel.read(&Query::Addresses)? {
             Facts::Addresses(all) if !all.contains(&relay_address(self.family)) => {
                 Ok(Some(format!("the address {} is gone", relay_address(self.family))))
@@ -119,6 +132,7 @@ impl Driver for Userspace {
             changed.extend(self.used.keys());
         }
         // A port that was not to be had may be had now.
+        self.again = false;
         changed.extend(self.notices.keys());
         let left = self.serve(kernel, (wanted.ruleset, &changed), report)?;
         let led = Led { ruleset: wanted.ruleset, family: self.family, served: &self.served };
@@ -155,6 +169,8 @@ impl Userspace {
             family,
             table: Nftables::new(family),
             ready: false,
+            again: false,
+            warned: false,
             served: BTreeMap::new(),
             used: BTreeMap::new(),
             notices: BTreeMap::new(),
@@ -170,6 +186,16 @@ impl Userspace {
         match kernel.apply(&Transaction::Links(vec![add])) {
             Err(e) if e.kind != ErrorKind::Exists => return Err(e),
             _ => {}
+        }
+        if let Err(error) = reuse_ports(kernel) {
+            use ErrorKind::{Absent, Denied, Invalid, Unsupported};
+            if !matches!(error.kind, Absent | Denied | Invalid | Unsupported) {
+                return Err(error);
+            }
+            // Without it connections are carried as well, but fewer in a second.
+            if !std::mem::replace(&mut self.warned, true) {
+                tracing::warn!("cannot set {REUSE_PORTS} to 1: {error}; run --init-only first");
+            }
         }
         let start = RelayOperation::Start(wanted.options.relay.clone());
         kernel.apply(&Transaction::Relay(vec![start]))?;
@@ -315,6 +341,15 @@ impl Userspace {
             None => self.notices.remove(frontend),
         };
     }
+}
+
+/// Lets local ports be used again soon.
+pub(super) fn reuse_ports(kernel: &mut dyn Kernel) -> Result<(), Error> {
+    if sysctls::value(kernel, REUSE_PORTS)?.as_deref() == Some("1") {
+        return Ok(());
+    }
+    kernel.apply(&Transaction::Sysctl(REUSE_PORTS.to_owned(), "1".to_owned()))?;
+    Ok(())
 }
 
 fn without_port(key: &RelayKey, why: &str) -> Notice {
