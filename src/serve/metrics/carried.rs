@@ -1,11 +1,12 @@
 //! Connections that the proxy carries itself (userspace mode), asked for when somebody looks.
 //!
 //! A collector of its own: each look makes the series anew from what there is, so that Services that
-//! are gone leave none behind. The number of series is bounded. It knows no socket. Tests: below.
+//! are gone leave none behind. The number of series is bounded; who came first keeps a name, and what
+//! is counted under a name never falls. It knows no socket. Tests: below.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -19,7 +20,7 @@ const OTHERS: (&str, &str) = ("others", "");
 /// What was carried for a Service port. Figures only grow, but for `open`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CarriedFigures {
-    /// `namespace/name:port`.
+    /// `namespace/name:port`; empty for the figures of all there ever were, which have no bytes.
     pub service: String,
     /// The protocol.
     pub protocol: String,
@@ -48,7 +49,65 @@ pub type Carrying = Box<dyn Fn() -> Vec<CarriedFigures> + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Carried {
     carrying: Arc<OnceLock<Carrying>>,
+    names: Arc<Mutex<Names>>,
 }
+
+/// A Service port and its protocol.
+type Name = (String, String);
+
+/// Who has series of their own, and what they showed last.
+#[derive(Default)]
+struct Names {
+    own: BTreeMap<Name, Steady>,
+    others: BTreeSet<Name>,
+    of_others: Steady,
+}
+
+/// Counts that do not fall where some of what they are made of is gone.
+#[derive(Clone, Copy, Default)]
+struct Steady {
+    gone: [u64; 7],
+    last: [u64; 7],
+}
+
+impl Steady {
+    fn counts(&mut self, now: [u64; 7]) -> [u64; 7] {
+        for (gone, (last, now)) in self.gone.iter_mut().zip(self.last.iter().zip(now)) {
+            *gone += last.saturating_sub(now);
+        }
+        self.last = now;
+        std::array::from_fn(|n| self.gone[n] + now[n])
+    }
+}
+
+/// What one name stands for now.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    open: u64,
+    counts: [u64; 7],
+}
+
+impl Sum {
+    fn add(&mut self, open: u64, counts: [u64; 7]) {
+        self.open += open;
+        self.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+}
+
+/// What is counted: as many as there are `COUNTERS`, and bytes both ways.
+fn counts(f: &CarriedFigures) -> [u64; 7] {
+    let CarriedFigures { accepted, failed_dials, retries, turned_away, unserved, .. } = *f;
+    [accepted, failed_dials, retries, turned_away, unserved, f.bytes_up, f.bytes_down]
+}
+
+/// Counters by name, their help, and what one of them is among all.
+const COUNTERS: [(&str, &str, &str); 5] = [
+    ("connections_total", "Connections and UDP flows begun", "connection"),
+    ("failed_dials_total", "Dials of endpoints that failed", "failed_dial"),
+    ("retries_total", "Further endpoints tried after a failed dial", "retry"),
+    ("turned_away_total", "Connections and UDP flows beyond a limit", "turned_away"),
+    ("unserved_total", "Connections that no endpoint answered", "unserved"),
+];
 
 impl fmt::Debug for Carried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,14 +115,12 @@ impl fmt::Debug for Carried {
     }
 }
 
-/// Takes one figure out of all.
-type Reading = fn(&CarriedFigures) -> u64;
-
 /// The series of one look.
 struct Series {
     open: IntGaugeVec,
-    counters: [(IntCounterVec, Reading); 5],
+    counters: Vec<IntCounterVec>,
     bytes: IntCounterVec,
+    all: IntCounterVec,
 }
 
 impl Series {
@@ -71,63 +128,69 @@ impl Series {
         let opts = |name: &str, help: &str| {
             Opts::new(format!("userspace_{name}"), help).namespace("kubeproxy")
         };
-        let labels = ["service", "protocol"];
-        let counter = |name: &str, help: &str| {
-            IntCounterVec::new(opts(name, help), &labels).expect("names and labels are valid")
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(opts(name, help), labels).expect("names and labels are valid")
         };
+        let labels = ["service", "protocol"];
         let open = opts("connections_open", "Connections and UDP flows that are carried now");
-        let bytes = opts("bytes_total", "Bytes carried to endpoints (up) and to clients (down)");
-        let of = |figure: fn(&CarriedFigures) -> u64| figure;
+        let bytes = "Bytes carried to endpoints (up) and to clients (down)";
+        let all =
+            "What happened to connections and UDP flows of all Services, those that are gone too";
         Series {
             open: IntGaugeVec::new(open, &labels).expect("names and labels are valid"),
-            counters: [
-                (
-                    counter("connections_total", "Connections and UDP flows begun"),
-                    of(|f| f.accepted),
-                ),
-                (
-                    counter("failed_dials_total", "Dials of endpoints that failed"),
-                    of(|f| f.failed_dials),
-                ),
-                (
-                    counter("retries_total", "Further endpoints tried after a failed dial"),
-                    of(|f| f.retries),
-                ),
-                (
-                    counter("turned_away_total", "Connections and UDP flows beyond a limit"),
-                    of(|f| f.turned_away),
-                ),
-                (
-                    counter("unserved_total", "Connections that no endpoint answered"),
-                    of(|f| f.unserved),
-                ),
-            ],
-            bytes: IntCounterVec::new(bytes, &["service", "protocol", "direction"])
-                .expect("names and labels are valid"),
+            counters: COUNTERS.iter().map(|(name, help, _)| counter(name, help, &labels)).collect(),
+            bytes: counter("bytes_total", bytes, &["service", "protocol", "direction"]),
+            all: counter("events_total", all, &["event"]),
         }
     }
 
-    fn add(&self, (service, protocol): (&str, &str), figures: &CarriedFigures) {
+    fn add(&self, (service, protocol): (&str, &str), open: u64, counts: [u64; 7]) {
         let labels = [service, protocol];
-        self.open.with_label_values(&labels).add(figures.open as i64);
-        for (counter, figure) in &self.counters {
-            counter.with_label_values(&labels).inc_by(figure(figures));
+        self.open.with_label_values(&labels).add(open as i64);
+        for (counter, count) in self.counters.iter().zip(counts) {
+            counter.with_label_values(&labels).inc_by(count);
         }
-        for (direction, bytes) in [("up", figures.bytes_up), ("down", figures.bytes_down)] {
+        let [.., up, down] = counts;
+        for (direction, bytes) in [("up", up), ("down", down)] {
             self.bytes.with_label_values(&[service, protocol, direction]).inc_by(bytes);
         }
     }
 
-    fn all(&self) -> Vec<&dyn Collector> {
-        let counters = self.counters.iter().map(|(counter, _)| counter as &dyn Collector);
-        let others: [&dyn Collector; 2] = [&self.open, &self.bytes];
+    fn add_all(&self, figures: &CarriedFigures) {
+        for ((.., event), count) in COUNTERS.iter().zip(counts(figures)) {
+            self.all.with_label_values(&[*event]).inc_by(count);
+        }
+    }
+
+    fn every(&self) -> Vec<&dyn Collector> {
+        let counters = self.counters.iter().map(|counter| counter as &dyn Collector);
+        let others: [&dyn Collector; 3] = [&self.open, &self.bytes, &self.all];
         others.into_iter().chain(counters).collect()
+    }
+}
+
+impl Names {
+    /// Who is new gets a name as long as there are some; who has none keeps to the others, so that
+    /// what they are counted under does not fall.
+    fn meet(&mut self, told: &BTreeMap<Name, Sum>) {
+        self.own.retain(|name, _| told.contains_key(name));
+        self.others.retain(|name| told.contains_key(name));
+        for name in told.keys() {
+            if self.own.contains_key(name) || self.others.contains(name) {
+                continue;
+            }
+            if self.own.len() < MOST {
+                self.own.insert(name.clone(), Steady::default());
+            } else {
+                self.others.insert(name.clone());
+            }
+        }
     }
 }
 
 impl Carried {
     pub(super) fn new() -> Carried {
-        Carried { carrying: Arc::default() }
+        Carried { carrying: Arc::default(), names: Arc::default() }
     }
 
     /// From now on asks this; only the first counts.
@@ -139,22 +202,35 @@ impl Carried {
 impl Collector for Carried {
     fn desc(&self) -> Vec<&Desc> {
         static TEMPLATE: OnceLock<Series> = OnceLock::new();
-        TEMPLATE.get_or_init(Series::new).all().into_iter().flat_map(Collector::desc).collect()
+        TEMPLATE.get_or_init(Series::new).every().into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let series = Series::new();
         let told = self.carrying.get().map(|carrying| carrying()).unwrap_or_default();
-        let name = |figures: &CarriedFigures| (figures.service.clone(), figures.protocol.clone());
-        let names: BTreeSet<_> = told.iter().map(name).collect();
-        let first_other = names.into_iter().nth(MOST);
+        let mut by_name: BTreeMap<Name, Sum> = BTreeMap::new();
         for figures in &told {
-            let own = first_other.as_ref().is_none_or(|other| name(figures) < *other);
-            let name =
-                if own { (figures.service.as_str(), figures.protocol.as_str()) } else { OTHERS };
-            series.add(name, figures);
+            if figures.service.is_empty() {
+                series.add_all(figures);
+                continue;
+            }
+            let name = (figures.service.clone(), figures.protocol.clone());
+            by_name.entry(name).or_default().add(figures.open, counts(figures));
         }
-        series.all().into_iter().flat_map(Collector::collect).collect()
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.meet(&by_name);
+        let mut others = Sum::default();
+        for (name, sum) in &by_name {
+            match names.own.get_mut(name) {
+                Some(own) => series.add((&name.0, &name.1), sum.open, own.counts(sum.counts)),
+                None => others.add(sum.open, sum.counts),
+            }
+        }
+        let counts = names.of_others.counts(others.counts);
+        if !names.others.is_empty() || counts != [0; 7] {
+            series.add(OTHERS, others.open, counts);
+        }
+        series.every().into_iter().flat_map(Collector::collect).collect()
     }
 }
 
@@ -169,11 +245,66 @@ mod tests {
     }
 
     fn text(told: Vec<CarriedFigures>) -> String {
+        texts(vec![told]).remove(0)
+    }
+
+    /// What is shown when one after another is told.
+    fn texts(told: Vec<Vec<CarriedFigures>>) -> Vec<String> {
         let carried = Carried::new();
-        carried.ask(Box::new(move || told.clone()));
+        let now = Arc::new(Mutex::new(Vec::new()));
+        let looked = now.clone();
+        carried.ask(Box::new(move || looked.lock().unwrap().clone()));
         let registry = prometheus::Registry::new();
         registry.register(Box::new(carried)).unwrap();
-        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+        let encoder = prometheus::TextEncoder::new();
+        let show = |told| {
+            *now.lock().unwrap() = told;
+            encoder.encode_to_string(&registry.gather()).unwrap()
+        };
+        told.into_iter().map(show).collect()
+    }
+
+    fn connections(text: &str, service: &str) -> Option<u64> {
+        let own = |l: &&str| {
+            l.starts_with("kubeproxy_userspace_connections_total{")
+                && l.contains(&format!("service=\"{service}\""))
+        };
+        text.lines().find(own)?.rsplit(' ').next()?.parse().ok()
+    }
+
+    #[test]
+    fn who_came_first_keeps_its_name_and_no_count_falls() {
+        let many = |count: usize| (0..count).map(|n| figures(&format!("ns/{n:05}"), 2)).collect();
+        let full: Vec<CarriedFigures> = many(MOST + 2);
+        // One early in the alphabet comes, one with a name goes, one without goes.
+        let early = [vec![figures("a/first", 7)], full.clone()].concat();
+        let fewer = early.iter().filter(|f| f.service != "ns/00003").cloned().collect();
+        let least = early.iter().filter(|f| f.service != "ns/01001").cloned().collect();
+        let shown = texts(vec![full, early, fewer, least]);
+        let others: Vec<_> = shown.iter().map(|text| connections(text, "others")).collect();
+        assert_eq!(others, [4, 11, 11, 11].map(Some));
+        let last = shown.iter().map(|text| connections(text, "ns/00999"));
+        assert!(last.eq([Some(2); 4]), "{others:?}");
+    }
+
+    #[test]
+    fn one_of_several_ports_of_a_service_may_go() {
+        let both = vec![figures("ns/a:p", 3), figures("ns/a:p", 5)];
+        let shown = texts(vec![both, vec![figures("ns/a:p", 4)], vec![figures("ns/a:p", 9)]]);
+        let counted: Vec<_> = shown.iter().map(|text| connections(text, "ns/a:p")).collect();
+        assert_eq!(counted, [8, 8, 13].map(Some));
+    }
+
+    #[test]
+    fn all_there_ever_were_are_counted_beside_the_names() {
+        let all = CarriedFigures { accepted: 12, unserved: 1, ..CarriedFigures::default() };
+        let text = text(vec![figures("ns/a:p", 3), all]);
+        for line in [
+            "kubeproxy_userspace_events_total{event=\"connection\"} 12",
+            "kubeproxy_userspace_events_total{event=\"unserved\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
     }
 
     #[test]
