@@ -43,7 +43,9 @@ impl Kernel for Sink {
             Query::Flows(..) => Facts::Flows(Vec::new()),
             Query::Sysctl(_) | Query::Xtables(_) => Facts::Text(String::new()),
             Query::Addresses => Facts::Addresses(Vec::new()),
-            Query::VirtualServers(_) => Facts::VirtualServers(Vec::new()),
+            Query::VirtualServers(_) | Query::VirtualServersAlone(_) => {
+                Facts::VirtualServers(Vec::new())
+            }
             Query::IpvsTimeouts => Facts::IpvsTimeouts(IpvsTimeouts::default()),
             Query::Ipsets(_) => Facts::Ipsets(Vec::new()),
             Query::Links => Facts::Links(Vec::new()),

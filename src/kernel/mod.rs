@@ -210,6 +210,8 @@ pub enum Query {
     Addresses,
     /// Virtual servers of a family with their destinations; answered by `Facts::VirtualServers`.
     VirtualServers(Family),
+    /// The same without their destinations, each of which costs a question of its own.
+    VirtualServersAlone(Family),
     /// Destinations of one virtual server, none if there is no such server; answered by
     /// `Facts::Destinations`.
     Destinations(VirtualServer),

@@ -43,6 +43,16 @@ pub(super) trait Driver: std::fmt::Debug + Send {
         self.look(kernel)
     }
 
+    /// Whether the last `look` left something for `look_on`, which is not to stop everything else.
+    fn looks_on(&self) -> bool {
+        false
+    }
+
+    /// Looks at some more of it.
+    fn look_on(&mut self, _kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        Ok(None)
+    }
+
     /// Whether a change that somebody else made is in what this mode wrote, so that it has to be
     /// put right. Facilities that tell nobody are only looked at now and then, by `look`.
     fn minds(&self, change: &Touched) -> bool;

@@ -83,6 +83,16 @@ impl FamilySync {
         self.see(|driver| driver.look_closer(kernel))
     }
 
+    /// Whether something is left to be looked at.
+    pub(super) fn looks_on(&self) -> bool {
+        self.driver.looks_on()
+    }
+
+    /// Looks at some more of it.
+    pub(super) fn look_on(&mut self, kernel: &mut dyn Kernel) -> Result<(), Error> {
+        self.see(|driver| driver.look_on(kernel))
+    }
+
     fn see(
         &mut self,
         look: impl FnOnce(&mut dyn Driver) -> Result<Option<String>, Error>,

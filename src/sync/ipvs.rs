@@ -32,6 +32,8 @@ const SETTINGS: [(&str, &str); 4] = [
 ];
 const STRICT_ARP: [(&str, &str); 2] =
     [("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")];
+/// Of how many virtual servers destinations are asked for in one go: a change waits meanwhile.
+const SLICE: usize = 128;
 const REUSE: &str = "net/ipv4/vs/conn_reuse_mode";
 
 /// One family of ipvs mode.
@@ -51,6 +53,8 @@ pub(super) struct Ipvs {
     addresses: Option<BTreeSet<IpAddr>>,
     /// Virtual servers that this process made, when it is not known any more what is in the kernel.
     made: BTreeSet<VirtualServer>,
+    /// Virtual servers whose destinations are still to be looked at in this round.
+    unseen: Vec<VirtualServer>,
 }
 
 impl Driver for Ipvs {
@@ -65,20 +69,43 @@ impl Driver for Ipvs {
     fn distrust(&mut self) {
         self.made.extend(self.applied.iter().flat_map(Applied::made));
         (self.applied, self.rules, self.settings) = (None, None, None);
+        self.unseen.clear();
     }
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
         let Some(applied) = &self.applied else { return Ok(None) };
-        let found = list(kernel, self.family)?;
+        let found = list_alone(kernel, self.family)?;
         let seen = found.node_addresses(self.family);
         self.addresses = (!applied.knows_addresses(&seen)).then_some(seen);
         if let Some(other) = applied.drift(&found) {
             return Ok(Some(other));
         }
+        if self.unseen.is_empty() {
+            self.unseen = applied.looked_at().collect();
+        }
         match self.settings_differ(kernel)? {
-            None => self.look_closer(kernel),
+            None => match self.look_closer(kernel)? {
+                None => self.look_on(kernel),
+                other => Ok(other),
+            },
             other => Ok(other),
         }
+    }
+
+    fn looks_on(&self) -> bool {
+        !self.unseen.is_empty()
+    }
+
+    fn look_on(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
+        let Some(applied) = &self.applied else { return Ok(None) };
+        let some = self.unseen.len().saturating_sub(SLICE);
+        for server in self.unseen.split_off(some) {
+            let found = destinations(kernel, server)?;
+            if let Some(other) = applied.destinations_drift(server, &found) {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
     }
 
     /// Of all that others change the kernel tells of rules only: nothing else is looked at for it.
@@ -154,6 +181,7 @@ impl Ipvs {
             lacking: BTreeSet::new(),
             addresses: None,
             made: BTreeSet::new(),
+            unseen: Vec::new(),
         }
     }
 
@@ -291,7 +319,16 @@ fn find(
 
 /// Everything of one family that ipvs mode has to do with.
 pub(super) fn list(kernel: &mut dyn Kernel, family: Family) -> Result<Found, Error> {
-    let servers = match kernel.read(&Query::VirtualServers(family))? {
+    list_by(kernel, Query::VirtualServers(family))
+}
+
+/// The same without destinations.
+fn list_alone(kernel: &mut dyn Kernel, family: Family) -> Result<Found, Error> {
+    list_by(kernel, Query::VirtualServersAlone(family))
+}
+
+fn list_by(kernel: &mut dyn Kernel, servers: Query) -> Result<Found, Error> {
+    let servers = match kernel.read(&servers)? {
         Facts::VirtualServers(servers) => servers,
         other => super::unreachable_answer("virtual servers", &other)?,
     };

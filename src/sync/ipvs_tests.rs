@@ -397,6 +397,39 @@ fn an_endpoint_that_is_leaving_is_no_drift_and_stays_ours_after_one() {
     assert_eq!(proxy.drifts(), 1);
 }
 
+/// A cluster of many is not looked at in one go: a change would wait for it.
+#[test]
+fn destinations_of_many_servers_are_looked_at_bit_by_bit() {
+    let many: String = (0..300)
+        .map(|n| {
+            let (name, ip) = (format!("s{n}"), format!("10.96.{}.{}", n / 200, n % 200 + 1));
+            service(&name, &ip, "") + &slice(&name, "TCP", &["10.1.0.1", "10.1.0.2"])
+        })
+        .collect();
+    let kernel = simulated();
+    let shared = Shared::new(kernel.clone());
+    let mut proxy = told(Box::new(shared.clone()), ipvs_options(), &many);
+    proxy.sync().unwrap();
+    let whole = state(&kernel);
+    let (first, lost) = (key("10.96.0.1", 80), "10.1.0.2".parse().unwrap());
+    kernel.host().ipvs_delete_destination(&first, lost, 8080).unwrap();
+    shared.take();
+    proxy.check_kernel().unwrap();
+    let mut parts = 1;
+    while proxy.looks_on() && !proxy.has_changes() {
+        let asked = shared.take();
+        let questions =
+            asked.iter().filter(|e| matches!(e, Exchange::Read(Query::Destinations(_), _)));
+        assert!(questions.count() <= 128);
+        proxy.look_on().unwrap();
+        parts += 1;
+    }
+    assert_eq!(parts, 3);
+    assert_eq!(proxy.sync().unwrap().repaired, 1);
+    assert_eq!(state(&kernel), whole);
+    assert!(!proxy.looks_on(), "a new round begins with the next look");
+}
+
 #[test]
 fn virtual_servers_of_others_are_no_drift() {
     let kernel = simulated();

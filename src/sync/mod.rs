@@ -274,6 +274,19 @@ impl Proxy {
         Ok(())
     }
 
+    /// Whether [`Proxy::check_kernel`] left something to be looked at: [`Proxy::look_on`].
+    pub fn looks_on(&self) -> bool {
+        self.families.iter().any(FamilySync::looks_on)
+    }
+
+    /// Looks at some more of what was written.
+    pub fn look_on(&mut self) -> Result<(), Error> {
+        for family in self.families.iter_mut().filter(|family| family.looks_on()) {
+            family.look_on(&mut *self.kernel)?;
+        }
+        Ok(())
+    }
+
     /// Changes the options; the next sync brings the rules up to them.
     pub fn set_options(&mut self, options: Options) {
         if options != self.options {

@@ -53,6 +53,9 @@ pub struct Ended {
 /// How long what others do is gathered before it is looked at.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// Between two parts of a look.
+const PART: Duration = Duration::from_millis(200);
+
 /// Of this many parts of the time one may go into looking at what others did.
 const LOOKS: u32 = 10;
 
@@ -254,12 +257,22 @@ impl<O: Observer> Loop<O> {
     fn look_closer(&mut self) {
         self.look = None;
         let begun = Instant::now();
-        if let Err(error) = self.proxy.look_closer() {
+        let looked = self.proxy.look_closer().and_then(|()| self.proxy.look_on());
+        if let Err(error) = looked {
             tracing::warn!(%error, "the kernel cannot be looked at; the next sync reads it anew");
             self.proxy.distrust_kernel();
         }
         self.no_look_before = Instant::now() + begun.elapsed() * (LOOKS - 1);
+        self.look_on_later();
         self.want_if_changed();
+    }
+
+    /// What is left to be looked at waits for a moment in which nothing else does.
+    fn look_on_later(&mut self) {
+        if self.proxy.looks_on() {
+            let later = (Instant::now() + PART).max(self.no_look_before);
+            self.look.get_or_insert(later);
+        }
     }
 
     fn feed(&mut self, event: Event) {
@@ -419,6 +432,7 @@ impl<O: Observer> Loop<O> {
             self.observer.house_failed(&error);
             self.proxy.distrust_kernel();
         }
+        self.look_on_later();
         self.want_if_changed();
     }
 }

@@ -18,7 +18,7 @@ use crate::backend::Options;
 use crate::backend::counted::Counted;
 use crate::kernel::{
     Destination, DestinationFact, IpsetEntry, IpsetFact, IpsetOperation, IpsetType, LinkFact,
-    LinkOperation, VirtualServer, VirtualServerFact,
+    LinkOperation, Socket, VirtualServer, VirtualServerFact,
 };
 use crate::model::{Family, Protocol};
 
@@ -204,18 +204,24 @@ fn is_known(
 }
 
 /// A virtual server as it was found.
-pub(super) fn server(fact: &VirtualServerFact, ours: bool) -> Server {
-    let (through, direct): (Vec<DestinationFact>, Vec<DestinationFact>) =
-        fact.destinations.iter().partition(|destination| destination.masquerades);
-    let mut destinations: Vec<Destination> = through.iter().map(|d| d.destination).collect();
-    destinations.sort_unstable();
+fn server(fact: &VirtualServerFact, ours: bool) -> Server {
+    let (destinations, direct) = destinations(&fact.destinations);
     Server {
         scheduling: fact.scheduling,
         destinations,
-        direct: direct.iter().map(|d| d.destination.socket).collect(),
+        direct,
         entries: Vec::new(),
         address: None,
         ours,
         left_alone: false,
     }
+}
+
+/// Destinations that are masqueraded to, sorted, and those that are not, which are never ours.
+pub(super) fn destinations(found: &[DestinationFact]) -> (Vec<Destination>, Vec<Socket>) {
+    let (through, direct): (Vec<DestinationFact>, Vec<DestinationFact>) =
+        found.iter().partition(|destination| destination.masquerades);
+    let mut through: Vec<Destination> = through.iter().map(|d| d.destination).collect();
+    through.sort_unstable();
+    (through, direct.iter().map(|d| d.destination.socket).collect())
 }

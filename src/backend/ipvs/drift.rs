@@ -1,16 +1,18 @@
-//! What of ipvs mode's own is not in the kernel as it was left: every virtual server with its
-//! destinations, every entry of our sets, every address on the device. Neither IPVS nor ipset tells
-//! anybody when others change it. Weight 0 is ours where a destination leaves. Servers that are not
+//! What of ipvs mode's own is not in the kernel as it was left: every virtual server, every entry of our
+//! sets, every address on the device; and the destinations of one server, since all of them cost a
+//! question each. Neither IPVS nor ipset tells anybody when others change it. Weight 0 is ours where a destination leaves. Servers that are not
 //! ours are not looked at. Pure. Tests: `sync::ipvs_tests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::DEVICE;
-use super::adopt::{Found, server};
+use super::adopt::{Found, destinations};
 use super::plan::{Applied, Server};
 use super::sets::Set;
-use crate::kernel::{Destination, IpsetEntry, Socket, VirtualServer, VirtualServerFact};
+use crate::kernel::{
+    Destination, DestinationFact, IpsetEntry, Socket, VirtualServer, VirtualServerFact,
+};
 
 /// What was found to differ: the first of it in words, the rest counted.
 #[derive(Default)]
@@ -45,9 +47,26 @@ impl Applied {
             match there.get(at) {
                 None => other.note(|| format!("virtual server {at} is gone")),
                 Some(_) if known.left_alone => {}
-                Some(fact) => server_differs(known, fact, &mut other),
+                Some(fact) => scheduling_differs(known, fact, &mut other),
             }
         }
+        other.told()
+    }
+
+    /// The virtual servers whose destinations are ours to look at.
+    pub fn looked_at(&self) -> impl Iterator<Item = VirtualServer> {
+        self.servers.iter().filter(|(_, known)| !known.left_alone).map(|(at, _)| *at)
+    }
+
+    /// What of a virtual server's destinations is other than it was left; none of one that nobody
+    /// wants any more.
+    pub fn destinations_drift(
+        &self,
+        at: VirtualServer,
+        found: &[DestinationFact],
+    ) -> Option<String> {
+        let mut other = Differences::default();
+        destinations_differ((at, self.servers.get(&at)?), found, &mut other);
         other.told()
     }
 
@@ -85,26 +104,33 @@ impl Applied {
     }
 }
 
-fn server_differs(known: &Server, fact: &VirtualServerFact, other: &mut Differences) {
+fn scheduling_differs(known: &Server, fact: &VirtualServerFact, other: &mut Differences) {
     let at = fact.server;
-    let there = server(fact, true);
-    if there.scheduling != known.scheduling {
-        let (is, was) = (there.scheduling.scheduler, known.scheduling.scheduler);
+    if fact.scheduling != known.scheduling {
+        let (is, was) = (fact.scheduling.scheduler, known.scheduling.scheduler);
         other.note(|| match is == was {
             true => format!("virtual server {at} has other flags or another persistence"),
             false => format!("virtual server {at} chooses by {is} instead of {was}"),
         });
     }
-    for strange in &there.direct {
+}
+
+fn destinations_differ(
+    (at, known): (VirtualServer, &Server),
+    found: &[DestinationFact],
+    other: &mut Differences,
+) {
+    let (there, direct) = destinations(found);
+    for strange in &direct {
         other.note(|| format!("virtual server {at} does not masquerade to {strange}"));
     }
-    if there.destinations == known.destinations {
+    if there == known.destinations {
         return;
     }
     let by_socket = |all: &[Destination]| -> BTreeMap<Socket, u32> {
         all.iter().map(|to| (to.socket, to.weight)).collect()
     };
-    let (is, was) = (by_socket(&there.destinations), by_socket(&known.destinations));
+    let (is, was) = (by_socket(&there), by_socket(&known.destinations));
     for (socket, weight) in &was {
         match is.get(socket) {
             None => other.note(|| format!("virtual server {at} has lost {socket}")),

@@ -68,14 +68,22 @@ impl Ipvs {
 
     /// The virtual servers of a family, each with its destinations.
     pub(super) fn servers(&mut self, family: Family) -> Result<Vec<VirtualServerFact>, Error> {
-        let request = wire::list_servers((self.family, self.socket.next_sequence()));
-        let mut servers = self.socket.ask(("list virtual servers", &request), |out, message| {
-            out.extend(wire::server(message).filter(|fact| fact.server.family() == family));
-        })?;
+        let mut servers = self.servers_alone(family)?;
         for fact in &mut servers {
             fact.destinations = self.destinations(&fact.server)?;
         }
         Ok(servers)
+    }
+
+    /// The same without their destinations.
+    pub(super) fn servers_alone(
+        &mut self,
+        family: Family,
+    ) -> Result<Vec<VirtualServerFact>, Error> {
+        let request = wire::list_servers((self.family, self.socket.next_sequence()));
+        self.socket.ask(("list virtual servers", &request), |out, message| {
+            out.extend(wire::server(message).filter(|fact| fact.server.family() == family));
+        })
     }
 
     /// The destinations of a virtual server; none if it is not there.

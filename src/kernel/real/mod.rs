@@ -174,6 +174,9 @@ impl Kernel for Real {
             Query::VirtualServers(family) => {
                 self.ipvs()?.servers(*family).map(Facts::VirtualServers)
             }
+            Query::VirtualServersAlone(family) => {
+                self.ipvs()?.servers_alone(*family).map(Facts::VirtualServers)
+            }
             Query::Destinations(server) => {
                 self.ipvs()?.destinations(server).map(Facts::Destinations)
             }

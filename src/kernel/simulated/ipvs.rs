@@ -56,18 +56,23 @@ pub(super) fn alike(operations: &[IpvsOperation]) -> Vec<IpvsOperation> {
 
 /// The virtual servers of a family, each with its destinations.
 pub(super) fn servers(host: &mut sim::Host, wanted: Family) -> Vec<VirtualServerFact> {
-    let number = family(host);
-    let listed = host.genetlink(&wire::list_servers((number, 1)));
-    let ours = |message: &Message<'_>| message.kind == number;
-    let mut servers: Vec<VirtualServerFact> = Messages::new(&listed)
-        .filter(ours)
-        .filter_map(|message| wire::server(&message))
-        .filter(|fact| fact.server.family() == wanted)
-        .collect();
+    let mut servers = servers_alone(host, wanted);
     for fact in &mut servers {
         fact.destinations = destinations(host, &fact.server);
     }
     servers
+}
+
+/// The same without their destinations.
+pub(super) fn servers_alone(host: &mut sim::Host, wanted: Family) -> Vec<VirtualServerFact> {
+    let number = family(host);
+    let listed = host.genetlink(&wire::list_servers((number, 1)));
+    let ours = |message: &Message<'_>| message.kind == number;
+    Messages::new(&listed)
+        .filter(ours)
+        .filter_map(|message| wire::server(&message))
+        .filter(|fact| fact.server.family() == wanted)
+        .collect()
 }
 
 /// The destinations of a virtual server; none if it is not there.

@@ -201,6 +201,9 @@ impl Kernel for Simulated {
             Query::VirtualServers(family) => {
                 Ok(Facts::VirtualServers(ipvs::servers(&mut host, *family)))
             }
+            Query::VirtualServersAlone(family) => {
+                Ok(Facts::VirtualServers(ipvs::servers_alone(&mut host, *family)))
+            }
             Query::Destinations(server) => {
                 Ok(Facts::Destinations(ipvs::destinations(&mut host, server)))
             }
