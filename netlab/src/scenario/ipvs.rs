@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told, unharmed};
+use super::{Bench, Scenario, Stop, Verdict, eventually, ipvs_drift, scenario, told, unharmed};
 use crate::apiserver::bulk;
 use crate::client::Outcome;
 use crate::load::{Attempt, Load, Talks};
@@ -26,6 +26,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("ipvs-cleanup-is-only-ours", cleanup),
     scenario("ipvs-and-iptables-change-places", change),
     scenario("ipvs-settings-reach-the-kernel", settings),
+    scenario("ipvs-drift-is-mended", ipvs_drift::mended),
     scenario("ipvs-lacks-module", |bench| lacks(bench, ("rr", "ip_vs"))),
     scenario("ipvs-lacks-scheduler", |bench| lacks(bench, ("mh", "ip_vs_mh"))),
     scenario("ipvs-lacks-ipset", |bench| lacks(bench, ("rr", "ip_set"))),
@@ -38,7 +39,7 @@ pub(super) const LACKS: &[(&str, &str)] = &[
     ("ipvs-lacks-ipset", "ip_set"),
 ];
 
-const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
+pub(super) const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
 /// Cluster IP and port of the Service `web`.
 const TO: &str = "10.96.0.10:80";
 /// How long endpoints come and go.
@@ -54,7 +55,7 @@ const MOVING: [(&str, &str, &str); 4] = [
 const KILLS: usize = 20;
 
 /// Runs a tool in the node.
-fn tool(setting: &Setting, line: &str) -> Result<String, Stop> {
+pub(super) fn tool(setting: &Setting, line: &str) -> Result<String, Stop> {
     let mut words = line.split_whitespace();
     let program = words.next().ok_or("no tool")?;
     let done = setting.lab.node.run(|| Command::new(program).args(words).output());

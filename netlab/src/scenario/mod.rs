@@ -12,6 +12,7 @@ mod heal;
 mod health;
 mod iptables;
 mod ipvs;
+mod ipvs_drift;
 mod modes;
 mod objects;
 mod operator;
