@@ -5,7 +5,8 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, ValueEnum as _, ValueHint};
 use clap_complete::Shell;
 
-use super::ask::{Name, Own};
+use super::ask::Name;
+use super::ask_help::Own;
 use super::help;
 use crate::config::flags;
 

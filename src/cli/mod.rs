@@ -5,6 +5,7 @@
 //! Tests: `tests`.
 
 pub mod ask;
+mod ask_help;
 mod complete;
 mod help;
 mod man;

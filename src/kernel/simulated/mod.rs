@@ -144,6 +144,7 @@ impl Kernel for Simulated {
 
     fn read(&mut self, query: &Query) -> Result<Facts, Error> {
         let mut host = self.host();
+        let listed = |servers| Ok(Facts::VirtualServers(servers));
         match query {
             Query::Table(family, name, depth) => {
                 let table = host.nft().table(sim_family(*family), name);
@@ -198,12 +199,8 @@ impl Kernel for Simulated {
                 ))
             }
             Query::RelayPorts(keys) => Ok(Facts::RelayPorts(self.relay().ports(keys))),
-            Query::VirtualServers(family) => {
-                Ok(Facts::VirtualServers(ipvs::servers(&mut host, *family)))
-            }
-            Query::VirtualServersAlone(family) => {
-                Ok(Facts::VirtualServers(ipvs::servers_alone(&mut host, *family)))
-            }
+            Query::VirtualServers(family) => listed(ipvs::servers(&mut host, *family)),
+            Query::VirtualServersAlone(family) => listed(ipvs::servers_alone(&mut host, *family)),
             Query::Destinations(server) => {
                 Ok(Facts::Destinations(ipvs::destinations(&mut host, server)))
             }
