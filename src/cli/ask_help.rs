@@ -60,7 +60,7 @@ Examples:
   kube-proxy check --manifests examples --hostname-override node-1
   kube-proxy check --from node-1.dump --output json
   kube-proxy check --from node-1.dump --what-if node-drain=node-2
-  kube-proxy check --manifests examples --what-if set-field=default/web:externalTrafficPolicy=Local
+  kube-proxy check --manifests examples --what-if set-field=default/shop:externalTrafficPolicy=Local
   kube-proxy check --manifests examples --hostname-override node-1 --stand-in --what-if mode=iptables
 
 Exit codes: 0 the kernel does what the API promises; 1 it does not; 2 it cannot be told.";

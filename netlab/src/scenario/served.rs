@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::faults::tool;
 use super::objects::claimant;
 use super::{Bench, Scenario, Verdict, eventually, scenario, told, unharmed};
 use crate::apiserver::store::Resource;
@@ -26,12 +27,14 @@ use crate::setting::Setting;
 pub(super) const SCENARIOS: &[Scenario] = &[
     scenario("conflict-is-told", |bench| play(bench, conflict)),
     scenario("zone-moves-traffic", |bench| play(bench, zone)),
+    scenario("node-moves-and-leaves", |bench| play(bench, node_moves)),
     scenario("service-cidr-comes-and-goes", |bench| play(bench, service_cidr)),
     scenario("api-over-tls-with-token", over_tls),
 ];
 
 /// Where the metrics are, in the node.
 const METRICS: &str = "127.0.0.1:10249";
+const HEALTHZ: &str = "127.0.0.1:10256";
 const WEB: &str = "tcp from dns-1 to 10.96.0.10:80 reaches web-1 web-2 web-3 as itself";
 
 /// The examples, in an API server.
@@ -86,6 +89,16 @@ impl Served {
             self.metric_is_not("kubeproxy_address_conflicts", wanted).or_else(|| {
                 self.metric_is_not("kubeproxy_notices{reason=\"AddressConflict\"}", wanted)
             })
+        })
+    }
+
+    /// Waits until `/healthz` answers with this status.
+    fn healthz_is(&self, wanted: u16) -> Result<(), super::Stop> {
+        let at: SocketAddr = HEALTHZ.parse().expect("well-formed");
+        eventually(|| match self.setting.lab.node.run(|| fetch(at, "/healthz")) {
+            Err(why) => Some(why),
+            Ok(page) if page.status == wanted => None,
+            Ok(page) => Some(format!("/healthz answers {}, not {wanted}", page.status)),
         })
     }
 
@@ -181,6 +194,33 @@ fn travel(served: &mut Served) -> Verdict {
         served.set(&[node])?;
         served.wait_for(&format!("tcp from dns-1 to 10.96.1.3:80 reaches {pods} as itself"))?;
     }
+    Ok(String::new())
+}
+
+/// The node gets another address while everything runs: node ports go with it. When it is to leave,
+/// load balancers are told.
+fn node_moves(served: &mut Served) -> Verdict {
+    served
+        .start(&["--nodeport-addresses=primary", &format!("--healthz-bind-address={HEALTHZ}")])?;
+    served.wait_for("tcp from outside to 172.18.1.2:30080 reaches web-1 web-2 web-3 as node")?;
+    served.healthz_is(200)?;
+    tool(&served.setting, "ip", "address add 172.18.1.9/24 dev eth0")?;
+    let mut node = served.setting.manifests.get("Node", plan::NODE).ok_or("no node")?.clone();
+    node["status"]["addresses"][0]["address"] = "172.18.1.9".into();
+    served.set(&[node.clone()])?;
+    served.wait_for("tcp from outside to 172.18.1.9:30080 reaches web-1 web-2 web-3 as node")?;
+    served.wait_for("tcp from outside to 172.18.1.2:30080 is refused")?;
+    let whole = node.clone();
+    let taint = json!({"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"});
+    node["spec"]["taints"] = json!([taint]);
+    served.set(&[node])?;
+    served.healthz_is(503)?;
+    served.set(&[whole])?;
+    served.healthz_is(200)?;
+    served.shared.store.delete(Resource::Nodes, "", plan::NODE);
+    served.healthz_is(503)?;
+    // It carries what still comes.
+    served.wait_for("tcp from outside to 172.18.1.9:30080 reaches web-1 web-2 web-3 as node")?;
     Ok(String::new())
 }
 
