@@ -13,6 +13,7 @@ use super::Pass;
 use super::words::rename;
 use crate::kernel::survey::NftObject;
 use crate::netlink::nft::message;
+use crate::netlink::octets;
 use crate::netlink::read::{Attributes, text, u32_be};
 use crate::netlink::write::Writer;
 
@@ -186,26 +187,17 @@ fn address(bytes: &[u8], length: u8) -> Option<IpAddr> {
     }
 }
 
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
-}
-
 /// `NFTA_DATA_VALUE`, or the verdict with the name of its chain.
-fn value_or_verdict(value: &[u8], tags: &[Option<Tag>], pass: &mut dyn Pass, w: &mut Writer) {
+fn value_or_verdict(
+    value: &[u8],
+    (tags, mask): (&[Option<Tag>], &[u8]),
+    pass: &mut dyn Pass,
+    w: &mut Writer,
+) {
     for (number, value) in Attributes::new(value) {
         match number {
-            1 => w.bytes(number, &data(value, tags, &[], pass)),
-            2 => w.nest(number, |w| {
-                for (number, value) in Attributes::new(value) {
-                    match number {
-                        2 => words(number, value, pass, w),
-                        _ => w.bytes(number, value),
-                    }
-                }
-            }),
+            1 => w.bytes(number, &data(value, tags, mask, pass)),
+            2 => w.nest(number, |w| verdict(value, pass, w)),
             _ => w.bytes(number, value),
         }
     }
@@ -217,9 +209,9 @@ fn elements(list: &[u8], types: &SetTypes, pass: &mut dyn Pass, w: &mut Writer) 
             for (number, value) in Attributes::new(element) {
                 match number {
                     1 | 10 => {
-                        w.nest(number, |w| value_or_verdict(value, &types.key, pass, w));
+                        w.nest(number, |w| value_or_verdict(value, (&types.key, &[]), pass, w));
                     }
-                    2 => w.nest(number, |w| value_or_verdict(value, &types.data, pass, w)),
+                    2 => w.nest(number, |w| value_or_verdict(value, (&types.data, &[]), pass, w)),
                     6 => user_data(number, value, pass, w),
                     _ => w.bytes(number, value),
                 }
@@ -318,14 +310,9 @@ impl<'a> Walk<'a> {
         };
         for (number, value) in Attributes::new(body) {
             match (name, number) {
-                (_, number) if held.contains(&number) => w.nest(number, |w| {
-                    for (number, value) in Attributes::new(value) {
-                        match number {
-                            1 => w.bytes(number, &data(value, tags, mask, pass)),
-                            _ => w.nest(number, |w| verdict(value, pass, w)),
-                        }
-                    }
-                }),
+                (_, number) if held.contains(&number) => {
+                    w.nest(number, |w| value_or_verdict(value, (tags, mask), pass, w));
+                }
                 ("match" | "target", 3) => w.bytes(number, &vec![0; value.len()]),
                 ("lookup" | "dynset", 1) | ("log", 2) => words(number, value, pass, w),
                 _ => w.bytes(number, value),

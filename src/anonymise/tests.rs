@@ -8,6 +8,7 @@ use crate::kernel::survey::{ConnectionFact, NftObject};
 use crate::model::{Family, NamespacedName, Protocol, ServicePortName};
 use crate::netlink::expr::{Compare, Rule, Verdict};
 use crate::netlink::nft::message;
+use crate::netlink::octets;
 use crate::netlink::set::Field;
 use crate::netlink::write::Writer;
 use crate::trace::tests::{asked_with, events, objects, options, pods, survey};
@@ -37,8 +38,7 @@ fn ip(text: &str) -> IpAddr {
 fn told(dump: &Dump, addresses: &[&str]) -> Vec<String> {
     let text = crate::trace::dump::write(dump);
     let found = addresses.iter().filter(|address| {
-        let octets = rules::octets(ip(address));
-        let hex: String = octets.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = octets(ip(address)).iter().map(|byte| format!("{byte:02x}")).collect();
         text.contains(*address) || text.contains(&hex) || text.contains(&address.replace('.', "-"))
     });
     found.map(|address| (*address).to_owned()).collect()
@@ -94,7 +94,7 @@ fn rules_of_others_are_walked_with_what_their_registers_hold() {
         object.attributes.windows(bytes.len()).any(|window| window == bytes)
     };
     let rule = done.survey.nft.iter().find(|object| object.kind == message::NEW_RULE).unwrap();
-    assert!(holds(rule, &rules::octets(first)), "{rule:?}");
+    assert!(holds(rule, &octets(first)), "{rule:?}");
     assert!(holds(rule, format!("at-{at}").as_bytes()), "a chain is still called by its name");
     assert!(!holds(rule, &[10, 96]));
 }

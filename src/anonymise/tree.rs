@@ -43,6 +43,8 @@ pub(super) struct Tree {
     leaves: BTreeMap<(Family, Bits), u8>,
     /// Those of the leaves that the text itself has, and that mean nothing.
     named: BTreeSet<IpAddr>,
+    /// What is never another.
+    meant: Vec<IpNet>,
 }
 
 /// The other addresses.
@@ -62,9 +64,10 @@ impl Others {
 
 impl Tree {
     pub(super) fn new() -> Tree {
-        let mut tree = Tree { leaves: BTreeMap::new(), named: BTreeSet::new() };
-        for network in meant() {
-            let family = family_of(network.addr());
+        let (leaves, named) = (BTreeMap::new(), BTreeSet::new());
+        let mut tree = Tree { leaves, named, meant: meant().collect() };
+        for network in tree.meant.clone() {
+            let family = Family::of(network.addr());
             tree.leaf(family, bits(network.network()), 0);
             tree.leaf(family, bits(network.broadcast()), 0);
         }
@@ -73,8 +76,9 @@ impl Tree {
 
     /// Notes an address, alone or with the prefix length of its network.
     pub(super) fn note(&mut self, address: IpAddr, prefix: Option<u8>) {
-        let family = family_of(address);
-        let free = if has_a_meaning(address) { 0 } else { width(family) };
+        let family = Family::of(address);
+        let means = self.meant.iter().any(|network| network.contains(&address));
+        let free = if means { 0 } else { family.address_bits() };
         self.leaf(family, bits(address), free);
         if free > 0 {
             self.named.insert(address);
@@ -84,7 +88,7 @@ impl Tree {
         let (first, last) = (bits(network.network()), bits(network.broadcast()));
         let length = network.prefix_len();
         // Where an interval ends, as the kernel keeps it: the first address behind it.
-        let one = 1 << (128 - u32::from(width(family)));
+        let one = 1 << (128 - u32::from(family.address_bits()));
         let behind = Some(last).and_then(|last| last.checked_add(one));
         let common = behind.map_or(length, |behind| (first ^ behind).leading_zeros() as u8);
         self.leaf(family, first, common.min(length));
@@ -150,7 +154,7 @@ impl Branch<'_> {
             self.others.insert(address(self.family, *first), address(self.family, path));
             return;
         }
-        if depth == width(self.family) {
+        if depth == self.family.address_bits() {
             self.others.insert(address(self.family, *first), address(self.family, path));
             return;
         }
@@ -173,7 +177,7 @@ impl Branch<'_> {
     /// All bits of the family from a depth on.
     fn place(&self, depth: u8) -> Bits {
         let from = |depth: u8| Bits::MAX.checked_shr(u32::from(depth)).unwrap_or(0);
-        from(depth) & !from(width(self.family))
+        from(depth) & !from(self.family.address_bits())
     }
 
     fn chance(&self, bits: Bits, depth: u8) -> bool {
@@ -195,21 +199,6 @@ impl Branch<'_> {
 fn meant() -> impl Iterator<Item = IpNet> {
     let relays = Family::ALL.map(relay_address).map(IpNet::from);
     MEANT.iter().filter_map(|text| text.parse().ok()).chain(relays)
-}
-
-fn has_a_meaning(address: IpAddr) -> bool {
-    meant().any(|network| network.contains(&address))
-}
-
-fn family_of(address: IpAddr) -> Family {
-    match address {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
-    }
-}
-
-fn width(family: Family) -> u8 {
-    8 * family.address_len() as u8
 }
 
 fn bits(address: IpAddr) -> Bits {

@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 
 use super::expr::{Compare, Rule};
+use super::octets;
 use super::read::Attributes;
 use super::xt::Extension;
 use crate::model::Family;
@@ -89,13 +90,6 @@ impl Rule {
             mask => rule.bitwise(&mask.to_ne_bytes(), &[0; 4]),
         };
         rule.compare(how, &value.to_ne_bytes())
-    }
-}
-
-fn octets(address: std::net::IpAddr) -> Vec<u8> {
-    match address {
-        std::net::IpAddr::V4(a) => a.octets().to_vec(),
-        std::net::IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
 

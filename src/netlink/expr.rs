@@ -4,6 +4,7 @@
 //! which word a value goes; registers are numbered as nft numbers them, so that it can list what
 //! it did not write. Knows nothing of Services. Tests: in `sim`, and by `nft list` in the lab.
 
+use super::octets;
 use super::set::Field;
 use super::write::Writer;
 use crate::model::Family;
@@ -221,10 +222,6 @@ impl Rule {
         field: Field,
         (how, cidr): (Compare, ipnet::IpNet),
     ) -> Rule {
-        let octets = |ip: std::net::IpAddr| match ip {
-            std::net::IpAddr::V4(a) => a.octets().to_vec(),
-            std::net::IpAddr::V6(a) => a.octets().to_vec(),
-        };
         let rule = self.load(family, field, 0);
         let network = octets(cidr.network());
         if cidr.prefix_len() == family.address_bits() {

@@ -49,6 +49,14 @@ pub const HEADER_LEN: usize = 16;
 /// Length of `struct nfgenmsg`.
 pub const NFGEN_LEN: usize = 4;
 
+/// An address as it stands in a header.
+pub fn octets(address: std::net::IpAddr) -> Vec<u8> {
+    match address {
+        std::net::IpAddr::V4(a) => a.octets().to_vec(),
+        std::net::IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
 /// The `nfgen_family` of an IP family (`NFPROTO_IPV4`, `NFPROTO_IPV6`).
 pub fn nfproto(family: crate::model::Family) -> u8 {
     match family {

@@ -45,7 +45,8 @@ pub fn stand_in(options: &Options, node: Option<&Node>, addresses: &[IpAddr]) ->
     survey
 }
 
-fn link(index: u32, name: &str, addresses: Vec<(IpAddr, u8)>) -> LinkFact {
+/// A link that is up.
+pub(super) fn link(index: u32, name: &str, addresses: Vec<(IpAddr, u8)>) -> LinkFact {
     LinkFact { index, name: name.to_owned(), up: true, addresses, ..LinkFact::default() }
 }
 

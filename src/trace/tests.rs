@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 
+use super::stand_in::link;
 use super::*;
 use crate::api::{Decoder, decode_text};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;
-use crate::kernel::survey::{Flavour, IptablesText, LinkFact, NftObject, RouteFact, Survey};
+use crate::kernel::survey::{Flavour, IptablesText, NftObject, RouteFact, Survey};
 use crate::kernel::{Kernel, NftBatch, Transaction};
 use crate::model::{self, Event, Family, LocalDetector, Pod};
 use crate::netlink::expr::{Rule, Verdict};
@@ -97,13 +98,6 @@ pub(crate) fn survey() -> Survey {
         _ => Vec::new(),
     });
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
-    let link = |index, name: &str, addresses| LinkFact {
-        index,
-        name: name.into(),
-        up: true,
-        addresses,
-        ..LinkFact::default()
-    };
     let route = |to: &str, prefix, gateway, link| RouteFact {
         network: (ip(to), prefix),
         gateway,

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::kernel::simulated::Simulated;
-use crate::kernel::survey::{
-    ConnectionFact, DestinationFact, LinkFact, RouteFact, ServerFact, Survey,
-};
+use crate::kernel::survey::{ConnectionFact, DestinationFact, RouteFact, ServerFact, Survey};
 use crate::kernel::{Facts, Kernel, Query};
 use crate::model::{Family, Protocol};
+use crate::trace::stand_in::link;
 
 const VIRTUAL: &str = "10.96.0.1";
 const CLIENT: &str = "10.0.0.2";
@@ -43,13 +42,6 @@ fn server(scheduler: &str, flags: u32, destinations: Vec<DestinationFact>) -> Se
 
 /// A node between clients and destinations, with one virtual server.
 fn node(server: ServerFact) -> Survey {
-    let link = |index, name: &str, addresses| LinkFact {
-        index,
-        name: name.into(),
-        up: true,
-        addresses,
-        ..LinkFact::default()
-    };
     let route =
         |to: &str, link| RouteFact { network: (ip(to), 24), gateway: None, link, metric: 0 };
     Survey {

@@ -1,7 +1,7 @@
 //! What of ipvs mode's own is not in the kernel as it was left: every virtual server, every entry of our
-//! sets, every address on the device; and the destinations of one server, since all of them cost a
-//! question each. Neither IPVS nor ipset tells anybody when others change it. Weight 0 is ours where a destination leaves. Servers that are not
-//! ours are not looked at. Pure. Tests: `sync::ipvs_tests`.
+//! sets, every address on the device; and the destinations of one server, since each costs a question
+//! of its own. Neither IPVS nor ipset tells anybody when others change it. Weight 0 is ours where a
+//! destination leaves. Servers that are not ours are not looked at. Pure. Tests: `sync::ipvs_tests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
