@@ -66,6 +66,8 @@ pub enum Mode {
     IptablesLegacy,
     /// userspace mode.
     Userspace,
+    /// userspace mode on a kernel without nf_tables, where rules of iptables lead packets: in a guest.
+    UserspaceIptables,
     /// ipvs mode: on this kernel if it has IPVS, else in a guest.
     Ipvs,
 }
@@ -76,7 +78,7 @@ impl Mode {
         match self {
             Mode::Nftables => "nftables",
             Mode::IptablesNft | Mode::IptablesLegacy => "iptables",
-            Mode::Userspace => "userspace",
+            Mode::Userspace | Mode::UserspaceIptables => "userspace",
             Mode::Ipvs => "ipvs",
         }
     }
@@ -84,10 +86,15 @@ impl Mode {
     /// The beginning of the tool's name that this mode writes with.
     pub fn tool(self) -> Option<&'static str> {
         match self {
-            Mode::Nftables | Mode::Userspace | Mode::Ipvs => None,
+            Mode::Nftables | Mode::Userspace | Mode::UserspaceIptables | Mode::Ipvs => None,
             Mode::IptablesNft => Some("iptables-nft"),
             Mode::IptablesLegacy => Some("iptables-legacy"),
         }
+    }
+
+    /// Whether connections are carried by the process itself.
+    pub fn carries(self) -> bool {
+        matches!(self, Mode::Userspace | Mode::UserspaceIptables)
     }
 }
 

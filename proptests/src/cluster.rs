@@ -10,13 +10,15 @@ use serde_json::Value;
 use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
 /// Whose rules of behaviour hold, where proxy modes differ. The vectors were taken from iptables mode.
-pub use kube_proxy::model::Mode;
+pub use kube_proxy::model::{Mode, Steering};
 
 /// The node and how its proxy was set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Proxy mode.
     pub mode: Mode,
+    /// Whose rules lead packets in userspace mode.
+    pub steering: Steering,
     /// Families that are proxied.
     pub families: Vec<Family>,
     /// This node's name.
@@ -41,6 +43,7 @@ impl Default for Setup {
     fn default() -> Self {
         Setup {
             mode: Mode::Nftables,
+            steering: Steering::Nftables,
             families: Family::ALL.to_vec(),
             node_name: "test-node".into(),
             addresses: vec![[192, 168, 0, 2].into()],
@@ -55,6 +58,11 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The mode whose kind of rules packets meet.
+    pub fn rules(&self) -> Mode {
+        self.mode.rules(self.steering)
+    }
+
     /// Whether the host has this address.
     pub fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback() || self.addresses.contains(&address)

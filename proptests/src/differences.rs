@@ -23,13 +23,37 @@ pub struct Situation<'a> {
     pub claimed: &'a Promise,
 }
 
+/// Modes in which something holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Modes {
+    /// These, whatever rules they have.
+    In(&'static [Mode]),
+    /// Wherever rules are of these modes' kind.
+    ByRulesOf(&'static [Mode]),
+}
+
+impl Modes {
+    /// The modes that are named.
+    pub fn listed(self) -> &'static [Mode] {
+        let (Modes::In(modes) | Modes::ByRulesOf(modes)) = self;
+        modes
+    }
+
+    fn have(self, setup: &Setup) -> bool {
+        match self {
+            Modes::In(modes) => modes.contains(&setup.mode),
+            Modes::ByRulesOf(modes) => modes.contains(&setup.rules()),
+        }
+    }
+}
+
 /// A named departure.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference {
     /// Its name, as printed beside each flow it applies to.
     pub name: &'static str,
     /// The modes in which it holds.
-    pub modes: &'static [Mode],
+    pub modes: Modes,
     /// Why.
     pub reason: &'static str,
     /// The fate that holds instead, if this is such a flow.
@@ -40,79 +64,79 @@ pub struct Difference {
 pub const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "client-is-hidden",
-        modes: &[Mode::Userspace],
+        modes: Modes::In(&[Mode::Userspace]),
         reason: "in userspace mode the node makes the connection to the endpoint, so that the endpoint sees the node whatever the policy (PROXY protocol by annotation)",
         instead: client_hidden,
     },
     Difference {
         name: "sctp-is-not-carried",
-        modes: &[Mode::Userspace],
+        modes: Modes::In(&[Mode::Userspace]),
         reason: "userspace mode carries TCP and UDP only, as the reference's did",
         instead: sctp,
     },
     Difference {
         name: "no-localhost-node-ports",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::In(&[Mode::Ipvs, Mode::Nftables, Mode::Userspace]),
         reason: "node ports on loopback addresses exist in iptables mode only: the others do not route 127.0.0.0/8 off the node",
         instead: localhost_node_port,
     },
     Difference {
         name: "node-port-refused-only-where-it-listens",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Ipvs, Mode::Nftables]),
         reason: "iptables mode refuses a node port without endpoints on every local address, the others only on those that take node ports",
         instead: node_port_elsewhere,
     },
     Difference {
         name: "refused-at-output-too",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Ipvs, Mode::Nftables]),
         reason: "iptables mode lets the node's own packets to an external address without endpoints leave, the others refuse them as it refuses everybody's",
         instead: refused_at_output,
     },
     Difference {
         name: "cluster-ip-guard",
-        modes: &[Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Nftables]),
         reason: "nftables mode rejects traffic to a port a cluster IP does not have, instead of letting it wander off to the default route",
         instead: unknown_port_of_cluster_ip,
     },
     Difference {
         name: "service-cidr-guard",
-        modes: &[Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Nftables]),
         reason: "nftables mode drops traffic to addresses of a ServiceCIDR that no Service has",
         instead: unallocated_cluster_ip,
     },
     Difference {
         name: "source-ranges-come-first",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Ipvs, Mode::Nftables]),
         reason: "outside of iptables mode source ranges are looked at before anything else, so that who is kept out is dropped even if there are no endpoints or the address is an external IP too",
         instead: kept_out_first,
     },
     Difference {
         name: "services-addresses-are-the-node-s",
-        modes: &[Mode::Ipvs],
+        modes: Modes::In(&[Mode::Ipvs]),
         reason: "ipvs mode gives the node the addresses of Services, so it rejects traffic to ports there that no Service has; health check ports are let through",
         instead: unknown_port_of_bound_address,
     },
     Difference {
         name: "services-addresses-send-as-the-node",
-        modes: &[Mode::Ipvs],
+        modes: Modes::In(&[Mode::Ipvs]),
         reason: "in ipvs mode a packet from a Service's address is the node's own, since the node has that address: policy Local lets it through to other nodes' endpoints",
         instead: sent_from_bound_address,
     },
     Difference {
         name: "one-list-of-endpoints-for-everybody",
-        modes: &[Mode::Ipvs],
+        modes: Modes::In(&[Mode::Ipvs]),
         reason: "a virtual server has one list of endpoints: with policy Local the node's own pods and processes use those of the node too, while there are any",
         instead: local_for_everybody,
     },
     Difference {
         name: "hairpin-of-local-endpoints",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Ipvs, Mode::Nftables]),
         reason: "outside of iptables mode only an endpoint on this node is masqueraded for reaching itself: another node's own proxy has seen to it before",
         instead: hairpin_elsewhere,
     },
     Difference {
         name: "hairpin-per-endpoint",
-        modes: &[Mode::Ipvs, Mode::Nftables, Mode::Userspace],
+        modes: Modes::ByRulesOf(&[Mode::Ipvs, Mode::Nftables]),
         reason: "a vector has one masquerade bit for all endpoints; a source that is one of several endpoints is masqueraded only when it reaches itself",
         instead: hairpin_of_several,
     },
@@ -125,7 +149,7 @@ pub fn applying(situation: &Situation) -> Option<(&'static Difference, Promise)>
     }
     DIFFERENCES
         .iter()
-        .filter(|d| d.modes.contains(&situation.setup.mode))
+        .filter(|d| d.modes.have(situation.setup))
         .find_map(|d| (d.instead)(situation).map(|p| (d, p)))
 }
 
@@ -176,7 +200,8 @@ impl<'a> Situation<'a> {
 fn localhost_node_port(flow: &Situation) -> Option<Promise> {
     let asked = flow.packet.dest.is_loopback() && flow.refused_or_sent();
     let here = || promise(flow.cluster, flow.setup, flow.packet);
-    (asked && flow.question().claim().is_none()).then(here)
+    let unheard = flow.setup.rules() == Mode::Iptables || flow.question().claim().is_none();
+    (asked && unheard).then(here)
 }
 
 fn node_port_elsewhere(flow: &Situation) -> Option<Promise> {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use kube_proxy::model::{Family, LocalDetector, NodePortAddresses};
 
-use crate::cluster::{Mode, Setup};
+use crate::cluster::{Mode, Setup, Steering};
 use crate::world::Objects;
 
 /// This node's name.
@@ -69,6 +69,7 @@ pub fn setup() -> impl Strategy<Value = Setup> {
     (families, detector, prop::bool::weighted(0.2), node_ports, select(vec!["", "a", "b"]), bits)
         .prop_map(|(families, detector, masquerade_all, node_port_addresses, zone, bit)| Setup {
             mode: Mode::Nftables,
+            steering: Steering::Nftables,
             families,
             node_name: NODE.into(),
             addresses: addresses(&["192.168.0.2", "192.168.1.2", "2001:db8::1", "2001:db8:1::2"]),

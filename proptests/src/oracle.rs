@@ -130,8 +130,10 @@ impl<'a> Question<'a> {
         // In iptables mode a node port without endpoints is refused on every local address,
         // whatever the node port addresses are (#30).
         let choice = self.choice(&claim);
-        let unserved = !choice.any || (service.external_local && choice.local.is_empty());
-        let refused_anywhere = self.setup.mode == Mode::Iptables && unserved;
+        let unserved = !choice.any
+            || !self.carries()
+            || (service.external_local && choice.local.is_empty());
+        let refused_anywhere = self.setup.rules() == Mode::Iptables && unserved;
         (refused_anywhere || self.takes_node_ports(self.packet.dest)).then_some(claim)
     }
 
@@ -155,14 +157,17 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// In userspace mode the proxy itself carries connections, and SCTP's it cannot.
+    fn carries(&self) -> bool {
+        self.setup.mode != Mode::Userspace || self.packet.protocol != Protocol::Sctp
+    }
+
     fn served(&self, claim: &Claim<'a>) -> Promise {
         let choice = self.choice(claim);
         if self.fenced_off(claim, &choice) {
             return Promise::Drop;
         }
-        // In userspace mode the proxy itself carries connections, and SCTP's it cannot.
-        let carries = self.setup.mode != Mode::Userspace || self.packet.protocol != Protocol::Sctp;
-        if !choice.any || !carries {
+        if !choice.any || !self.carries() {
             return self.refused(claim, Promise::Reject);
         }
         if claim.face == Face::NodePort && !self.takes_node_ports(self.packet.dest) {
@@ -191,7 +196,7 @@ impl<'a> Question<'a> {
     /// endpoints (#25).
     fn refused(&self, claim: &Claim, fate: Promise) -> Promise {
         let leaves = self.packet.entry == Entry::Node && !self.setup.is_own(self.packet.dest);
-        if self.setup.mode == Mode::Iptables && claim.face == Face::External && leaves {
+        if self.setup.rules() == Mode::Iptables && claim.face == Face::External && leaves {
             return Promise::Untouched;
         }
         fate
@@ -255,7 +260,7 @@ impl<'a> Question<'a> {
 
     /// A pod that reaches itself through a Service must not see its own address (#34, #59).
     fn hairpin(&self, endpoint: &Endpoint) -> bool {
-        let counts = self.setup.mode == Mode::Iptables || endpoint.node == self.setup.node_name;
+        let counts = self.setup.rules() == Mode::Iptables || endpoint.node == self.setup.node_name;
         counts && endpoint.address == self.packet.source
     }
 
@@ -265,9 +270,9 @@ impl<'a> Question<'a> {
         if claim.face == Face::NodePort || !service.load_balancer_ips.contains(&self.packet.dest) {
             return false;
         }
-        if self.setup.mode == Mode::Iptables
-            && (!choice.any || service.external_ips.contains(&self.packet.dest))
-        {
+        let open =
+            !choice.any || !self.carries() || service.external_ips.contains(&self.packet.dest);
+        if self.setup.rules() == Mode::Iptables && open {
             return false;
         }
         let family = self.packet.family();
@@ -376,7 +381,7 @@ impl<'a> Question<'a> {
             return Promise::Reject;
         }
         let passes_guard = self.packet.entry == Entry::Node || !self.setup.is_own(dest);
-        if !matches!(self.setup.mode, Mode::Nftables | Mode::Userspace) || !passes_guard {
+        if self.setup.rules() != Mode::Nftables || !passes_guard {
             return Promise::Untouched;
         }
         let family = self.packet.family();

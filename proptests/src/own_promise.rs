@@ -8,7 +8,7 @@ use kube_proxy::api::Decoder;
 use kube_proxy::promise::{self, Node, Promises};
 use kube_proxy::track::Tracker;
 
-use crate::cluster::Setup;
+use crate::cluster::{Mode, Setup};
 use crate::fate::{Entry, Packet, Promise};
 use crate::world::{Objects, events};
 
@@ -26,12 +26,13 @@ fn node(setup: &Setup) -> Node {
     let loopback: [IpAddr; 2] = [[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()];
     Node {
         mode: setup.mode,
+        rules: setup.rules(),
         families: setup.families.clone(),
         addresses: setup.addresses.iter().copied().chain(loopback).collect(),
         detector: setup.detector.clone(),
         masquerade_all: setup.masquerade_all,
         node_port_addresses: setup.node_port_addresses.clone(),
-        localhost_node_ports: setup.localhost_node_ports,
+        localhost_node_ports: setup.localhost_node_ports && setup.mode == Mode::Iptables,
     }
 }
 

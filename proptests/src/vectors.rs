@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use kube_proxy::kernel::Socket;
 use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 
-use crate::cluster::{Cluster, Mode, Setup};
+use crate::cluster::{Cluster, Mode, Setup, Steering};
 use crate::fate::{Masquerade, Packet, Promise};
 use crate::oracle::entry;
 use crate::world::Objects;
@@ -182,6 +182,7 @@ fn setup(place: &str, line: &Strict, mode: Mode) -> Result<Setup, Unreadable> {
     let node = Strict::new(format!("{place}: node"), line.get("node"), &known)?;
     Ok(Setup {
         mode,
+        steering: Steering::Nftables,
         families: families(&config)?,
         node_name: node.text("name")?.to_owned(),
         addresses: node.parsed("addresses", "a list of IP addresses")?,

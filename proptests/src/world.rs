@@ -76,6 +76,7 @@ pub fn options(setup: &Setup) -> Options {
     Options {
         node_name: setup.node_name.as_str().into(),
         mode: setup.mode,
+        steering: setup.steering,
         masquerade_bit: setup.masquerade_bit,
         masquerade_all: setup.masquerade_all,
         detector: setup.detector.clone(),

@@ -10,7 +10,7 @@ use kube_proxy::sync::examine::Extent as Verify;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
-use proptests::cluster::{Cluster, Mode, Setup};
+use proptests::cluster::{Cluster, Mode, Setup, Steering};
 use proptests::coverage::Coverage;
 use proptests::differences::{DIFFERENCES, Situation, applying};
 use proptests::explore::chance;
@@ -62,33 +62,44 @@ fn holds<S: Strategy>(
 #[test]
 fn every_packet_meets_its_promise() {
     let name = "every_packet_meets_its_promise";
-    packets_meet_their_promises(name, Mode::Nftables, (300, 600));
+    packets_meet_their_promises(name, (Mode::Nftables, Steering::Nftables), (300, 600));
 }
 
 #[test]
 fn every_packet_meets_its_promise_in_iptables_mode() {
     let name = "every_packet_meets_its_promise_in_iptables_mode";
-    packets_meet_their_promises(name, Mode::Iptables, (300, 600));
+    packets_meet_their_promises(name, (Mode::Iptables, Steering::Nftables), (300, 600));
 }
 
 #[test]
 fn every_packet_meets_its_promise_in_ipvs_mode() {
     let name = "every_packet_meets_its_promise_in_ipvs_mode";
-    packets_meet_their_promises(name, Mode::Ipvs, (150, 300));
+    packets_meet_their_promises(name, (Mode::Ipvs, Steering::Nftables), (150, 300));
 }
 
 #[test]
 fn every_packet_meets_its_promise_in_userspace_mode() {
     let name = "every_packet_meets_its_promise_in_userspace_mode";
-    packets_meet_their_promises(name, Mode::Userspace, (150, 300));
+    packets_meet_their_promises(name, (Mode::Userspace, Steering::Nftables), (150, 300));
+}
+
+#[test]
+fn every_packet_meets_its_promise_in_userspace_mode_by_rules_of_iptables() {
+    let name = "every_packet_meets_its_promise_in_userspace_mode_by_rules_of_iptables";
+    packets_meet_their_promises(name, (Mode::Userspace, Steering::Iptables), (150, 300));
 }
 
 /// The states that the rules of a mode reach; the counts stand in a file beside the build's output.
-fn packets_meet_their_promises(name: &str, mode: Mode, (cases, most): (u64, usize)) {
+fn packets_meet_their_promises(
+    name: &str,
+    (mode, steering): (Mode, Steering),
+    (cases, most): (u64, usize),
+) {
     let coverage = RefCell::new(Coverage::default());
     let asked = RefCell::new(0);
     let any = (case(), proptest::bool::ANY).prop_map(move |(mut case, local)| {
         case.setup.mode = mode;
+        case.setup.steering = steering;
         case.setup.localhost_node_ports = local && mode == Mode::Iptables;
         case
     });
@@ -113,7 +124,12 @@ fn packets_meet_their_promises(name: &str, mode: Mode, (cases, most): (u64, usiz
         coverage.borrow()
     );
     println!("{reached}");
-    let file = format!("{}/coverage-{}.txt", env!("CARGO_TARGET_TMPDIR"), mode.as_str());
+    let by = if mode.rules(steering) == Mode::Iptables && mode != Mode::Iptables {
+        "-by-iptables"
+    } else {
+        ""
+    };
+    let file = format!("{}/coverage-{}{by}.txt", env!("CARGO_TARGET_TMPDIR"), mode.as_str());
     std::fs::write(file, reached).unwrap();
     // What a mode does not do, by the differences that are named.
     let not_done: &[&str] = match mode {
@@ -121,6 +137,9 @@ fn packets_meet_their_promises(name: &str, mode: Mode, (cases, most): (u64, usiz
         Mode::Iptables => &["guard rejects"],
         Mode::Ipvs => &["guard drops"],
         // It hides every client, local pods too.
+        Mode::Userspace if steering == Steering::Iptables => {
+            &["local pod short-circuit", "guard rejects", "guard drops"]
+        }
         Mode::Userspace => &["local pod short-circuit"],
     };
     let mut missing = coverage.borrow().missing();
@@ -174,6 +193,8 @@ fn a_proxy_that_looks_before_it_writes_ends_the_same_and_finds_nothing_wrong() {
             holds(name, 60, looking, play);
         }
     }
+    let looking = by_iptables(Weather::Fair).prop_map(|h| History { verify: Verify::Full, ..h });
+    holds(name, 60, looking, play);
 }
 
 #[test]
@@ -198,6 +219,25 @@ fn any_history_of_userspace_mode_ends_as_one_sync_from_nothing() {
 fn a_failing_kernel_converges_in_userspace_mode_and_harms_nobody() {
     let name = "a_failing_kernel_converges_in_userspace_mode_and_harms_nobody";
     holds(name, 200, history(Mode::Userspace, Weather::Foul), play);
+}
+
+fn by_iptables(weather: Weather) -> impl Strategy<Value = History> {
+    history(Mode::Userspace, weather).prop_map(|history| {
+        let setup = Setup { steering: Steering::Iptables, ..history.setup };
+        History { setup, ..history }
+    })
+}
+
+#[test]
+fn any_history_of_userspace_mode_by_rules_of_iptables_ends_as_one_sync_from_nothing() {
+    let name = "any_history_of_userspace_mode_by_rules_of_iptables_ends_as_one_sync_from_nothing";
+    holds(name, 100, by_iptables(Weather::Fair), play);
+}
+
+#[test]
+fn a_failing_kernel_converges_in_userspace_mode_by_rules_of_iptables() {
+    let name = "a_failing_kernel_converges_in_userspace_mode_by_rules_of_iptables";
+    holds(name, 200, by_iptables(Weather::Foul), play);
 }
 
 #[test]
@@ -229,16 +269,22 @@ fn as_a_vector_says(cluster: &Cluster, setup: &Setup, packet: &Packet) -> Promis
 #[test]
 fn the_named_differences_explain_every_difference() {
     let applied: RefCell<BTreeMap<&str, usize>> = RefCell::default();
-    let modes = proptest::sample::select(vec![Mode::Ipvs, Mode::Nftables, Mode::Userspace]);
+    let modes = proptest::sample::select(vec![
+        (Mode::Ipvs, Steering::Nftables),
+        (Mode::Nftables, Steering::Nftables),
+        (Mode::Userspace, Steering::Nftables),
+        (Mode::Userspace, Steering::Iptables),
+    ]);
     let with_localhost = (case(), proptest::bool::ANY, modes);
     holds(
         "the_named_differences_explain_every_difference",
         600,
         with_localhost,
-        |(case, local, mode)| {
+        |(case, local, (mode, steering))| {
             let cluster = case.objects.cluster();
             let node = case.setup.clone();
-            let setup = Setup { localhost_node_ports: *local, mode: *mode, ..node };
+            let (mode, steering) = (*mode, *steering);
+            let setup = Setup { localhost_node_ports: *local, mode, steering, ..node };
             for packet in &packets::all(&setup, &cluster) {
                 let claimed = &as_a_vector_says(&cluster, &setup, packet);
                 let situation = Situation { cluster: &cluster, setup: &setup, packet, claimed };
@@ -269,15 +315,17 @@ fn the_named_differences_explain_every_difference() {
 #[test]
 fn the_proxy_s_own_promises_are_the_oracle_s() {
     holds("the_proxy_s_own_promises_are_the_oracle_s", 256, case(), |case| {
-        Mode::ALL.into_iter().try_for_each(|mode| own_promises_fit(case, mode))
+        let ways = Mode::ALL.map(|mode| (mode, Steering::Nftables));
+        let by_iptables = (Mode::Userspace, Steering::Iptables);
+        ways.into_iter().chain([by_iptables]).try_for_each(|way| own_promises_fit(case, way))
     });
 }
 
-fn own_promises_fit(case: &Case, mode: Mode) -> Result<(), String> {
+fn own_promises_fit(case: &Case, (mode, steering): (Mode, Steering)) -> Result<(), String> {
     let cluster = case.objects.cluster();
     let localhost_node_ports =
         mode == Mode::Iptables && case.setup.masquerade_bit.is_multiple_of(2);
-    let setup = Setup { mode, localhost_node_ports, ..case.setup.clone() };
+    let setup = Setup { mode, steering, localhost_node_ports, ..case.setup.clone() };
     let packets = packets::all(&setup, &cluster);
     let own = proptests::own_promise::of(&setup, &case.objects, &packets);
     for (packet, own) in packets.iter().zip(own) {

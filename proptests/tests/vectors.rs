@@ -2,7 +2,7 @@
 //! the proxy on the simulated kernel.
 #![allow(clippy::unwrap_used, reason = "a test may say so")]
 
-use proptests::cluster::Mode;
+use proptests::cluster::{Mode, Steering};
 use proptests::differences::{Situation, applying};
 use proptests::lab::RealHeart;
 use proptests::oracle::promise;
@@ -45,9 +45,14 @@ fn the_oracle_agrees_in_nftables_mode_but_for_the_named_differences() {
 }
 
 fn all_hold(mode: Mode, heart: &mut dyn Heart) {
+    hold((mode, Steering::Nftables), heart);
+}
+
+fn hold((mode, steering): (Mode, Steering), heart: &mut dyn Heart) {
     let mut tally = Tally::default();
     let mut said = String::new();
-    for state in states(mode) {
+    for mut state in states(mode) {
+        state.setup.steering = steering;
         tally += run(&state, heart, &mut said);
     }
     assert_eq!((tally.failed, tally.skipped), (0, 0), "{said}");
@@ -67,6 +72,11 @@ fn every_vector_holds_in_iptables_mode_on_the_simulated_kernel() {
 #[test]
 fn every_vector_holds_in_userspace_mode_on_the_simulated_kernel() {
     all_hold(Mode::Userspace, &mut SimHeart);
+}
+
+#[test]
+fn every_vector_holds_in_userspace_mode_by_rules_of_iptables() {
+    hold((Mode::Userspace, Steering::Iptables), &mut SimHeart);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub trait Wants {
     fn service_cidrs(&self) -> &[IpNet];
     /// Health check node ports, each once.
     fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName>;
+    /// The frontends a Service claims.
+    fn claimed(&self, service: &NamespacedName) -> &[Frontend];
 }
 
 impl Wants for Ruleset {
@@ -51,6 +53,10 @@ impl Wants for Ruleset {
 
     fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName> {
         Ruleset::health_check_ports(self)
+    }
+
+    fn claimed(&self, service: &NamespacedName) -> &[Frontend] {
+        self.owned.get(service).map_or(&[], |frontends| frontends)
     }
 }
 

@@ -40,7 +40,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::kernel::Error;
-use crate::model::Event;
+use crate::model::{Event, Mode};
 use crate::promise::{Node, Promise, Promises};
 use crate::sync::Options;
 use crate::trace::{Answer, Doubt, Question, World};
@@ -148,6 +148,7 @@ impl Case<'_> {
 pub fn node(options: &Options, world: &World) -> Node {
     Node {
         mode: options.mode,
+        rules: options.mode.rules(options.steering),
         families: options.families.clone(),
         addresses: world
             .host
@@ -161,7 +162,7 @@ pub fn node(options: &Options, world: &World) -> Node {
         detector: options.detector.clone(),
         masquerade_all: options.masquerade_all,
         node_port_addresses: options.node_port_addresses.clone(),
-        localhost_node_ports: options.localhost_node_ports,
+        localhost_node_ports: options.localhost_node_ports && options.mode == Mode::Iptables,
     }
 }
 

@@ -128,8 +128,12 @@ fn scene(asked: &Asked, flows: Flows, progress: &mut Progress) -> Result<Scene, 
     };
     let mut tracker = crate::track::Tracker::new(node);
     known.events.iter().cloned().for_each(|event| tracker.feed(event));
-    let options =
-        dumped.unwrap_or_else(|| asked.settings.proxy_options(tracker.cluster().node()).0);
+    let asked_for = || {
+        let (options, _) = asked.settings.proxy_options(tracker.cluster().node());
+        let steering = survey.as_ref().map(Survey::steering).unwrap_or_default();
+        Options { steering, ..options }
+    };
+    let options = dumped.unwrap_or_else(asked_for);
     let has_objects = !known.events.is_empty();
     let node = tracker.cluster().node();
     let survey = match (survey, node) {

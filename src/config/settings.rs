@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses};
+use crate::model::{Family, LocalDetector, Mode, Node, NodePortAddresses, Steering};
 use crate::sync;
 use crate::sync::examine::Extent;
 pub use crate::sync::sysctls::Conntrack;
@@ -243,8 +243,8 @@ impl Userspace {
 
 impl Settings {
     /// What the proxy on this node is to do, with a warning if local traffic can't be told from the
-    /// rest. `node` is the Node as it is known at start. Both families are asked for; which of them
-    /// the kernel has is for the caller to say.
+    /// rest. `node` is the Node as it is known at start. Both families are asked for, and nf_tables;
+    /// which of them the kernel has is for the caller to say.
     pub fn proxy_options(&self, node: Option<&Node>) -> (sync::Options, Option<String>) {
         let (detector, warning) = self.local_detector(node);
         let options = sync::Options {
@@ -257,6 +257,7 @@ impl Settings {
             ipvs: self.ipvs.options(),
             localhost_node_ports: self.localhost_node_ports,
             relay: self.userspace.relay(),
+            steering: Steering::Nftables,
             families: Family::ALL.to_vec(),
         };
         (options, warning)

@@ -5,9 +5,10 @@ use super::Failure;
 use crate::config::{KernelChoice, Settings};
 use crate::kernel::real::{self, Real};
 use crate::kernel::simulated::Simulated;
-use crate::kernel::{Capability, Facts, Kernel, Query, RelayKey};
-use crate::model::{Family, Mode};
+use crate::kernel::{Capabilities, Capability, Facts, Kernel, Query, RelayKey};
+use crate::model::{Family, Mode, Steering};
 use crate::relay::Board;
+use crate::sync::Options;
 
 /// Either heart.
 pub(super) type AnyKernel = Box<dyn Kernel + Send>;
@@ -49,26 +50,63 @@ pub(super) fn open_with_board(
     let (mut kernel, board): (AnyKernel, _) = match settings.kernel {
         KernelChoice::Simulated => (Box::new(Simulated::new(sim::Host::new(1))), None),
         KernelChoice::Real => {
-            let real = match settings.mode {
-                Mode::Iptables | Mode::Ipvs => open_real()?.with_xtables(None),
+            let real = open_real()?;
+            let rules = settings.mode.rules(steering(settings, real.capabilities())?);
+            let real = match rules {
+                Mode::Iptables | Mode::Ipvs => real.with_xtables(None),
                 // Only to see what another mode has left.
-                Mode::Nftables | Mode::Userspace => open_real()?.seeing_xtables(None),
+                Mode::Nftables | Mode::Userspace => real.seeing_xtables(None),
             };
             let board = real.relay_board();
             (Box::new(real), Some(board))
         }
     };
-    let mut lacks = kernel.capabilities().lacks.clone();
-    lacks.retain(|(lack, _)| lack.is_vital() && lack.concerns(settings.mode));
+    let capabilities = kernel.capabilities();
+    let rules = settings.mode.rules(steering(settings, capabilities)?);
+    let mut lacks = vital_lacks(capabilities, rules);
+    if settings.mode == Mode::Userspace && rules == Mode::Iptables && !lacks.is_empty() {
+        // What it would rather have comes first.
+        lacks.splice(0..0, vital_lacks(capabilities, Mode::Nftables));
+    }
     if settings.mode == Mode::Ipvs && lacks.is_empty() {
         lacks = lacks_of_ipvs(settings, &mut *kernel)?;
     }
-    match lacks.first() {
-        None => Ok((kernel, board)),
-        Some((lack, said)) => {
-            let remedy = lack.remedy();
-            Err(Failure::new(format_args!("kernel: {remedy} (the kernel said: {said})")))
+    let told = |(lack, said): &(Capability, String)| {
+        format!("{} (the kernel said: {said})", lack.remedy())
+    };
+    match (lacks.first(), lacks.last()) {
+        (Some(first), Some(last)) if settings.mode == Mode::Userspace && first.0 != last.0 => {
+            let (first, last) = (told(first), told(last));
+            Err(Failure::new(format_args!("kernel: {first}; nor can iptables do it: {last}")))
         }
+        (Some(first), _) => Err(Failure::new(format_args!("kernel: {}", told(first)))),
+        (None, _) => Ok((kernel, board)),
+    }
+}
+
+/// What rules of a mode cannot be written without.
+fn vital_lacks(found: &Capabilities, rules: Mode) -> Vec<(Capability, String)> {
+    let vital = |(lack, _): &&(Capability, String)| lack.is_vital() && lack.concerns(rules);
+    found.lacks.iter().filter(vital).cloned().collect()
+}
+
+/// Whose rules are to lead packets in userspace mode: `auto`, `nftables` or `iptables`.
+const STEERING: &str = "KUBE_PROXY_USERSPACE_RULES";
+
+/// Whose rules lead packets in userspace mode: iptables' where nf_tables lacks something, or as the
+/// environment says.
+fn steering(settings: &Settings, found: &Capabilities) -> Result<Steering, Failure> {
+    let able = !found.has(Capability::NetAdmin) || vital_lacks(found, Mode::Nftables).is_empty();
+    match std::env::var(STEERING).unwrap_or_default().as_str() {
+        _ if settings.mode != Mode::Userspace || settings.kernel == KernelChoice::Simulated => {
+            Ok(Steering::Nftables)
+        }
+        "" | "auto" if able => Ok(Steering::Nftables),
+        "nftables" => Ok(Steering::Nftables),
+        "" | "auto" | "iptables" => Ok(Steering::Iptables),
+        other => Err(Failure::new(format_args!(
+            "{STEERING} is {other:?}: set it to auto, nftables or iptables, or not at all"
+        ))),
     }
 }
 
@@ -91,20 +129,39 @@ fn lacks_of_ipvs(
     }
 }
 
-/// The families to program: a secondary one that the kernel lacks is left out, a primary one that
-/// it lacks is an error (`cmd/kube-proxy/app/server_linux.go`).
-pub(super) fn families(settings: &Settings, kernel: &dyn Kernel) -> Result<Vec<Family>, Failure> {
-    let six = match settings.mode {
+/// What this kernel has of what the options may ask for.
+#[derive(Clone)]
+pub(super) struct Means {
+    /// The families to program.
+    pub(super) families: Vec<Family>,
+    /// Whose rules lead packets in userspace mode.
+    pub(super) steering: Steering,
+}
+
+impl Means {
+    /// The options as they can be met.
+    pub(super) fn fit(&self, options: Options) -> Options {
+        Options { families: self.families.clone(), steering: self.steering, ..options }
+    }
+}
+
+/// A secondary family that the kernel lacks is left out, a primary one that it lacks is an error
+/// (`cmd/kube-proxy/app/server_linux.go`).
+pub(super) fn means(settings: &Settings, kernel: &dyn Kernel) -> Result<Means, Failure> {
+    let found = kernel.capabilities();
+    let steering = steering(settings, found)?;
+    let six = match settings.mode.rules(steering) {
         Mode::Iptables | Mode::Ipvs => Capability::XtablesIpv6,
         _ => Capability::Ipv6,
     };
-    if kernel.capabilities().has(six) {
-        return Ok(Family::ALL.to_vec());
+    let with = |families: Vec<Family>| Means { families, steering };
+    if found.has(six) {
+        return Ok(with(Family::ALL.to_vec()));
     }
     if settings.primary_family(None) == Family::V6 {
         let line = "kernel: --bind-address is IPv6, but this host has no IPv6; \
                     enable it or choose an IPv4 address";
         return Err(Failure::new(line));
     }
-    Ok(vec![Family::V4])
+    Ok(with(vec![Family::V4]))
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::hearts::Means;
 use super::{Failure, pace, resolve};
 use crate::config::live::{Difference, compare};
 use crate::config::{self, Settings};
 use crate::logging::Handle;
-use crate::model::Family;
 use crate::serve::Health;
 use crate::sync::run::{Pace, Request};
 
@@ -19,7 +19,7 @@ pub(super) struct Live {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) health: Health,
     pub(super) logging: Option<Handle>,
-    pub(super) families: Vec<Family>,
+    pub(super) means: Means,
     pub(super) pace: Pace,
     /// What `/configz` shows.
     pub(super) shown: Arc<std::sync::Mutex<String>>,
@@ -76,7 +76,7 @@ impl Live {
         }
         self.health.set_timeout(2 * settings.sync_period);
         let pace = Pace { wait_for_node: self.pace.wait_for_node, ..pace(settings, None) };
-        let resolve = Box::new(resolve(settings.clone(), self.families.clone()));
+        let resolve = Box::new(resolve(settings.clone(), self.means.clone()));
         // Nobody takes them only when the loop has ended, and then the process ends.
         let _ = self.requests.send(Request::Pace(pace)).await;
         let _ = self.requests.send(Request::Resolve(resolve)).await;

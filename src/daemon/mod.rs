@@ -29,13 +29,13 @@ use crate::config::{DetectLocal, Settings};
 use crate::kernel::meter::{Dealing, Meter};
 use crate::kernel::{Kernel, RelayKey};
 use crate::logging::Handle;
-use crate::model::{Family, Mode, Node};
+use crate::model::{Mode, Node};
 use crate::relay::{Board, Figures};
 use crate::serve::{self, Shown};
 use crate::sync::flows::Forgetter;
 use crate::sync::run::{Gone, Loop, Pace, Request, Until, Wait};
 use crate::sync::{self, Options, Proxy};
-use hearts::{AnyKernel, every_kernel, families, open_kernel, open_with_board};
+use hearts::{AnyKernel, Means, every_kernel, means, open_kernel, open_with_board};
 use observe::Witness;
 
 /// Events that may wait between the source and the sync loop.
@@ -130,7 +130,8 @@ fn cleanup(settings: &Settings) -> Result<(), Failure> {
 fn init(settings: &Settings) -> Result<(), Failure> {
     start_logging(settings);
     let mut kernel = open_kernel(settings)?;
-    let options = resolve(Arc::new(settings.clone()), Vec::new())(None);
+    let means = means(settings, &*kernel)?;
+    let options = resolve(Arc::new(settings.clone()), means)(None);
     sync::prepare_node(&mut *kernel, &options)
         .map_err(|e| Failure::new(format_args!("--init-only: {e}")))?;
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
@@ -162,13 +163,14 @@ fn run(settings: Settings) -> Result<(), Failure> {
     let (mut kernel, board) = open_with_board(&settings)?;
     let (version, mode) = (crate::model::GIT_VERSION, settings.mode.as_str());
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
-    kernel.capabilities().lines(settings.mode).iter().for_each(|line| tracing::warn!("{line}"));
-    let families = families(&settings, &*kernel)?;
+    let means = means(&settings, &*kernel)?;
+    let rules = settings.mode.rules(means.steering);
+    kernel.capabilities().lines(rules).iter().for_each(|line| tracing::warn!("{line}"));
     set_oom_score(settings.oom_score_adj);
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);
     unset.iter().for_each(|unset| tracing::warn!("{unset}"));
     let ended =
-        runtime.block_on(live(Arc::new(settings), logging, (kernel, board), (families, signalled)));
+        runtime.block_on(live(Arc::new(settings), logging, (kernel, board), (means, signalled)));
     // Dropped, it would wait for what still runs on threads of its own: a look-up of a name, or a
     // program that is to give credentials.
     runtime.shutdown_background();
@@ -196,11 +198,11 @@ async fn live(
     settings: Arc<Settings>,
     logging: Option<Handle>,
     (mut kernel, board): (AnyKernel, Option<Board<RelayKey>>),
-    (families, signalled): (Vec<Family>, impl Future<Output = &'static str>),
+    (means, signalled): (Means, impl Future<Output = &'static str>),
 ) -> Result<(), Failure> {
     let farewell = FAREWELL + draining(&settings);
     let (requests, asked) = mpsc::channel(REQUESTS);
-    let sources = sources(&settings, logging.clone(), (&families, &requests));
+    let sources = sources(&settings, logging.clone(), (&means, &requests));
     board.iter().cloned().for_each(|board| sources.metrics.carried_by(carrying(board)));
     let (sender, events) = mpsc::channel(EVENTS);
     if settings.mode == Mode::Iptables {
@@ -211,7 +213,7 @@ async fn live(
     let (stop, stopped) = watch::channel(false);
     let foreign = lookout::start(&mut *kernel);
     let forgetter = forgetter(&mut *kernel, sources.metrics.clone());
-    let resolve_options = resolve(settings.clone(), families.clone());
+    let resolve_options = resolve(settings.clone(), means.clone());
     let (kernel, recorder) = record::recorded(kernel, &settings)?;
     let proxy = Proxy::new(metered(kernel, sources.metrics.clone()), resolve_options(None));
     let proxy = recorder.into_iter().fold(proxy, Proxy::recorded_by);
@@ -223,7 +225,7 @@ async fn live(
     let mut done = spawn(the_loop.answering(asked), stopped)?;
     let health = sources.health.clone();
     let shown = sources.pages.configuration.clone();
-    let live = live::Live { requests, health: health.clone(), logging, families, pace, shown };
+    let live = live::Live { requests, health: health.clone(), logging, means, pace, shown };
     let outcome = tokio::select! {
         name = signalled => {
             tracing::info!(signal = name, "ending; the rules stay in place");
@@ -303,7 +305,7 @@ fn tell_counted(kernel: &mut dyn Kernel, metrics: &serve::Metrics) {
 fn sources(
     settings: &Arc<Settings>,
     logging: Option<Handle>,
-    (families, requests): (&[Family], &mpsc::Sender<Request>),
+    (means, requests): (&Means, &mpsc::Sender<Request>),
 ) -> serve::Sources {
     let health = serve::Health::new(2 * settings.sync_period);
     let mode = settings.mode.as_str();
@@ -312,19 +314,19 @@ fn sources(
         let look = Request::Look(Box::new(|proxy| question(proxy.cluster())));
         requests.try_send(look).is_ok()
     });
-    let (own, own_families) = (settings.clone(), families.to_vec());
+    let (own, own_means) = (settings.clone(), means.clone());
     let judge: serve::board::Judge = Arc::new(move |asked, objects| {
         let node = objects.iter().find_map(|event| match event {
             crate::model::Event::Node(node) => Some(&**node),
             _ => None,
         });
         let (options, _) = own.proxy_options(node);
-        let options = Options { families: own_families.clone(), ..options };
-        journey::judge(options, asked, objects)
+        journey::judge(own_means.fit(options), asked, objects)
     });
+    let families = &means.families;
     let metrics = serve::Metrics::new(settings.mode, families);
     metrics.features(&crate::config::gates::told(&settings.feature_gates));
-    let board = serve::Board::new(health.clone(), (mode, families.to_vec()), ask, judge);
+    let board = serve::Board::new(health.clone(), (mode, families.clone()), ask, judge);
     serve::Sources {
         checks: serve::HealthChecks::new(health.clone()),
         metrics,
@@ -400,7 +402,7 @@ fn wait(settings: &Settings) -> Wait {
 /// The options of the proxy, given this node's object.
 fn resolve(
     settings: Arc<Settings>,
-    families: Vec<Family>,
+    means: Means,
 ) -> impl Fn(Option<&Node>) -> Options + Send {
     let warned = Mutex::new(None);
     move |node| {
@@ -410,7 +412,7 @@ fn resolve(
             warning.iter().for_each(|warning| tracing::warn!("{warning}"));
             *warned = warning;
         }
-        Options { families: families.clone(), ..options }
+        means.fit(options)
     }
 }
 

@@ -105,6 +105,9 @@ pub struct RelayFact {
     pub port: Result<u16, String>,
 }
 
+/// The chain of iptables that drops what was not led there, where rules of iptables lead packets.
+pub const RELAY_CHAIN: &str = "KUBE-PROXY-GUARD";
+
 /// The address that a family's ports are bound to, on the loopback interface. Nobody else has it:
 /// link-local and unique local addresses are no Service's and no pod's, and a rule drops what
 /// was not led there by ours.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Family;
+use crate::model::{Family, Steering};
 
 /// A node's packet path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,17 @@ pub struct Survey {
     pub flows: Vec<ConnectionFact>,
     /// What could not be read.
     pub lacks: Vec<Lack>,
+}
+
+impl Survey {
+    /// Whose rules lead packets to kube-proxy's ports, if it is in userspace mode.
+    pub fn steering(&self) -> Steering {
+        let guard = format!("\n:{} ", super::RELAY_CHAIN);
+        match self.iptables.iter().any(|table| table.text.contains(&guard)) {
+            true => Steering::Iptables,
+            false => Steering::Nftables,
+        }
+    }
 }
 
 /// A network interface.

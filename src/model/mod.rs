@@ -19,7 +19,7 @@ pub use endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SlicePort};
 pub use event::{Event, Kind};
 pub use family::{Family, Protocol};
 pub use masked::{masked, without_user};
-pub use mode::Mode;
+pub use mode::{Mode, Steering};
 pub use name::{Interner, NamespacedName, ServicePortName};
 pub use node::{LocalDetector, Node, NodePortAddresses, Pod};
 pub use notice::{Notice, Reason};

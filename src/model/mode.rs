@@ -28,4 +28,23 @@ impl Mode {
             Mode::Nftables => "nftables",
         }
     }
+
+    /// The mode whose kind of rules packets meet.
+    pub fn rules(self, steering: Steering) -> Mode {
+        match (self, steering) {
+            (Mode::Userspace, Steering::Nftables) => Mode::Nftables,
+            (Mode::Userspace, Steering::Iptables) => Mode::Iptables,
+            (mode, _) => mode,
+        }
+    }
+}
+
+/// Whose rules lead packets to the local ports of userspace mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Steering {
+    /// A table of nf_tables.
+    #[default]
+    Nftables,
+    /// Chains of iptables: where the kernel has no nf_tables, or not all that is needed of it.
+    Iptables,
 }

@@ -24,6 +24,8 @@ use crate::track::Cluster;
 pub struct Node {
     /// Proxy mode: a few promises differ.
     pub mode: Mode,
+    /// The mode whose kind of rules packets meet: another one's in userspace mode.
+    pub rules: Mode,
     /// The families that are proxied.
     pub families: Vec<Family>,
     /// The addresses the node has.
@@ -236,8 +238,9 @@ impl<'a> Promises<'a> {
         // In iptables mode a node port without endpoints, or without those that its policy asks
         // for, is refused on every local address.
         let fenced = claim.service.external_policy == TrafficPolicy::Local;
-        let unserved = !claim.reach.any || fenced && claim.reach.local.is_empty();
-        let anywhere = self.node.mode == Mode::Iptables && unserved;
+        let none = !claim.reach.any || !self.carries(packet.protocol);
+        let unserved = none || fenced && claim.reach.local.is_empty();
+        let anywhere = self.node.rules == Mode::Iptables && unserved;
         let taken = anywhere || self.takes_node_ports(packet.destination);
         (self.is_own(packet.destination) && taken).then_some(claim)
     }
@@ -250,7 +253,7 @@ impl<'a> Promises<'a> {
     pub fn takes_node_ports(&self, address: IpAddr) -> bool {
         let family = Family::of(address);
         if address.is_loopback()
-            && !(self.node.mode == Mode::Iptables
+            && !(self.node.rules == Mode::Iptables
                 && self.node.localhost_node_ports
                 && family == Family::V4)
         {
@@ -272,13 +275,16 @@ impl<'a> Promises<'a> {
         self.cluster.node()?.primary(family)
     }
 
+    /// In userspace mode the proxy itself carries connections, and SCTP's it cannot.
+    fn carries(&self, protocol: Protocol) -> bool {
+        self.node.mode != Mode::Userspace || protocol != Protocol::Sctp
+    }
+
     fn served(&self, packet: &Packet, claim: &Claim<'a>) -> Promise {
         if self.fenced_off(packet, claim) {
             return Promise::Drop;
         }
-        // In userspace mode the proxy itself carries connections, and SCTP's it cannot.
-        let carries = self.node.mode != Mode::Userspace || packet.protocol != Protocol::Sctp;
-        if !claim.reach.any || !carries {
+        if !claim.reach.any || !self.carries(packet.protocol) {
             return self.refused(packet, claim);
         }
         if claim.face == Face::NodePort && !self.takes_node_ports(packet.destination) {
@@ -292,7 +298,7 @@ impl<'a> Promises<'a> {
             return Promise::Drop;
         }
         let hairpin = |endpoint: &Backend| {
-            let counts = self.node.mode == Mode::Iptables || endpoint.local;
+            let counts = self.node.rules == Mode::Iptables || endpoint.local;
             counts && endpoint.socket.address == packet.source
         };
         // A connection that the node itself makes comes from the node.
@@ -305,7 +311,7 @@ impl<'a> Promises<'a> {
     /// endpoints.
     fn refused(&self, packet: &Packet, claim: &Claim<'a>) -> Promise {
         let leaves = packet.link.is_none() && !self.is_own(packet.destination);
-        if self.node.mode == Mode::Iptables && claim.face == Face::External && leaves {
+        if self.node.rules == Mode::Iptables && claim.face == Face::External && leaves {
             return Promise::Untouched;
         }
         Promise::Reject
@@ -372,8 +378,9 @@ impl<'a> Promises<'a> {
         if claim.face == Face::NodePort || !service.load_balancer_ips.contains(&to) {
             return false;
         }
-        let open = !claim.reach.any || service.external_ips.contains(&to);
-        if self.node.mode == Mode::Iptables && open {
+        let none = !claim.reach.any || !self.carries(packet.protocol);
+        let open = none || service.external_ips.contains(&to);
+        if self.node.rules == Mode::Iptables && open {
             return false;
         }
         let family = Family::of(to);
@@ -399,14 +406,14 @@ impl<'a> Promises<'a> {
     }
 
     /// Nothing that is no Service's port leaves the node for an address that is a Service's, or
-    /// could become one (nftables mode and userspace mode, which has its rules).
+    /// could become one (rules of nftables mode).
     fn guard(&self, packet: &Packet) -> Promise {
         let to = packet.destination;
         if self.is_bound(to) {
             return Promise::Reject;
         }
         let passes = packet.link.is_none() || !self.is_own(to);
-        if !matches!(self.node.mode, Mode::Nftables | Mode::Userspace) || !passes {
+        if self.node.rules != Mode::Nftables || !passes {
             return Promise::Untouched;
         }
         if self.cluster_ips.contains(&to) {

@@ -22,7 +22,7 @@ use crate::kernel::{
     Capability, Depth, Error, ErrorKind, Facts, IpsetOperation, IpvsOperation, Kernel,
     LinkOperation, Query, Transaction, XtablesText,
 };
-use crate::model::{Family, Mode};
+use crate::model::{Family, Mode, Steering};
 
 /// Removes what every mode made, but for virtual servers in the `excluded` CIDRs; gives how many
 /// tables, chains and rules there were.
@@ -34,39 +34,54 @@ pub fn cleanup(kernel: &mut dyn Kernel, excluded: &[IpNet]) -> Result<usize, Err
 /// Removes what other modes than this one made: for when this one is complete.
 pub fn leave_only(
     kernel: &mut dyn Kernel,
-    stays: Mode,
+    (mode, steering): (Mode, Steering),
     excluded: &[IpNet],
 ) -> Result<usize, Error> {
+    let stays = Stays { mode, rules: mode.rules(steering) };
     let of = |sum, mode| Ok(sum + remove(kernel, mode, (Some(stays), excluded))?);
-    Mode::ALL.into_iter().filter(|mode| *mode != stays).try_fold(0, of)
+    Mode::ALL.into_iter().filter(|mode| *mode != stays.mode).try_fold(0, of)
+}
+
+/// The mode that stays, and the one whose kind of rules it has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stays {
+    mode: Mode,
+    rules: Mode,
 }
 
 /// Removes what a mode made and the one that stays does not have as well.
 fn remove(
     kernel: &mut dyn Kernel,
     mode: Mode,
-    (stays, excluded): (Option<Mode>, &[IpNet]),
+    (stays, excluded): (Option<Stays>, &[IpNet]),
 ) -> Result<usize, Error> {
-    let has = |what| kernel.capabilities().has(what);
     match mode {
-        // userspace mode leads packets by the same table.
-        Mode::Nftables if stays == Some(Mode::Userspace) => Ok(0),
-        Mode::Nftables if has(Capability::Nftables) => {
-            Ok(tables(kernel, TABLE)? + tables(kernel, STANDBY)?)
-        }
-        Mode::Userspace if has(Capability::Nftables) => userspace(kernel),
-        Mode::Iptables if kernel.capabilities().xtables.is_some() => xtables(kernel, stays),
+        // userspace mode leads packets by the same rules.
+        Mode::Nftables | Mode::Iptables if stays.is_some_and(|stays| stays.rules == mode) => Ok(0),
+        Mode::Nftables => [TABLE, STANDBY, GUARD]
+            .into_iter()
+            .try_fold(0, |sum, name| Ok(sum + tables(kernel, name)?)),
+        Mode::Userspace => userspace(kernel),
+        Mode::Iptables => xtables(kernel, |family, dump, pen| {
+            let kept = match stays {
+                Some(Stays { mode: Mode::Ipvs, .. }) => Rules::chains(family),
+                _ => Kept::new(),
+            };
+            removal::remove(dump, &kept, pen);
+        }),
         Mode::Ipvs => {
             let of = |sum, family| Ok(sum + ipvs_mode(kernel, family, (stays, excluded))?);
             Family::ALL.into_iter().try_fold(0, of)
         }
-        _ => Ok(0),
     }
 }
 
 /// Removes tables of nf_tables, in both families.
 fn tables(kernel: &mut dyn Kernel, name: &str) -> Result<usize, Error> {
     let mut removed = 0;
+    if !kernel.capabilities().has(Capability::Nftables) {
+        return Ok(removed);
+    }
     for family in Family::ALL {
         if let Facts::Table(Some(_)) =
             kernel.read(&Query::Table(family, name.to_owned(), Depth::Head))?
@@ -78,9 +93,11 @@ fn tables(kernel: &mut dyn Kernel, name: &str) -> Result<usize, Error> {
     Ok(removed)
 }
 
-/// Removes what userspace mode has besides the table: its guard and its addresses.
+/// Removes what userspace mode has besides rules like another mode's: its guard, wherever that is,
+/// and its addresses.
 fn userspace(kernel: &mut dyn Kernel) -> Result<usize, Error> {
     let mut removed = tables(kernel, GUARD)?;
+    removed += xtables(kernel, |_, dump, pen| removal::remove_guard(dump, pen))?;
     let there = match kernel.read(&Query::Addresses)? {
         Facts::Addresses(there) => there,
         other => super::unreachable_answer("addresses", &other)?,
@@ -96,9 +113,14 @@ fn userspace(kernel: &mut dyn Kernel) -> Result<usize, Error> {
 /// Chains that the mode that stays has as well.
 type Kept = BTreeSet<(Table, String)>;
 
-fn xtables(kernel: &mut dyn Kernel, stays: Option<Mode>) -> Result<usize, Error> {
+/// Writes removals into iptables' tables, if this kernel has any.
+fn xtables(
+    kernel: &mut dyn Kernel,
+    mut write: impl FnMut(Family, &Dump<'_>, &mut Text),
+) -> Result<usize, Error> {
     let mut report = Report::default();
-    for family in Family::ALL {
+    let able = kernel.capabilities().xtables.is_some();
+    for family in Family::ALL.into_iter().filter(|_| able) {
         let text = match iptables::read(kernel, family) {
             Ok(text) => text,
             // A host without IPv6 has nothing of ours there.
@@ -106,11 +128,7 @@ fn xtables(kernel: &mut dyn Kernel, stays: Option<Mode>) -> Result<usize, Error>
             Err(error) => return Err(error),
         };
         let mut pen = Text::new(family, iptables::blocks(kernel));
-        let kept = match stays {
-            Some(Mode::Ipvs) => Rules::chains(family),
-            _ => Kept::new(),
-        };
-        removal::remove(&Dump::read(&text), &kept, &mut pen);
+        write(family, &Dump::read(&text), &mut pen);
         iptables::apply(kernel, pen, &mut report)?;
     }
     Ok(report.operations)
@@ -122,10 +140,10 @@ fn xtables(kernel: &mut dyn Kernel, stays: Option<Mode>) -> Result<usize, Error>
 fn ipvs_mode(
     kernel: &mut dyn Kernel,
     family: Family,
-    (stays, excluded): (Option<Mode>, &[IpNet]),
+    (stays, excluded): (Option<Stays>, &[IpNet]),
 ) -> Result<usize, Error> {
     let kept = match stays {
-        Some(Mode::Iptables) => removal::chains(),
+        Some(Stays { rules: Mode::Iptables, .. }) => removal::chains(),
         _ => Kept::new(),
     };
     let Some(found) = found(kernel, family)? else { return Ok(0) };
@@ -204,7 +222,7 @@ mod tests {
             batch.add_table("a table");
             kernel.apply(&Transaction::Nft(batch.finish())).expect("the simulator takes tables");
         }
-        assert_eq!(leave_only(&mut kernel, Mode::Nftables, &[]), Ok(0));
+        assert_eq!(leave_only(&mut kernel, (Mode::Nftables, Steering::Nftables), &[]), Ok(0));
         assert_eq!(cleanup(&mut kernel, &[]), Ok(2));
         assert_eq!(cleanup(&mut kernel, &[]), Ok(0));
         let left: Vec<_> =
@@ -239,7 +257,7 @@ mod tests {
         restored(&mut kernel, FOREIGN);
         let before = iptables::read(&mut kernel, Family::V4);
         restored(&mut kernel, OURS);
-        assert_eq!(leave_only(&mut kernel, Mode::Iptables, &[]), Ok(0));
+        assert_eq!(leave_only(&mut kernel, (Mode::Iptables, Steering::Nftables), &[]), Ok(0));
         assert!(cleanup(&mut kernel, &[]).is_ok_and(|removed| removed > 10));
         assert_eq!(iptables::read(&mut kernel, Family::V4), before);
     }

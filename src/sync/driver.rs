@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use super::Report;
 use crate::backend::Options;
 use crate::backend::program::Frontend;
-use crate::backend::ruleset::Ruleset;
+use crate::backend::ruleset::{Ruleset, Wants};
 use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{Error, Kernel, Socket};
-use crate::model::{Family, Mode, Notice};
+use crate::model::{Family, Mode, Notice, Steering};
 
 /// What the kernel is to be brought to.
 pub(super) struct Wanted<'a> {
@@ -93,12 +93,31 @@ pub(super) trait Driver: std::fmt::Debug + Send {
     }
 }
 
+/// What rules are to be brought to: what is wanted, and the node's configuration.
+pub(super) type Goal<'a> = (&'a dyn Wants, &'a Options);
+
+/// Rules that can lead packets to this process.
+pub(super) trait Steers: Driver {
+    /// Keeps everybody from this process's ports whom no rule led there.
+    fn guard(&mut self, kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error>;
+
+    /// Brings the rules to the goal, where these frontends are other than at the last call that
+    /// succeeded. After an error the caller distrusts it.
+    fn steer(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        goal: Goal<'_>,
+        changed: BTreeSet<Frontend>,
+        report: &mut Report,
+    ) -> Result<(), Error>;
+}
+
 /// The driver of a mode. Modes that are not built are refused where settings are judged.
-pub(super) fn driver(mode: Mode, family: Family) -> Box<dyn Driver> {
+pub(super) fn driver((mode, steering): (Mode, Steering), family: Family) -> Box<dyn Driver> {
     match mode {
         Mode::Iptables => Box::new(super::iptables::Iptables::new(family)),
         Mode::Ipvs => Box::new(super::ipvs::Ipvs::new(family)),
         Mode::Nftables => Box::new(super::nftables::Nftables::new(family)),
-        Mode::Userspace => Box::new(super::userspace::Userspace::new(family)),
+        Mode::Userspace => Box::new(super::userspace::Userspace::new(family, steering)),
     }
 }

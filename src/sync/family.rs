@@ -13,13 +13,13 @@ use crate::backend::program::{Frontend, Program, compile, without_nested};
 use crate::backend::ruleset::Ruleset;
 use crate::kernel::drift::{Foreign, Process, Touched};
 use crate::kernel::{Error, Kernel, Socket};
-use crate::model::{Family, Mode, NamespacedName, Notice};
+use crate::model::{Family, Mode, NamespacedName, Notice, Steering};
 use crate::track::Cluster;
 
 /// One family.
 #[derive(Debug)]
 pub(super) struct FamilySync {
-    mode: Mode,
+    how: (Mode, Steering),
     family: Family,
     ruleset: Ruleset,
     changed: BTreeSet<Frontend>,
@@ -33,9 +33,9 @@ pub(super) struct FamilySync {
 }
 
 impl FamilySync {
-    pub(super) fn new(mode: Mode, family: Family) -> FamilySync {
+    pub(super) fn new(how: (Mode, Steering), family: Family) -> FamilySync {
         FamilySync {
-            mode,
+            how,
             family,
             ruleset: Ruleset::default(),
             changed: BTreeSet::new(),
@@ -43,7 +43,7 @@ impl FamilySync {
             drifted: false,
             drifts: 0,
             suspect: None,
-            driver: driver(mode, family),
+            driver: driver(how, family),
         }
     }
 
@@ -266,7 +266,7 @@ impl FamilySync {
 
     /// Makes what is wanted from nothing, in another kernel; nothing is remembered of it.
     pub(super) fn rehearse(&self, kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
-        let mut driver = driver(self.mode, self.family);
+        let mut driver = driver(self.how, self.family);
         let wanted = Wanted { ruleset: &self.ruleset, options, changed: BTreeSet::new() };
         driver.bring(kernel, wanted, &mut Report::default())
     }

@@ -1,21 +1,23 @@
 //! iptables mode's driver: one family's chains, what is known to be in the kernel, and the way to
 //! what is wanted. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::Report;
-use super::driver::{Driver, Wanted};
+use super::driver::{Driver, Goal, Steers, Wanted};
 use super::iptables_netlink as netlink;
 use super::sysctls;
 use crate::backend::Options;
 use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::Dump;
 use crate::backend::iptables::pen::{Blocks, Text};
-use crate::backend::iptables::plan::Applied;
+use crate::backend::iptables::plan::{Applied, guard};
 use crate::backend::iptables::rule::SourcePort;
 use crate::backend::iptables::shape::{
     Ability, Counting, INVALID_DROPPED, LOCALHOST_ACCEPTED, Shape,
 };
+use crate::backend::program::Frontend;
 use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{
     Capability, Error, ErrorKind, Facts, Kernel, Query, Transaction, XtablesFlavour, XtablesText,
@@ -33,6 +35,8 @@ const BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
 pub(super) struct Iptables {
     family: Family,
     ability: Ability,
+    /// Where this process takes connections, if rules lead to it and not to endpoints.
+    relay: Option<IpAddr>,
     /// `None`: what is in the kernel has to be read before anything is written.
     applied: Option<Applied>,
     /// Looks that are left out until the next one: a large table takes the tool seconds.
@@ -89,31 +93,35 @@ impl Driver for Iptables {
         wanted: Wanted<'_>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        let Some(applied) = &mut self.applied else {
-            return self.begin(kernel, wanted, report);
-        };
-        let shape = Shape::new(wanted.options, self.family, self.ability);
-        if shape.localhost && !applied.shape().localhost {
-            route_localnet(kernel)?;
-        }
-        if netlink::writes(kernel) {
-            let Some(change) = netlink::change(kernel, (applied, &wanted, &shape), report)? else {
-                return self.begin(kernel, wanted, report);
-            };
-            applied.take(change);
-            return Ok(());
-        }
-        let mut pen = Text::new(self.family, blocks(kernel));
-        let change = applied.change((wanted.ruleset, shape), wanted.changed, &mut pen);
-        let written = count(pen.rules());
-        apply(kernel, pen, report)?;
-        applied.take(change);
-        tell(report, (self.family, applied), written);
-        Ok(())
+        self.bring_to(kernel, (wanted.ruleset, wanted.options), wanted.changed, report)
     }
 
     fn tidy(&mut self, _: &mut dyn Kernel, _: &mut Report) -> Result<(), Error> {
         Ok(())
+    }
+}
+
+impl Steers for Iptables {
+    /// The chain that does it is the first thing that is written.
+    fn guard(&mut self, kernel: &mut dyn Kernel, options: &Options) -> Result<(), Error> {
+        let shape = self.shape(options);
+        if netlink::writes(kernel) {
+            return netlink::guard(kernel, &shape);
+        }
+        let text = read(kernel, self.family)?;
+        let mut pen = Text::new(self.family, blocks(kernel));
+        guard(&shape, &Dump::read(&text), &mut pen);
+        apply(kernel, pen, &mut Report::default())
+    }
+
+    fn steer(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        goal: Goal<'_>,
+        changed: BTreeSet<Frontend>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        self.bring_to(kernel, goal, changed, report)
     }
 }
 
@@ -122,32 +130,77 @@ impl Iptables {
         Iptables {
             family,
             ability: Ability::default(),
+            relay: None,
             applied: None,
             looks_left_out: 0,
             writer: XtablesWriter::Tool,
         }
     }
 
+    /// Rules that lead to this process, which takes connections at an address.
+    pub(super) fn leading_to(family: Family, relay: IpAddr) -> Iptables {
+        Iptables { relay: Some(relay), ..Iptables::new(family) }
+    }
+
+    fn shape(&self, options: &Options) -> Shape {
+        let shape = Shape::new(options, self.family, self.ability);
+        match self.relay {
+            Some(relay) => shape.leading_to(relay),
+            None => shape,
+        }
+    }
+
+    fn bring_to(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        goal: Goal<'_>,
+        changed: BTreeSet<Frontend>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let shape = self.shape(goal.1);
+        let Some(applied) = &mut self.applied else {
+            return self.begin(kernel, goal, report);
+        };
+        if shape.localhost && !applied.shape().localhost {
+            route_localnet(kernel)?;
+        }
+        if netlink::writes(kernel) {
+            let towards = (goal.0, &shape, &changed);
+            let Some(change) = netlink::change(kernel, (applied, towards), report)? else {
+                return self.begin(kernel, goal, report);
+            };
+            applied.take(change);
+            return Ok(());
+        }
+        let mut pen = Text::new(self.family, blocks(kernel));
+        let change = applied.change((goal.0, shape), changed, &mut pen);
+        let written = count(pen.rules());
+        apply(kernel, pen, report)?;
+        applied.take(change);
+        tell(report, (self.family, applied), written);
+        Ok(())
+    }
+
     /// From what is there to what is wanted.
     fn begin(
         &mut self,
         kernel: &mut dyn Kernel,
-        wanted: Wanted<'_>,
+        goal: Goal<'_>,
         report: &mut Report,
     ) -> Result<(), Error> {
         self.ability = ability(kernel)?;
-        let shape = Shape::new(wanted.options, self.family, self.ability);
+        let shape = self.shape(goal.1);
         if shape.localhost {
             route_localnet(kernel)?;
         }
         self.writer = kernel.capabilities().xtables_writer;
         if self.writer == XtablesWriter::Netlink {
-            self.applied = Some(netlink::adopt(kernel, (&wanted, &shape), report)?);
+            self.applied = Some(netlink::adopt(kernel, (goal.0, &shape), report)?);
             return Ok(());
         }
         let text = read(kernel, self.family)?;
         let mut pen = Text::new(self.family, blocks(kernel));
-        let applied = Applied::adopt(wanted.ruleset, shape, &Dump::read(&text), &mut pen);
+        let applied = Applied::adopt(goal.0, shape, &Dump::read(&text), &mut pen);
         drop(text);
         let written = count(pen.rules());
         apply(kernel, pen, report)?;

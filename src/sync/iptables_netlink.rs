@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 
 use super::Report;
-use super::driver::Wanted;
 use crate::backend::iptables::chain::Table;
 use crate::backend::iptables::dump::{Dump, Listing};
-use crate::backend::iptables::plan::{Applied, Change};
+use crate::backend::iptables::plan::{self, Applied, Change};
 use crate::backend::iptables::shape::Shape;
 use crate::backend::iptables::wire::{Trouble, Wire, concerns, guarded};
 use crate::backend::program::Frontend;
+use crate::backend::ruleset::Wants;
 use crate::kernel::drift::Touched;
 use crate::kernel::{
     Depth, Error, ErrorKind, Facts, Kernel, NftBatch, Query, RuleFact, Transaction, XtablesWriter,
@@ -71,7 +71,7 @@ fn rules(
 /// From what is there to what is wanted; gives what is there then.
 pub(super) fn adopt(
     kernel: &mut dyn Kernel,
-    (wanted, shape): (&Wanted<'_>, &Shape),
+    (wants, shape): (&dyn Wants, &Shape),
     report: &mut Report,
 ) -> Result<Applied, Error> {
     let family = shape.family;
@@ -80,23 +80,35 @@ pub(super) fn adopt(
         let listing = listing(kernel, family)?;
         let dump = Dump::heard(&listing);
         let mut wire = Wire::new(family, Some(&dump));
-        let applied = Applied::adopt(wanted.ruleset, shape.clone(), &dump, &mut wire);
+        let applied = Applied::adopt(wants, shape.clone(), &dump, &mut wire);
         let batches = wire.finish(&[]).map_err(error)?;
         send(kernel, (batches, if last { ANY } else { generation }), report)?;
         Ok(applied)
     })
 }
 
+/// Writes what keeps strangers from this process's ports, if it is not there.
+pub(super) fn guard(kernel: &mut dyn Kernel, shape: &Shape) -> Result<(), Error> {
+    retried(|last| {
+        let generation = generation(kernel)?;
+        let listing = listing(kernel, shape.family)?;
+        let dump = Dump::heard(&listing);
+        let mut wire = Wire::new(shape.family, Some(&dump));
+        plan::guard(shape, &dump, &mut wire);
+        let batches = wire.finish(&[]).map_err(error)?;
+        send(kernel, (batches, if last { ANY } else { generation }), &mut Report::default())
+    })
+}
+
 /// From what was written to what is wanted; `None` if it is not there any more.
 pub(super) fn change(
     kernel: &mut dyn Kernel,
-    (applied, wanted, shape): (&Applied, &Wanted<'_>, &Shape),
+    (applied, (wants, shape, changed)): (&Applied, (&dyn Wants, &Shape, &BTreeSet<Frontend>)),
     report: &mut Report,
 ) -> Result<Option<Change>, Error> {
-    let changed: &BTreeSet<Frontend> = &wanted.changed;
     retried(|last| {
         let mut wire = Wire::new(shape.family, None);
-        let change = applied.change((wanted.ruleset, shape.clone()), changed.clone(), &mut wire);
+        let change = applied.change((wants, shape.clone()), changed.clone(), &mut wire);
         let chains = wire.to_be_listed();
         let read = !chains.is_empty() && !last;
         let generation = if read { generation(kernel)? } else { ANY };

@@ -46,7 +46,7 @@ pub use crate::backend::options::{IpvsOptions, LocalWithoutEndpoints};
 use crate::kernel::drift::Foreign;
 use crate::kernel::{Error, Facts, Kernel, RelayOperation, Transaction};
 pub use crate::kernel::{IpvsTimeouts, RelaySettings};
-use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice};
+use crate::model::{Event, Family, LocalDetector, Mode, NodePortAddresses, Notice, Steering};
 use crate::track::{Changes, Cluster, Tracker};
 use examine::{Before, Examined, Known, Tee};
 use family::FamilySync;
@@ -75,6 +75,9 @@ pub struct Options {
     pub localhost_node_ports: bool,
     /// How userspace mode carries connections.
     pub relay: RelaySettings,
+    /// Whose rules lead packets to userspace mode's ports.
+    #[serde(default)]
+    pub steering: Steering,
     /// The families to program.
     pub families: Vec<Family>,
 }
@@ -92,6 +95,7 @@ impl Default for Options {
             ipvs: IpvsOptions::default(),
             localhost_node_ports: true,
             relay: RelaySettings::default(),
+            steering: Steering::default(),
             families: Family::ALL.to_vec(),
         }
     }
@@ -144,10 +148,11 @@ impl std::fmt::Debug for Proxy {
 impl Proxy {
     /// A proxy that knows nothing yet and has done nothing.
     pub fn new(kernel: Box<dyn Kernel + Send>, options: Options) -> Proxy {
+        let how = (options.mode, options.steering);
         Proxy {
             kernel,
             tracker: Tracker::new(options.node_name.clone()),
-            families: options.families.iter().map(|f| FamilySync::new(options.mode, *f)).collect(),
+            families: options.families.iter().map(|f| FamilySync::new(how, *f)).collect(),
             options,
             suspects: Suspects::default(),
             last_changes: Changes::default(),
@@ -384,7 +389,8 @@ impl Proxy {
 
     /// Removes what other modes left behind, once this one is complete; gives how much there was.
     pub fn leave_only_this_mode(&mut self) -> Result<usize, Error> {
-        cleanup::leave_only(&mut *self.kernel, self.options.mode, &self.options.ipvs.excluded)
+        let stays = (self.options.mode, self.options.steering);
+        cleanup::leave_only(&mut *self.kernel, stays, &self.options.ipvs.excluded)
     }
 
     /// Removes chains that nobody needs any more: cheap, but better done when nothing waits.

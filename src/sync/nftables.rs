@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Report;
-use super::driver::{Driver, Wanted};
+use super::driver::{Driver, Goal, Steers, Wanted};
 use crate::backend::Options;
 use crate::backend::nftables;
 use crate::backend::nftables::affinity;
@@ -12,7 +12,7 @@ use crate::backend::nftables::elements::Key;
 use crate::backend::nftables::layout::{STANDBY, Set, TABLE, table_comment};
 use crate::backend::nftables::plan::{Applied, Plan};
 use crate::backend::program::Frontend;
-use crate::backend::ruleset::Wants;
+use crate::backend::userspace::{GUARD, guard};
 use crate::kernel::drift::Touched;
 use crate::kernel::{
     Depth, ElementFact, Error, ErrorKind, Facts, Kernel, NftBatch, Query, Transaction,
@@ -29,9 +29,6 @@ enum AtOnce {
     No,
 }
 
-/// What the table is to be brought to.
-type Goal<'a> = (&'a dyn Wants, &'a Options);
-
 /// One family's table.
 #[derive(Debug)]
 pub(super) struct Nftables {
@@ -42,6 +39,8 @@ pub(super) struct Nftables {
     stood_in: bool,
     forget_clients: bool,
     look_again: bool,
+    /// Whether it keeps strangers from this process's ports as well.
+    guards: bool,
 }
 
 impl Driver for Nftables {
@@ -67,7 +66,8 @@ impl Driver for Nftables {
     }
 
     fn minds(&self, change: &Touched) -> bool {
-        change.family == self.family && change.table == TABLE
+        let guard = self.guards && change.table == GUARD;
+        change.family == self.family && (guard || change.table == TABLE)
     }
 
     fn bring(
@@ -77,7 +77,7 @@ impl Driver for Nftables {
         report: &mut Report,
     ) -> Result<(), Error> {
         let changed = std::mem::take(&mut wanted.changed);
-        self.bring_to(kernel, (wanted.ruleset, wanted.options), changed, report)
+        self.steer(kernel, (wanted.ruleset, wanted.options), changed, report)
     }
 
     fn settle(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
@@ -100,19 +100,13 @@ impl Driver for Nftables {
     }
 }
 
-impl Nftables {
-    pub(super) fn new(family: Family) -> Nftables {
-        Nftables {
-            family,
-            applied: None,
-            stood_in: false,
-            forget_clients: false,
-            look_again: false,
-        }
+impl Steers for Nftables {
+    fn guard(&mut self, kernel: &mut dyn Kernel, _: &Options) -> Result<(), Error> {
+        self.guards = true;
+        kernel.apply(&Transaction::Nft(guard(self.family))).map(drop)
     }
 
-    /// Brings the table to what is wanted, whoever wants it.
-    pub(super) fn bring_to(
+    fn steer(
         &mut self,
         kernel: &mut dyn Kernel,
         goal: Goal<'_>,
@@ -138,6 +132,19 @@ impl Nftables {
         }
         self.forget_clients |= plan.forgets_clients;
         Ok(())
+    }
+}
+
+impl Nftables {
+    pub(super) fn new(family: Family) -> Nftables {
+        Nftables {
+            family,
+            applied: None,
+            stood_in: false,
+            forget_clients: false,
+            look_again: false,
+            guards: false,
+        }
     }
 
     /// Sees to it that there is no table, and gives the clients that were remembered. What there

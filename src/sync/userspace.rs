@@ -1,5 +1,5 @@
-//! userspace mode's driver: one family's listening ports in this process, and the table that leads
-//! packets to them. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
+//! userspace mode's driver: one family's listening ports in this process, and the rules, of another
+//! mode's kind, that lead packets to them. It knows nothing of the other family. Tests: `tests.rs` here, `proptests`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,18 +7,19 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Report;
-use super::driver::{Driver, Wanted};
+use super::driver::{Driver, Steers, Wanted};
+use super::iptables::Iptables;
 use super::nftables::Nftables;
 use super::sysctls;
 use crate::backend::program::{Frontend, Program};
 use crate::backend::ruleset::{Ruleset, Wants};
-use crate::backend::userspace::{GUARD, announce, guard, led_to_ports, ports_of, relay_address};
-use crate::kernel::drift::Touched;
+use crate::backend::userspace::{announce, led_to_ports, ports_of, relay_address};
+use crate::kernel::drift::{Foreign, Touched};
 use crate::kernel::{
     Error, ErrorKind, Facts, Kernel, LinkOperation, Query, RelayKey, RelayOperation, RelayServing,
     Socket, Transaction,
 };
-use crate::model::{Family, NamespacedName, Notice, Protocol, Reason};
+use crate::model::{Family, NamespacedName, Notice, Protocol, Reason, Steering};
 
 /// The device that has the address which ports are bound to.
 const LOOPBACK: &str = "lo";
@@ -36,7 +37,7 @@ const NOT_ASKED: &str = "not asked for yet";
 #[derive(Debug)]
 pub(super) struct Userspace {
     family: Family,
-    table: Nftables,
+    rules: Box<dyn Steers>,
     /// Whether the relay, its address and its guard are there.
     ready: bool,
     /// Whether ports that could not be had are to be asked for again.
@@ -84,20 +85,24 @@ impl Wants for Led<'_> {
     fn health_check_ports(&self) -> BTreeMap<u16, &NamespacedName> {
         self.ruleset.health_check_ports()
     }
+
+    fn claimed(&self, service: &NamespacedName) -> &[Frontend] {
+        Wants::claimed(self.ruleset, service)
+    }
 }
 
 impl Driver for Userspace {
     fn is_unknown(&self) -> bool {
-        self.table.is_unknown()
+        self.rules.is_unknown()
     }
 
     fn is_behind(&self) -> bool {
-        self.again || self.table.is_behind()
+        self.again || self.rules.is_behind()
     }
 
     fn distrust(&mut self) {
         self.ready = false;
-        self.table.distrust();
+        self.rules.distrust();
     }
 
     fn look(&mut self, kernel: &mut dyn Kernel) -> Result<Option<String>, Error> {
@@ -107,13 +112,16 @@ impl Driver for Userspace {
             Facts::Addresses(all) if !all.contains(&relay_address(self.family)) => {
                 Ok(Some(format!("the address {} is gone", relay_address(self.family))))
             }
-            _ => self.table.look(kernel),
+            _ => self.rules.look(kernel),
         }
     }
 
     fn minds(&self, change: &Touched) -> bool {
-        let guard = change.family == self.family && change.table == GUARD;
-        guard || self.table.minds(change)
+        self.rules.minds(change)
+    }
+
+    fn suspects(&mut self, foreign: &Foreign) -> bool {
+        self.rules.suspects(foreign)
     }
 
     fn bring(
@@ -125,7 +133,7 @@ impl Driver for Userspace {
         if !self.ready {
             self.prepare(kernel, &wanted)?;
         }
-        let everything = self.table.is_unknown();
+        let everything = self.rules.is_unknown();
         let mut changed = wanted.changed;
         if everything {
             changed.extend(wanted.ruleset.frontends());
@@ -136,16 +144,16 @@ impl Driver for Userspace {
         changed.extend(self.notices.keys());
         let left = self.serve(kernel, (wanted.ruleset, &changed), report)?;
         let led = Led { ruleset: wanted.ruleset, family: self.family, served: &self.served };
-        self.table.bring_to(kernel, (&led, wanted.options), changed, report)?;
+        self.rules.steer(kernel, (&led, wanted.options), changed, report)?;
         self.stop(kernel, left, report)
     }
 
     fn settle(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
-        self.table.settle(kernel, report)
+        self.rules.settle(kernel, report)
     }
 
     fn tidy(&mut self, kernel: &mut dyn Kernel, report: &mut Report) -> Result<(), Error> {
-        self.table.tidy(kernel, report)
+        self.rules.tidy(kernel, report)
     }
 
     fn answers(&self) -> Vec<(Frontend, Socket)> {
@@ -164,10 +172,14 @@ impl Driver for Userspace {
 }
 
 impl Userspace {
-    pub(super) fn new(family: Family) -> Userspace {
+    pub(super) fn new(family: Family, steering: Steering) -> Userspace {
+        let rules: Box<dyn Steers> = match steering {
+            Steering::Nftables => Box::new(Nftables::new(family)),
+            Steering::Iptables => Box::new(Iptables::leading_to(family, relay_address(family))),
+        };
         Userspace {
             family,
-            table: Nftables::new(family),
+            rules,
             ready: false,
             again: false,
             warned: false,
@@ -180,7 +192,7 @@ impl Userspace {
     /// The guard first, so that nobody reaches a port but by our rules; then the address, then
     /// the relay.
     fn prepare(&mut self, kernel: &mut dyn Kernel, wanted: &Wanted<'_>) -> Result<(), Error> {
-        kernel.apply(&Transaction::Nft(guard(self.family)))?;
+        self.rules.guard(kernel, wanted.options)?;
         let address = relay_address(self.family);
         let add = LinkOperation::AddHiddenAddress(LOOPBACK.to_owned(), address);
         match kernel.apply(&Transaction::Links(vec![add])) {
@@ -227,7 +239,7 @@ impl Userspace {
         }
         self.apply(kernel, operations, report)?;
         // Ports that a sync which failed did not come to stop are idle as well.
-        if self.table.is_unknown() {
+        if self.rules.is_unknown() {
             left.extend(self.served.keys().cloned());
         }
         Ok(left.into_iter().filter(|key| self.is_idle(key)).collect())

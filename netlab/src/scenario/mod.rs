@@ -162,12 +162,13 @@ const CARRIED: &str = "connections end with the process that carries them; see u
 
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
-    let list = match proxy::mode() {
-        proxy::Mode::Nftables | proxy::Mode::Ipvs => return None,
-        proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => OF_NFTABLES,
-        proxy::Mode::Userspace => NOT_OF_USERSPACE,
+    let lists: &[&[(&str, &str)]] = match proxy::mode() {
+        proxy::Mode::Nftables | proxy::Mode::Ipvs => &[],
+        proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => &[OF_NFTABLES],
+        proxy::Mode::Userspace => &[NOT_OF_USERSPACE],
+        proxy::Mode::UserspaceIptables => &[NOT_OF_USERSPACE, OF_NFTABLES],
     };
-    let (_, why) = list.iter().find(|(known, _)| *known == name)?;
+    let (_, why) = lists.iter().copied().flatten().find(|(known, _)| *known == name)?;
     Some(Stop::Unfit((*why).to_owned()))
 }
 
@@ -252,10 +253,12 @@ const DESCRIPTORS: u64 = 100_000;
 /// for ipvs mode where it can be.
 pub fn run(words: &[String]) -> ExitCode {
     let mut count = Count::default();
-    if proxy::mode() == proxy::Mode::Ipvs && !guest::is_inside() {
-        whereto::ipvs(words, &mut count);
-    } else {
-        run_here(words, &mut count);
+    match proxy::mode() {
+        proxy::Mode::Ipvs if !guest::is_inside() => whereto::ipvs(words, &mut count),
+        proxy::Mode::UserspaceIptables if !guest::is_inside() => {
+            whereto::without_nf_tables(words, &mut count);
+        }
+        _ => run_here(words, &mut count),
     }
     count.close()
 }

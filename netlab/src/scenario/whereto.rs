@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum as _;
 use proptests::cluster::Mode;
 use proptests::lab::RealHeart;
 
@@ -85,6 +86,22 @@ pub(super) fn ipvs(words: &[String], count: &mut Count) {
     }
 }
 
+/// Runs scenarios of userspace mode in a guest, whose kernel has no nf_tables.
+pub(super) fn without_nf_tables(words: &[String], count: &mut Count) {
+    let began = Instant::now();
+    let guest = privilege::obtain().and_then(|_| Guest::find());
+    let ran = match &guest {
+        Ok(guest) => {
+            println!("userspace mode without nf_tables: {}", guest.name());
+            inside(guest, (words, None), count)
+        }
+        Err(why) => Err(Stop::Skipped(why.clone())),
+    };
+    if let Err(stop) = ran {
+        count.add("userspace-mode-without-nf-tables", began, Err(stop));
+    }
+}
+
 /// Whether there is anything to run for these words.
 fn any(words: &[String]) -> bool {
     let scripts = super::scripts(proxy::workspace(), words).is_ok_and(|groups| !groups.is_empty());
@@ -114,7 +131,10 @@ fn inside(
 ) -> Result<(), Stop> {
     let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
     let mut order = Order::new([own.as_os_str(), "test".as_ref()]);
-    order.command.extend(["--mode".into(), "ipvs".into()]);
+    let mode = proxy::mode().to_possible_value().map(|value| value.get_name().to_owned());
+    // Without a choice ipvs mode's are what is left to run.
+    let mode = mode.filter(|_| proxy::mode().carries()).unwrap_or_else(|| "ipvs".to_owned());
+    order.command.extend(["--mode".into(), mode.into()]);
     order.command.extend(words.iter().map(Into::into));
     order.without = without.map(str::to_owned);
     order.patience = PATIENCE;

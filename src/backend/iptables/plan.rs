@@ -12,10 +12,10 @@ use super::lines::{self, Line, SHARED};
 use super::own;
 use super::pen::{Finger, Pen};
 use super::rule::Rule;
-use super::shape::{LARGE, Shape};
+use super::shape::{Jump, LARGE, Shape};
 use crate::backend::program::{Frontend, Program};
-use crate::backend::ruleset::Ruleset;
-use crate::model::ServicePortName;
+use crate::backend::ruleset::Wants;
+use crate::model::{Family, ServicePortName};
 
 /// New Service ports that come in together: larger parts cost the tool more, and each part costs
 /// the kernel a walk over all chains.
@@ -49,17 +49,17 @@ pub struct Change {
 
 impl Applied {
     /// Writes what it takes to get from a dump to what is wanted; gives what is there then.
-    pub fn adopt(ruleset: &Ruleset, shape: Shape, dump: &Dump<'_>, pen: &mut dyn Pen) -> Applied {
+    pub fn adopt(wants: &dyn Wants, shape: Shape, dump: &Dump<'_>, pen: &mut dyn Pen) -> Applied {
         let mut wanted = Applied {
             shape,
             had: BTreeMap::new(),
             owners: BTreeMap::new(),
             endpoints: 0,
-            health: health_checks(ruleset),
+            health: health_checks(wants),
             rules: [0; 3],
         };
-        for frontend in ruleset.frontends() {
-            wanted.put(*frontend, ruleset.program(frontend));
+        for frontend in wants.frontends() {
+            wanted.put(frontend, wants.program(&frontend));
         }
         wanted.endpoints = wanted.owners.keys().map(|o| own::endpoints(&wanted.had_by(o))).sum();
         wanted.shape.large = wanted.endpoints > LARGE;
@@ -70,18 +70,19 @@ impl Applied {
     /// Writes what it takes to get to what is wanted, where nothing but these frontends changed.
     pub fn change(
         &self,
-        (ruleset, mut shape): (&Ruleset, Shape),
+        (wants, mut shape): (&dyn Wants, Shape),
         changed: BTreeSet<Frontend>,
         pen: &mut dyn Pen,
     ) -> Change {
-        let mut frontends = self.differing(ruleset, changed);
+        let mut frontends = self.differing(wants, changed);
         let endpoints = self.endpoints_after(&frontends);
         shape.large = endpoints > LARGE;
         if shape != self.shape {
-            let all = self.had.keys().chain(ruleset.frontends()).copied().collect();
-            frontends = all_of(ruleset, all);
+            let mut all = wants.frontends();
+            all.extend(self.had.keys());
+            frontends = all_of(wants, all);
         }
-        let health = health_checks(ruleset);
+        let health = health_checks(wants);
         let mut change = Change { shape, frontends, endpoints, health, rules: self.rules };
         change.rules = Difference { old: self, new: &change, pen, rules: self.rules }.write();
         change
@@ -103,7 +104,7 @@ impl Applied {
         let mut rules = self.rules;
         let fixed = self.shape.fixed();
         fixed.iter().for_each(|(table, _, some)| rules[*table as usize] += some.len());
-        Shape::jumps().into_iter().for_each(|jump| rules[jump.table as usize] += 1);
+        self.shape.jumps().into_iter().for_each(|jump| rules[jump.table as usize] += 1);
         rules[Table::Nat as usize] += self.shape.tail().len();
         rules[Table::Filter as usize] += usize::from(self.shape.guard().is_some());
         Table::ALL.into_iter().zip(rules)
@@ -151,10 +152,10 @@ impl Applied {
     /// Those of the frontends that are to be other than they are.
     fn differing(
         &self,
-        ruleset: &Ruleset,
+        wants: &dyn Wants,
         changed: BTreeSet<Frontend>,
     ) -> BTreeMap<Frontend, Option<Arc<Program>>> {
-        let mut frontends = all_of(ruleset, changed);
+        let mut frontends = all_of(wants, changed);
         frontends.retain(|frontend, program| self.had.get(frontend) != program.as_ref());
         frontends
     }
@@ -198,10 +199,10 @@ impl Applied {
 }
 
 fn all_of(
-    ruleset: &Ruleset,
+    wants: &dyn Wants,
     frontends: BTreeSet<Frontend>,
 ) -> BTreeMap<Frontend, Option<Arc<Program>>> {
-    frontends.into_iter().map(|frontend| (frontend, ruleset.program(&frontend))).collect()
+    frontends.into_iter().map(|frontend| (frontend, wants.program(&frontend))).collect()
 }
 
 fn by_chain(lines: impl Iterator<Item = Line>) -> BTreeMap<(Table, Chain), Vec<Rule>> {
@@ -213,10 +214,10 @@ fn by_chain(lines: impl Iterator<Item = Line>) -> BTreeMap<(Table, Chain), Vec<R
 }
 
 /// Health check node ports, one for each port of the Service, as the reference has it.
-fn health_checks(ruleset: &Ruleset) -> BTreeSet<(String, u16)> {
+fn health_checks(wants: &dyn Wants) -> BTreeSet<(String, u16)> {
     let mut all = BTreeSet::new();
-    for (number, service) in ruleset.health_check_ports() {
-        let programs = ruleset.claimed(service).filter_map(|f| ruleset.program(f));
+    for (number, service) in wants.health_check_ports() {
+        let programs = wants.claimed(service).iter().filter_map(|f| wants.program(f));
         let own = programs.filter(|program| program.origin.service == *service);
         let before = all.len();
         all.extend(own.map(|program| (program.origin.to_string(), number)));
@@ -247,6 +248,7 @@ struct Adoption<'a> {
 impl Adoption<'_> {
     /// Gives how many rules of each table frontends have.
     fn write(mut self) -> [usize; 3] {
+        let family = self.wanted.shape.family;
         for (table, chain, rules) in self.wanted.shape.fixed() {
             self.exactly((table, chain), &rules);
         }
@@ -254,13 +256,7 @@ impl Adoption<'_> {
         self.shared();
         self.kubelets();
         self.stale(&known);
-        for jump in Shape::jumps() {
-            let words = self.dump.words(&jump.rule, self.wanted.shape.family);
-            let there = self.there((jump.table, jump.from)).is_some_and(|r| r.contains(&&*words));
-            if !there {
-                self.pen.insert(jump.table, jump.from, &jump.rule);
-            }
-        }
+        self.wanted.shape.jumps().iter().for_each(|jump| hook((self.dump, family), jump, self.pen));
         self.rules
     }
 
@@ -269,17 +265,7 @@ impl Adoption<'_> {
     }
 
     fn exactly(&mut self, place: (Table, Chain), rules: &[Rule]) {
-        let family = self.wanted.shape.family;
-        let right = self.there(place).is_some_and(|there| {
-            there.len() == rules.len()
-                && there
-                    .iter()
-                    .zip(rules)
-                    .all(|(text, rule)| self.dump.words(rule, family) == *text)
-        });
-        if !right {
-            write_whole(self.pen, place, rules);
-        }
+        exactly((self.dump, self.wanted.shape.family), (place, rules), self.pen);
     }
 
     /// Lines of shared chains may be in any order, but what is for node ports comes last.
@@ -371,6 +357,39 @@ impl Adoption<'_> {
             }
         }
     }
+}
+
+/// A dump, and of which family it is.
+type Of<'a> = (&'a Dump<'a>, Family);
+
+/// The chain has these rules and no others.
+fn exactly((dump, family): Of<'_>, (place, rules): ((Table, Chain), &[Rule]), pen: &mut dyn Pen) {
+    let there = dump.rules(place.0, &place.1.to_string());
+    let right = there.is_some_and(|there| {
+        let alike = |(text, rule): (&&str, &Rule)| dump.words(rule, family) == **text;
+        there.len() == rules.len() && there.iter().zip(rules).all(alike)
+    });
+    if !right {
+        write_whole(pen, place, rules);
+    }
+}
+
+/// The built-in chain has the jump, wherever in it.
+fn hook((dump, family): Of<'_>, jump: &Jump, pen: &mut dyn Pen) {
+    let words = dump.words(&jump.rule, family);
+    let there = dump.rules(jump.table, &jump.from.to_string());
+    if !there.is_some_and(|rules| rules.contains(&&*words)) {
+        pen.insert(jump.table, jump.from, &jump.rule);
+    }
+}
+
+/// Sees to it that strangers are kept from this process's ports, before there are any; the rest of
+/// the rules follows.
+pub fn guard(shape: &Shape, dump: &Dump<'_>, pen: &mut dyn Pen) {
+    let Some((table, chain, rules)) = shape.relay_guard() else { return };
+    let of = (dump, shape.family);
+    exactly(of, ((table, chain), &rules), pen);
+    shape.jumps().iter().filter(|jump| jump.table == table).for_each(|jump| hook(of, jump, pen));
 }
 
 fn is_tailed(place: (Table, Chain)) -> bool {

@@ -29,7 +29,7 @@ const OURS: &[(Table, &[Chain])] = &[
         ],
     ),
     (Table::Nat, &[chain::SERVICES, chain::NODE_PORTS, chain::POSTROUTING, chain::CANARY]),
-    (Table::Mangle, &[chain::CANARY]),
+    (Table::Mangle, &[chain::RELAY_GUARD, chain::CANARY]),
 ];
 
 /// Kinds in the order in which they jump to each other.
@@ -66,16 +66,28 @@ pub fn remove(dump: &Dump<'_>, kept: &BTreeSet<(Table, String)>, pen: &mut Text)
         chains.retain(|chain| {
             dump.rules(*table, chain).is_some() && !kept.contains(&(*table, chain.clone()))
         });
-        let ours: BTreeSet<&str> = chains.iter().map(String::as_str).collect();
-        let foreign = unlink(dump, *table, &ours, pen);
-        for (index, chain) in chains.iter().enumerate() {
-            pen.chain(*table, chain);
-            if !foreign.contains(chain.as_str()) {
-                pen.remove(*table, chain);
-            }
-            if index % CHAINS_AT_ONCE == 0 {
-                pen.boundary(*table);
-            }
+        take_away(dump, (*table, &chains), pen);
+    }
+}
+
+/// The same for the one chain that iptables mode does not have when userspace mode leads its packets.
+pub fn remove_guard(dump: &Dump<'_>, pen: &mut Text) {
+    let chains = vec![chain::RELAY_GUARD.to_string()];
+    if dump.rules(Table::Mangle, &chains[0]).is_some() {
+        take_away(dump, (Table::Mangle, &chains), pen);
+    }
+}
+
+fn take_away(dump: &Dump<'_>, (table, chains): (Table, &[String]), pen: &mut Text) {
+    let ours: BTreeSet<&str> = chains.iter().map(String::as_str).collect();
+    let foreign = unlink(dump, table, &ours, pen);
+    for (index, chain) in chains.iter().enumerate() {
+        pen.chain(table, chain);
+        if !foreign.contains(chain.as_str()) {
+            pen.remove(table, chain);
+        }
+        if index % CHAINS_AT_ONCE == 0 {
+            pen.boundary(table);
         }
     }
 }

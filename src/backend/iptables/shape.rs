@@ -2,6 +2,8 @@
 //! tool can do, how large the cluster is. Also the rules that are there without any Service.
 //! Knows no frontend. Source: `pkg/proxy/iptables/proxier.go`. Tests: with `plan`, `proptests`.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::chain::{self, CANARY, Chain, Table};
@@ -68,6 +70,8 @@ pub struct Shape {
     pub node_ports: Option<Vec<IpNet>>,
     /// Whether loopback addresses are among them.
     pub localhost: bool,
+    /// Where this process takes connections that rules lead to it, if it does.
+    pub relay: Option<IpAddr>,
     /// Whether rules of endpoints go without comments.
     pub large: bool,
     /// What kernel and tool can do.
@@ -102,9 +106,16 @@ impl Shape {
             local: Local::new(&options.detector, family),
             node_ports,
             localhost: options.localhost_node_ports && family == Family::V4 && takes_loopback,
+            relay: None,
             large: false,
             ability,
         }
+    }
+
+    /// The same where rules lead to this process and not to endpoints. No node port is taken on
+    /// loopback addresses then, as in tables of nf_tables.
+    pub fn leading_to(self, relay: IpAddr) -> Shape {
+        Shape { relay: Some(relay), localhost: false, ..self }
     }
 
     /// Chains that have only these rules. Those of Services come first in `KUBE-SERVICES` and are
@@ -133,7 +144,18 @@ impl Shape {
             (Table::Nat, chain::POSTROUTING, postrouting),
             (Table::Nat, chain::MARK_MASQ, vec![mark_masq]),
         ]);
+        all.extend(self.relay_guard());
         all
+    }
+
+    /// Keeps everybody from this process's ports whom no rule led there. In mangle, where it comes
+    /// before whatever somebody accepts in filter.
+    pub fn relay_guard(&self) -> Option<Whole> {
+        let strangers = Rule::commented("only connections that were led to kube-proxy")
+            .to(self.relay?)
+            .with(Match::State(Test::is_not(&[State::Dnat])))
+            .then(Target::Drop);
+        Some((Table::Mangle, chain::RELAY_GUARD, vec![strangers]))
     }
 
     /// Packets in no connection: let through untranslated they would reset it (issue 74839).
@@ -194,8 +216,9 @@ impl Shape {
 
     /// The jumps from built-in chains. Those that are missing are put in front, one after the
     /// other, so that the last one comes first.
-    pub fn jumps() -> Vec<Jump> {
-        let all = JUMPS.iter().map(|(table, from, to, comment, only_new)| {
+    pub fn jumps(&self) -> Vec<Jump> {
+        let guard = self.relay.map(|_| RELAY_GUARD);
+        let all = JUMPS.iter().chain(&guard).map(|(table, from, to, comment, only_new)| {
             let start = match only_new {
                 Only::New => Rule::default().with(Match::State(Test::is(&[State::New]))),
                 Only::Any => Rule::default(),
@@ -210,7 +233,7 @@ impl Shape {
     }
 }
 
-const LOCALHOST: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 /// 127.0.0.0/8.
 pub(super) const LOOPBACK: IpNet =
     IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8));
@@ -221,11 +244,16 @@ enum Only {
     Any,
 }
 
+type JumpWords = (Table, &'static str, Chain, &'static str, Only);
+
+const RELAY_GUARD: JumpWords =
+    (Table::Mangle, "INPUT", chain::RELAY_GUARD, "local ports of kube-proxy", Only::Any);
+
 const EXTERNAL: &str = "kubernetes externally-visible service portals";
 const PORTALS: &str = "kubernetes service portals";
 const FIREWALL: &str = "kubernetes load balancer firewall";
 
-const JUMPS: &[(Table, &str, Chain, &str, Only)] = &[
+const JUMPS: &[JumpWords] = &[
     (Table::Filter, "INPUT", chain::EXTERNAL_SERVICES, EXTERNAL, Only::New),
     (Table::Filter, "FORWARD", chain::EXTERNAL_SERVICES, EXTERNAL, Only::New),
     (Table::Filter, "INPUT", chain::NODE_PORTS, "kubernetes health check service ports", Only::Any),

@@ -34,6 +34,7 @@ const BUILT_IN: &[(Table, &str, Hook)] = &[
     (Table::Nat, "INPUT", hook(ChainKind::Nat, 1, 100)),
     (Table::Nat, "OUTPUT", hook(ChainKind::Nat, 3, -100)),
     (Table::Nat, "POSTROUTING", hook(ChainKind::Nat, 4, 100)),
+    (Table::Mangle, "INPUT", hook(ChainKind::Filter, 1, -150)),
 ];
 
 const fn hook(kind: ChainKind, number: u32, priority: i32) -> Hook {

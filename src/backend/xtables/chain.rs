@@ -73,6 +73,8 @@ pub const POSTROUTING: Chain = Chain::Fixed("KUBE-POSTROUTING");
 pub const MARK_MASQ: Chain = Chain::Fixed("KUBE-MARK-MASQ");
 /// Is gone when somebody flushed the table.
 pub const CANARY: Chain = Chain::Fixed("KUBE-PROXY-CANARY");
+/// Keeps strangers from the ports of this process that packets are led to, in mangle.
+pub const RELAY_GUARD: Chain = Chain::Fixed(crate::kernel::RELAY_CHAIN);
 /// Kubelet's chain, of which kube-proxy sees to one rule and takes nothing away.
 pub const KUBELET_FIREWALL: Chain = Chain::Fixed("KUBE-FIREWALL");
 
