@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::drift::{Drift, MOST};
-use crate::kernel::Socket;
+use crate::kernel::{Socket, relay_address};
 use crate::kernel::survey::ServerFact;
+use crate::model::Family;
 use crate::trace::port_of;
 
 /// Rules by chain.
@@ -53,13 +54,25 @@ fn plain(rule: &str) -> Cow<'_, str> {
         true => Cow::Owned(rule.replace(" --random-fully", "")),
         false => Cow::Borrowed(rule),
     };
-    match rule.split_once("-m nfacct --nfacct-name ") {
+    let rule = match rule.split_once("-m nfacct --nfacct-name ") {
         Some((before, after)) => {
             let rest = after.trim_start().split_once(' ').map_or("", |(_, rest)| rest);
             format!("{before}{rest}").into()
         }
         None => rule,
+    };
+    match rule.split_once(LEADS) {
+        Some((before, to)) if is_relay(to) => format!("{before}{LEADS}kube-proxy").into(),
+        _ => rule,
     }
+}
+
+const LEADS: &str = "--to-destination ";
+
+/// Whether that is a port of the process that carries connections itself: which one is chance.
+fn is_relay(socket: &str) -> bool {
+    let socket = socket.parse::<std::net::SocketAddr>();
+    socket.is_ok_and(|socket| Family::ALL.map(relay_address).contains(&socket.ip()))
 }
 
 fn tables_differ(place: &str, (live, wanted): (&Chains<'_>, &Chains<'_>), found: &mut Vec<Drift>) {

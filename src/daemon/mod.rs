@@ -29,7 +29,7 @@ use crate::config::{DetectLocal, Settings};
 use crate::kernel::meter::{Dealing, Meter};
 use crate::kernel::{Kernel, RelayKey};
 use crate::logging::Handle;
-use crate::model::{Mode, Node};
+use crate::model::{Mode, Node, Steering};
 use crate::relay::{Board, Figures};
 use crate::serve::{self, Shown};
 use crate::sync::flows::Forgetter;
@@ -165,6 +165,9 @@ fn run(settings: Settings) -> Result<(), Failure> {
     tracing::info!(version, mode, node = &*settings.node_name, "starting");
     let means = means(&settings, &*kernel)?;
     let rules = settings.mode.rules(means.steering);
+    if means.steering == Steering::Iptables {
+        tracing::info!("rules of iptables lead packets to the ports of userspace mode");
+    }
     kernel.capabilities().lines(rules).iter().for_each(|line| tracing::warn!("{line}"));
     set_oom_score(settings.oom_score_adj);
     let unset = sync::sysctls::set(&mut *kernel, &settings.conntrack);

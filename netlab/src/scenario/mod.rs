@@ -21,6 +21,7 @@ mod record;
 mod served;
 mod soak;
 mod starts;
+mod steered;
 mod trace;
 mod userspace;
 mod whereto;
@@ -126,6 +127,7 @@ fn all() -> Vec<Scenario> {
         crowds::SCENARIOS,
         iptables::SCENARIOS,
         ipvs::SCENARIOS,
+        steered::SCENARIOS,
     ];
     let all = files.into_iter().flatten().copied();
     all.filter(|s| whereto::belongs(s.name)).collect()

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::faults::{FAULTS, Fault, tool};
 use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
 use crate::lab::Lab;
+use crate::manifests::Transport;
 use crate::namespace::Namespace;
 use crate::plan;
 use crate::probe::{Expected, Probe, Row, Script, judge, short};
@@ -225,6 +226,12 @@ impl Foretold {
         if self.away && self.pods.is_empty() && lost {
             return None;
         }
+        // Linux takes an ICMP error for an error of an SCTP connection only when time is up
+        // (`sctp_v4_err_handle`).
+        let unheard = probe.transport == Transport::Sctp && self.refused && self.pods.is_empty();
+        if unheard && row.reached == "silence" {
+            return None;
+        }
         let same = match stays {
             true => {
                 self.pods.contains(&row.reached)
@@ -243,7 +250,7 @@ impl Foretold {
     }
 }
 
-fn checked(setting: &mut Setting, more: &[&str]) -> Result<(i32, Value), Stop> {
+pub(super) fn checked(setting: &mut Setting, more: &[&str]) -> Result<(i32, Value), Stop> {
     let mut arguments = vec!["check".to_owned(), "--output=json".to_owned()];
     arguments.extend(setting.start(&[]).arguments());
     arguments.extend(more.iter().map(|word| (*word).to_owned()));

@@ -10,7 +10,7 @@ use clap::ValueEnum as _;
 use proptests::cluster::Mode;
 use proptests::lab::RealHeart;
 
-use super::{Count, Stop, iptables, ipvs, wanted};
+use super::{Count, Stop, iptables, ipvs, steered, wanted};
 use crate::guest::{self, Guest, Order};
 use crate::{privilege, proxy};
 
@@ -41,13 +41,19 @@ pub(super) fn belongs(name: &str) -> bool {
             Some(what) => what == lacking,
             None => lacking == "none" && (own || SHARED.contains(&name)),
         },
-        _ => !own && (proxy::mode().tool().is_some() || !of_iptables(name)),
+        (proxy::Mode::UserspaceIptables, _) => !own && !of_iptables(name),
+        _ => !own && !of_steered(name) && (proxy::mode().tool().is_some() || !of_iptables(name)),
     }
 }
 
 /// Whether a scenario is about what only iptables mode has.
 fn of_iptables(name: &str) -> bool {
     iptables::SCENARIOS.iter().any(|scenario| scenario.name == name)
+}
+
+/// Whether a scenario is about a kernel without nf_tables.
+fn of_steered(name: &str) -> bool {
+    steered::SCENARIOS.iter().any(|scenario| scenario.name == name)
 }
 
 /// Runs the scenarios of ipvs mode where they can be run.

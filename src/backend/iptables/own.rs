@@ -4,6 +4,7 @@
 //! Tests: with `plan`, `proptests`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chain::{Chain, Kind, MARK_MASQ, Names};
@@ -17,37 +18,42 @@ use crate::model::{Protocol, ServicePortName, TrafficPolicy};
 /// Frontends that a Service port has, each with what it wants.
 pub(super) type Had = [(Frontend, Arc<Program>)];
 
-/// Endpoints by their texts.
+/// Endpoints by their texts; a port of this process goes by its policy, since its number is chance.
 type Endpoints = BTreeMap<String, Socket>;
 
 /// How many endpoints a Service port can reach through its frontends.
 pub(super) fn endpoints(had: &Had) -> usize {
-    let (cluster, local) = reachable(had);
+    let (cluster, local) = reachable(had, None);
     let only_local = local.keys().filter(|text| !cluster.contains_key(*text)).count();
     cluster.len() + only_local
 }
 
 /// Endpoints of policy Cluster and of policy Local, as far as a frontend leads to them.
-fn reachable(had: &Had) -> (Endpoints, Endpoints) {
+fn reachable(had: &Had, relay: Option<IpAddr>) -> (Endpoints, Endpoints) {
     let (mut cluster, mut local) = (Endpoints::new(), Endpoints::new());
-    let take = |list: &mut Endpoints, some: &[Endpoint]| {
+    let text = |socket: Socket, policy: TrafficPolicy| match relay == Some(socket.address) {
+        true => format!("kube-proxy ({policy:?})"),
+        false => socket.to_string(),
+    };
+    let take = |list: &mut Endpoints, some: &[Endpoint], policy| {
         if list.is_empty() {
-            list.extend(some.iter().map(|target| (target.socket.to_string(), target.socket)));
+            list.extend(some.iter().map(|target| (text(target.socket, policy), target.socket)));
         }
     };
+    use TrafficPolicy::{Cluster, Local};
     for (_, program) in had {
         match (program.role, program.policy) {
-            (Role::Internal, TrafficPolicy::Local) => take(&mut local, &program.targets),
-            _ => take(&mut cluster, &program.targets),
+            (Role::Internal, Local) => take(&mut local, &program.targets, Local),
+            _ => take(&mut cluster, &program.targets, Cluster),
         }
-        take(&mut local, &program.local);
+        take(&mut local, &program.local, Local);
     }
     (cluster, local)
 }
 
 /// The chains of a Service port with all their rules.
 pub(super) fn chains(port: &ServicePortName, had: &Had, shape: &Shape) -> Vec<(Chain, Vec<Rule>)> {
-    let (cluster, local) = reachable(had);
+    let (cluster, local) = reachable(had, shape.relay);
     let author = Author { names: &Names::new(port), protocol: port.protocol, had, shape };
     let mut out = Vec::new();
     author.external(!cluster.is_empty(), &mut out);
@@ -188,6 +194,9 @@ impl Author<'_> {
             None => start(),
         };
         let translate = remembering.port(self.protocol, None).then(Target::Dnat(socket));
-        (chain, vec![hairpin, translate])
+        // This process is no client of its own ports.
+        let own = self.shape.relay == Some(socket.address);
+        let hairpin = Some(hairpin).filter(|_| !own);
+        (chain, hairpin.into_iter().chain([translate]).collect())
     }
 }
