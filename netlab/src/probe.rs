@@ -450,7 +450,8 @@ mod tests {
             let known =
                 proptests::differences::DIFFERENCES.iter().find(|d| d.name == departure.name);
             let modes = known.expect("a difference of this name").modes;
-            let has = |word: &str| modes.listed().iter().any(|m| format!("{m:?}").to_lowercase() == word);
+            let has =
+                |word: &str| modes.listed().iter().any(|m| format!("{m:?}").to_lowercase() == word);
             assert_ne!(has(&departure.mode), has("nftables"), "{departure:?}");
         }
     }

@@ -130,9 +130,8 @@ impl<'a> Question<'a> {
         // In iptables mode a node port without endpoints is refused on every local address,
         // whatever the node port addresses are (#30).
         let choice = self.choice(&claim);
-        let unserved = !choice.any
-            || !self.carries()
-            || (service.external_local && choice.local.is_empty());
+        let unserved =
+            !choice.any || !self.carries() || (service.external_local && choice.local.is_empty());
         let refused_anywhere = self.setup.rules() == Mode::Iptables && unserved;
         (refused_anywhere || self.takes_node_ports(self.packet.dest)).then_some(claim)
     }

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::drift::{Drift, MOST};
-use crate::kernel::{Socket, relay_address};
 use crate::kernel::survey::ServerFact;
+use crate::kernel::{Socket, relay_address};
 use crate::model::Family;
 use crate::trace::port_of;
 

@@ -403,10 +403,7 @@ fn wait(settings: &Settings) -> Wait {
 }
 
 /// The options of the proxy, given this node's object.
-fn resolve(
-    settings: Arc<Settings>,
-    means: Means,
-) -> impl Fn(Option<&Node>) -> Options + Send {
+fn resolve(settings: Arc<Settings>, means: Means) -> impl Fn(Option<&Node>) -> Options + Send {
     let warned = Mutex::new(None);
     move |node| {
         let (options, warning) = settings.proxy_options(node);

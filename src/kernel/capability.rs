@@ -112,7 +112,7 @@ impl Capability {
                 "this host has no IPv6, or its nf_tables cannot do for it what it does for IPv4: only IPv4 is programmed"
             }
             Capability::Xtables => {
-                "iptables mode needs iptables-restore and iptables-save, and tables for them: install iptables (1.6.2 or later) and load ip_tables or nf_tables, or choose --proxy-mode nftables"
+                "rules of iptables need iptables-restore and iptables-save, and tables for them: install iptables (1.6.2 or later) and load ip_tables or nf_tables, or choose --proxy-mode nftables"
             }
             Capability::XtablesIpv6 => {
                 "ip6tables cannot be used on this host: only IPv4 is programmed (load ip6_tables or nf_tables)"

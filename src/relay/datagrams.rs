@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::sockets::{Happened, Token, Trouble};
 
-/// Datagrams that one system call receives at most.
+/// Packets that one system call receives at most; each is a datagram, or several that came as one.
 pub(super) const AT_ONCE: usize = 32;
 /// Bytes of the largest datagram.
 pub(super) const LARGEST: usize = 65_535;
@@ -16,26 +16,24 @@ pub(super) const LARGEST: usize = 65_535;
 /// Datagrams that were received together. One batch serves a thread for its life.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// Room for `AT_ONCE` datagrams.
+    /// Room for `AT_ONCE` packets.
     pub(super) bytes: Vec<u8>,
     /// Who sent each, where that was asked for, and where its bytes stand.
     pub(super) datagrams: Vec<(Option<SocketAddr>, Range<usize>)>,
+    /// Whether as much was received as was asked for, so that more may wait. Who waits is told of as
+    /// long as he does, so that nothing is missed where it is not asked.
+    pub(super) is_full: bool,
 }
 
 impl Batch {
     pub(super) fn new() -> Batch {
-        Batch { bytes: vec![0; AT_ONCE * LARGEST], datagrams: Vec::with_capacity(AT_ONCE) }
+        let datagrams = Vec::with_capacity(AT_ONCE);
+        Batch { bytes: vec![0; AT_ONCE * LARGEST], datagrams, is_full: false }
     }
 
     /// One without room, to stand in while the thread's own is read.
     pub(super) fn empty() -> Batch {
-        Batch { bytes: Vec::new(), datagrams: Vec::new() }
-    }
-
-    /// Whether it was filled, so that more may wait. Who waits is told of as long as he does, so
-    /// that nothing is missed where it is not asked.
-    pub(super) fn is_full(&self) -> bool {
-        self.datagrams.len() >= AT_ONCE
+        Batch { bytes: Vec::new(), datagrams: Vec::new(), is_full: false }
     }
 
     /// Runs of datagrams by the same sender, in the order of arrival.

@@ -1,48 +1,92 @@
-//! Linux's UDP sockets: `recvmmsg`, `sendmmsg`, epoll. It knows no endpoint list.
+//! Linux's UDP sockets: `recvmmsg`, `sendmmsg`, `sendmsg` of several datagrams as one packet, epoll. It
+//! knows no endpoint list.
 //! Tests: `threads_tests.rs`, `netlab`.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::{UdpGroSegment, UdpGsoSegment};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrStorage,
+    getsockopt, recvmmsg, sendmmsg, sendmsg, setsockopt,
+};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
 use super::datagrams::{AT_ONCE, Batch, Datagrams, LARGEST};
 use super::linux::{Opened, Watch};
+use super::segments::{alike, cut};
 use super::sockets::{Happened, Token, Trouble};
 
 /// Bytes of datagrams that may wait at a socket, if the kernel lets us.
 const WAITING: usize = 4 << 20;
 
+/// Packets that are asked for where few may wait.
+const FEW: usize = 4;
+
 /// UDP sockets of the network namespace of the thread that uses them.
 pub(super) struct LinuxUdp {
     watch: Watch,
-    /// The kernel writes the addresses' lengths into them, so that each family has its own.
-    four: MultiHeaders<SockaddrStorage>,
-    six: MultiHeaders<SockaddrStorage>,
+    /// How many packets are asked for next.
+    ask: usize,
     /// For what is sent, with whom each goes to.
     sent: MultiHeaders<SockaddrStorage>,
     to: Vec<Option<SockaddrStorage>>,
+    segments: Segments,
 }
 
-/// A socket, and whose family's headers it takes.
+/// Whether several datagrams may go through the kernel as one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Segments {
+    /// The kernel cuts them up, as late as it can.
+    Together,
+    /// It does not know how (Linux before 4.18), or is not to.
+    Alone,
+}
+
+impl Segments {
+    /// What this kernel can do; asked once. Before 4.18 it would send them as one datagram.
+    fn of_this_kernel() -> Segments {
+        static FOUND: OnceLock<Segments> = OnceLock::new();
+        *FOUND.get_or_init(|| {
+            let wanted = std::env::var(SEGMENTS).map_or(true, |said| said != "off");
+            let knows = |udp: Udp| getsockopt(&udp.socket, UdpGsoSegment).is_ok();
+            match wanted && Udp::new(AddressFamily::INET).is_ok_and(knows) {
+                true => Segments::Together,
+                false => Segments::Alone,
+            }
+        })
+    }
+}
+
+/// `off`: each datagram goes through the kernel alone.
+const SEGMENTS: &str = "KUBE_PROXY_UDP_SEGMENTS";
+
+/// A socket.
 #[derive(Debug)]
 pub(super) struct Udp {
     socket: OwnedFd,
-    family: AddressFamily,
+    /// Datagrams longer than this did not go together with others: the path or the device does not let
+    /// them.
+    longest: AtomicUsize,
 }
 
 impl LinuxUdp {
     /// Watches with what was opened for it.
     pub(super) fn new(opened: Opened) -> LinuxUdp {
-        let headers = || MultiHeaders::preallocate(AT_ONCE, None);
-        let (four, six, sent) = (headers(), headers(), headers());
-        LinuxUdp { watch: Watch::new(opened), four, six, sent, to: Vec::with_capacity(AT_ONCE) }
+        LinuxUdp {
+            watch: Watch::new(opened),
+            ask: FEW,
+            sent: MultiHeaders::preallocate(AT_ONCE, None),
+            to: Vec::with_capacity(AT_ONCE),
+            segments: Segments::of_this_kernel(),
+        }
     }
 }
 
@@ -50,7 +94,15 @@ impl Udp {
     fn new(family: AddressFamily) -> Result<Udp, Trouble> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
-        Ok(Udp { socket, family })
+        Ok(Udp { socket, longest: AtomicUsize::new(LARGEST) })
+    }
+
+    /// Datagrams that were sent together may come together. Before Linux 5.0 they do not.
+    fn take_together(&self) {
+        if Segments::of_this_kernel() == Segments::Alone {
+            return;
+        }
+        let _ = setsockopt(&self.socket, UdpGroSegment, &true);
     }
 
     /// The socket itself.
@@ -76,6 +128,7 @@ pub(super) fn listen(at: SocketAddr) -> Result<Arc<Udp>, Trouble> {
     }
     // Beyond net.core.rmem_max only with CAP_NET_ADMIN; the kernel's default does as well.
     let _ = sockopt::set_socket_recv_buffer_size_force(&udp.socket, WAITING);
+    udp.take_together();
     bind(&udp.socket, &at)?;
     Ok(Arc::new(udp))
 }
@@ -85,31 +138,82 @@ fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     four.or_else(|| storage.as_sockaddr_in6().map(|a| SocketAddr::V6(SocketAddrV6::from(*a))))
 }
 
-fn trouble(errno: nix::errno::Errno) -> Trouble {
+fn trouble(errno: Errno) -> Trouble {
     Trouble::from(rustix::io::Errno::from_raw_os_error(errno as i32))
+}
+
+/// What became of datagrams that were to go together.
+enum Went {
+    All,
+    /// Not together: they are to go alone.
+    Not,
 }
 
 impl LinuxUdp {
     fn take(&mut self, from: &Udp, batch: &mut Batch) -> Result<(), Trouble> {
-        let headers =
-            if from.family == AddressFamily::INET { &mut self.four } else { &mut self.six };
-        let Batch { bytes, datagrams } = batch;
+        let Batch { bytes, datagrams, is_full } = batch;
         datagrams.clear();
         let mut chunks = bytes.chunks_mut(LARGEST);
         let mut rooms: [[IoSliceMut<'_>; 1]; AT_ONCE] =
             std::array::from_fn(|_| [IoSliceMut::new(chunks.next().unwrap_or_default())]);
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let received = recvmmsg(from.socket.as_raw_fd(), headers, rooms.iter_mut(), flags, None)
-            .map_err(trouble)?;
-        for (index, message) in received.enumerate() {
-            let start = index * LARGEST;
+        // New ones each time: the kernel writes lengths into them, of addresses and of what it tells
+        // beside, and nobody sets them back.
+        let asked = std::mem::replace(&mut self.ask, FEW);
+        let beside = nix::cmsg_space!(i32);
+        let mut headers: MultiHeaders<SockaddrStorage> =
+            MultiHeaders::preallocate(asked, Some(beside));
+        let (fd, flags) = (from.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let received =
+            recvmmsg(fd, &mut headers, rooms.iter_mut(), flags, None).map_err(trouble)?;
+        let mut count = 0;
+        for message in received {
+            let start = count * LARGEST;
             let from = message.address.as_ref().and_then(socket_address);
-            datagrams.push((from, start..start + message.bytes));
+            let all = cut(start..start + message.bytes, together(&message));
+            datagrams.extend(all.map(|at| (from, at)));
+            count += 1;
+        }
+        *is_full = count == asked;
+        if *is_full {
+            self.ask = AT_ONCE;
         }
         Ok(())
     }
 
+    /// Sends some of a batch; how many went. An error is told when it comes first.
     fn send(
+        &mut self,
+        over: &Udp,
+        (batch, which): (&Batch, Range<usize>),
+        to: Option<SocketAddr>,
+    ) -> Result<usize, Trouble> {
+        let mut rest = which.clone();
+        while !rest.is_empty() {
+            let longest = match self.segments {
+                Segments::Together => over.longest.load(Ordering::Relaxed),
+                Segments::Alone => 0,
+            };
+            let count = alike(batch, rest.clone(), longest);
+            let went = if count > 1 {
+                let some = rest.start..rest.start + count;
+                self.send_together(over, (batch, some), to).map(|went| match went {
+                    Went::All => count,
+                    Went::Not => 0,
+                })
+            } else {
+                let alone = alone(batch, rest.clone(), longest);
+                self.send_alone(over, (batch, rest.start..rest.start + alone), to)
+            };
+            match went {
+                Ok(count) => rest.start += count,
+                Err(trouble) if rest.start == which.start => return Err(trouble),
+                Err(_) => break,
+            }
+        }
+        Ok(rest.start - which.start)
+    }
+
+    fn send_alone(
         &mut self,
         over: &Udp,
         (batch, which): (&Batch, Range<usize>),
@@ -122,11 +226,53 @@ impl LinuxUdp {
         // As many are sent as there are addresses.
         self.to.clear();
         self.to.resize(which.len().min(AT_ONCE), to.map(SockaddrStorage::from));
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let fd = over.socket.as_raw_fd();
-        let sent = sendmmsg(fd, &mut self.sent, rooms.iter(), &self.to, [], flags);
+        let sent = sendmmsg(fd, &mut self.sent, rooms.iter(), &self.to, [], NOW);
         Ok(sent.map_err(trouble)?.count())
     }
+
+    fn send_together(
+        &self,
+        over: &Udp,
+        (batch, which): (&Batch, Range<usize>),
+        to: Option<SocketAddr>,
+    ) -> Result<Went, Trouble> {
+        let datagrams = &batch.datagrams[which];
+        let each = datagrams.first().map_or(0, |(_, at)| at.len());
+        let bytes = datagrams.iter().map(|(_, at)| IoSlice::new(&batch.bytes[at.clone()]));
+        let bytes: Vec<IoSlice<'_>> = bytes.collect();
+        let length = u16::try_from(each).unwrap_or_default();
+        let by_length = [ControlMessage::UdpGsoSegments(&length)];
+        let to = to.map(SockaddrStorage::from);
+        match sendmsg(over.socket.as_raw_fd(), &bytes, &by_length, NOW, to.as_ref()) {
+            Ok(_) => Ok(Went::All),
+            // Longer than what the path takes, or a device without checksums or with IPsec.
+            Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO) => {
+                over.longest.fetch_min(each.saturating_sub(1), Ordering::Relaxed);
+                Ok(Went::Not)
+            }
+            Err(errno) => Err(trouble(errno)),
+        }
+    }
+}
+
+const NOW: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
+
+/// The length of datagrams that came as one; 0 for one that came alone.
+fn together(message: &RecvMsg<'_, '_, SockaddrStorage>) -> usize {
+    let told = message.cmsgs().into_iter().flatten();
+    let length = |told| match told {
+        ControlMessageOwned::UdpGroSegments(length) => usize::try_from(length).ok(),
+        _ => None,
+    };
+    told.filter_map(length).next().unwrap_or(0)
+}
+
+/// How many datagrams from the beginning of a range go alone, until some can go together.
+fn alone(batch: &Batch, range: Range<usize>, longest: usize) -> usize {
+    let most = range.len().min(AT_ONCE);
+    let goes = |count: &usize| alike(batch, range.start + count..range.end, longest) > 1;
+    (1..most).find(goes).unwrap_or(most)
 }
 
 impl Datagrams for LinuxUdp {
@@ -135,6 +281,7 @@ impl Datagrams for LinuxUdp {
 
     fn connect(&mut self, to: SocketAddr) -> Result<Udp, Trouble> {
         let udp = Udp::new(family_of(to))?;
+        udp.take_together();
         connect(&udp.socket, &to)?;
         Ok(udp)
     }

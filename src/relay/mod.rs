@@ -24,6 +24,7 @@ mod proxy_protocol;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod seeded_tests;
+mod segments;
 #[cfg(test)]
 mod simulated;
 mod slots;

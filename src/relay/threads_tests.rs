@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use super::board::Board;
@@ -84,6 +85,61 @@ fn datagrams_go_there_and_back() {
         endpoint.send_to(&room[..count], from).unwrap();
         assert_eq!(client.recv(&mut room).unwrap(), 50);
         assert_eq!(room[0], n);
+    }
+}
+
+/// Sends datagrams of 1,000 bytes and a shorter one as one packet, each with a number of its own.
+fn send_together(socket: &UdpSocket, count: u8, to: Option<SocketAddr>) {
+    use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
+    let mut bytes: Vec<u8> = (0..count).flat_map(|n| [n; 1000]).collect();
+    bytes.truncate(bytes.len() - 900);
+    let rooms = [std::io::IoSlice::new(&bytes)];
+    let each = [ControlMessage::UdpGsoSegments(&1000)];
+    let to = to.map(SockaddrStorage::from);
+    let sent = sendmsg(socket.as_raw_fd(), &rooms, &each, MsgFlags::empty(), to.as_ref());
+    assert_eq!(sent, Ok(bytes.len()));
+}
+
+/// What comes, datagram by datagram: its length and its number.
+fn heard(socket: &UdpSocket, count: u8) -> (Vec<(usize, u8)>, SocketAddr) {
+    let (mut all, mut by) = (Vec::new(), SocketAddr::from((HOME, 0)));
+    let mut room = [0; 2000];
+    for _ in 0..count {
+        let (length, from) = socket.recv_from(&mut room).unwrap();
+        all.push((length, room[0]));
+        by = from;
+    }
+    (all, by)
+}
+
+#[test]
+fn datagrams_that_come_as_one_packet_go_on_each_for_itself() {
+    let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
+    let to = endpoint.local_addr().unwrap();
+    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
+    let port =
+        relay.serve(("u", "group"), (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
+    let client = UdpSocket::bind((HOME, 0)).unwrap();
+    client.connect((HOME, port)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    endpoint.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // More than one call takes in, then a few, then none of one length.
+    for count in [60, 40, 2, 1] {
+        let wanted: Vec<(usize, u8)> =
+            (0..count).map(|n| (if n + 1 == count { 100 } else { 1000 }, n)).collect();
+        send_together(&client, count, None);
+        let (there, from) = heard(&endpoint, count);
+        assert_eq!(there, wanted);
+        send_together(&endpoint, count, Some(from));
+        assert_eq!(heard(&client, count).0, wanted);
+    }
+    for length in [1, 300, 300, 300, 7, 0, 300, 2000, 2000, 9] {
+        client.send(&vec![length as u8; length]).unwrap();
+        let mut room = [0; 3000];
+        let (count, from) = endpoint.recv_from(&mut room).unwrap();
+        assert_eq!(count, length);
+        endpoint.send_to(&room[..count], from).unwrap();
+        assert_eq!(client.recv(&mut room).unwrap(), length);
     }
 }
 

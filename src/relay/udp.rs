@@ -201,7 +201,7 @@ impl<D: Datagrams> UdpWorker<D> {
                 }
             }
             self.batch = batch;
-            if !self.batch.is_full() {
+            if !self.batch.is_full {
                 return;
             }
         }
@@ -280,7 +280,7 @@ impl<D: Datagrams> UdpWorker<D> {
             if let Some(listening) = self.listeners.get_mut(flow.listening) {
                 self.sockets.answer(&listening.listener, &self.batch, flow.client);
             }
-            if !self.batch.is_full() {
+            if !self.batch.is_full {
                 return;
             }
         }

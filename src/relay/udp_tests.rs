@@ -81,6 +81,7 @@ impl Datagrams for Net {
         {
             put(batch, from, &bytes);
         }
+        batch.is_full = batch.datagrams.len() >= AT_ONCE;
         if batch.datagrams.is_empty() { Err(Trouble::NotNow) } else { Ok(()) }
     }
 
@@ -94,6 +95,7 @@ impl Datagrams for Net {
         for bytes in world.answers.remove(upstream).unwrap_or_default() {
             put(batch, from, &bytes);
         }
+        batch.is_full = batch.datagrams.len() >= AT_ONCE;
         if batch.datagrams.is_empty() { Err(Trouble::NotNow) } else { Ok(()) }
     }
 

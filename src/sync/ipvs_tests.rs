@@ -550,7 +550,12 @@ fn a_virtual_server_of_others_in_the_excluded_addresses_is_never_touched() {
     feed(&mut proxy, &slice("own", "TCP", &["10.1.0.5"]));
     proxy.sync().unwrap();
     assert_eq!(weights(&kernel, &key("10.96.0.2", 80)), [("10.1.0.5".to_owned(), 1)]);
-    cleanup::leave_only(&mut kernel, (Mode::Nftables, Steering::Nftables), &excluding.ipvs.excluded).unwrap();
+    cleanup::leave_only(
+        &mut kernel,
+        (Mode::Nftables, Steering::Nftables),
+        &excluding.ipvs.excluded,
+    )
+    .unwrap();
     assert_eq!(kernel.host().ipvs_services().len(), 2, "another mode leaves them alone as well");
     told(Box::new(kernel.clone()), ipvs_options(), &wanted).sync().unwrap();
     cleanup::cleanup(&mut kernel, &[]).unwrap();

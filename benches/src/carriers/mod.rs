@@ -1,9 +1,10 @@
-//! Userspace mode beside HAProxy and nginx: the same clients, the same pod, the same namespaces, one after another in each
+//! Userspace mode beside HAProxy and nginx (datagrams beside nginx only): the same clients, the same pod, the same namespaces, one after another in each
 //! round, so that what disturbs one disturbs all. Judged from outside. Tests: by running `carriers`.
 
 pub mod ground;
 pub mod load;
 pub mod programs;
+pub mod udp;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,6 +58,10 @@ pub fn run(wish: &mut Wish) -> Result<BTreeMap<String, Runs>, String> {
             Ok::<_, String>(())
         })
     });
+    ground.pod.spawn(|| {
+        let socket = std::net::UdpSocket::bind(ground::pod()).map_err(|e| e.to_string())?;
+        udp::answer(&socket).map_err(|e| e.to_string())
+    });
     let mut results: BTreeMap<String, Runs> = BTreeMap::new();
     for round in 1..=wish.runs {
         let load = meter::calm(wish.patience);
@@ -78,10 +83,26 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
 /// One life of a carrier.
 fn one(carrier: Carrier, ground: &Ground, wish: &Wish) -> Result<Figures, String> {
     let program = carrier.start(ground, wish.idle + wish.idle / 10)?;
-    let measured =
-        ground.client.run(|| runtime()?.block_on(measure(carrier, program.as_ref(), wish)));
+    let measured = ground.client.run(|| {
+        let mut figures = runtime()?.block_on(measure(carrier, program.as_ref(), wish))?;
+        datagrams(carrier, wish, &mut figures)?;
+        Ok::<_, String>(figures)
+    });
     let words = || program.as_ref().map(Program::last_words).unwrap_or_default();
     measured.map_err(|why| format!("{why}\n{}", words()))
+}
+
+/// Datagrams in bulk, by whom carries them.
+fn datagrams(carrier: Carrier, wish: &Wish, figures: &mut Figures) -> Result<(), String> {
+    if carrier == Carrier::Haproxy {
+        return Ok(());
+    }
+    let ways = [("alone_per_s", udp::Sends::Alone), ("together_per_s", udp::Sends::Together)];
+    for (figure, sends) in ways {
+        udp::carry(carrier.target(), wish.time / 10, sends)?;
+        figures.put(figure, udp::carry(carrier.target(), wish.time, sends)?);
+    }
+    Ok(())
 }
 
 async fn measure(
@@ -124,7 +145,7 @@ struct Compared {
     unit: (f64, &'static str),
 }
 
-const COMPARED: [Compared; 4] = [
+const COMPARED: [Compared; 6] = [
     Compared {
         what: "short connections",
         figure: "short_per_s",
@@ -148,6 +169,18 @@ const COMPARED: [Compared; 4] = [
         figure: "idle_bytes",
         more_is_better: false,
         unit: (1.0, "bytes"),
+    },
+    Compared {
+        what: "datagrams, each a packet",
+        figure: "alone_per_s",
+        more_is_better: true,
+        unit: (1e3, "thousand/s"),
+    },
+    Compared {
+        what: "datagrams, a burst a packet",
+        figure: "together_per_s",
+        more_is_better: true,
+        unit: (1e3, "thousand/s"),
     },
 ];
 

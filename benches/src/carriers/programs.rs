@@ -146,11 +146,13 @@ fn ours(folder: &Path) -> Result<Vec<String>, String> {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
             "status": {"addresses": [{"type": "InternalIP", "address": node}]}}),
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "d", "name": "s"},
-            "spec": {"clusterIP": SERVICE, "ports": [{"name": "p", "port": 80}]}}),
+            "spec": {"clusterIP": SERVICE, "ports": [{"name": "p", "port": 80},
+                {"name": "u", "port": 80, "protocol": "UDP"}]}}),
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"namespace": "d", "name": "s-1",
                 "labels": {"kubernetes.io/service-name": "s"}},
-            "ports": [{"name": "p", "port": pod.port()}],
+            "ports": [{"name": "p", "port": pod.port()},
+                {"name": "u", "port": pod.port(), "protocol": "UDP"}],
             "endpoints": [{"addresses": [pod.ip()], "nodeName": "other"}]}),
     ];
     for (number, object) in objects.iter().enumerate() {
@@ -180,6 +182,7 @@ fn nginx(folder: &Path) -> String {
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nuser root;\ndaemon off;\nworker_processes auto;\n\
          worker_rlimit_nofile 60000;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n\
          events {{ worker_connections 30000; }}\n\
-         stream {{ server {{ listen {NODE}:{NGINX_PORT} backlog=16384; proxy_pass {pod}; proxy_timeout 1h; }} }}\n"
+         stream {{ server {{ listen {NODE}:{NGINX_PORT} backlog=16384; proxy_pass {pod}; proxy_timeout 1h; }}\n\
+         server {{ listen {NODE}:{NGINX_PORT} udp; proxy_pass {pod}; proxy_timeout 10s; }} }}\n"
     )
 }

@@ -138,9 +138,7 @@ fn flush(setting: &Setting) -> Result<(), Stop> {
 /// How the log names who flushed; of the legacy flavour the kernel does not tell.
 fn flusher() -> &'static str {
     match mode() {
-        Mode::Nftables | Mode::Userspace | Mode::UserspaceIptables | Mode::Ipvs => {
-            "nft (process "
-        }
+        Mode::Nftables | Mode::Userspace | Mode::UserspaceIptables | Mode::Ipvs => "nft (process ",
         Mode::IptablesNft => "iptables-nft (process ",
         Mode::IptablesLegacy => "after a change by somebody",
     }

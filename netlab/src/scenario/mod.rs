@@ -162,13 +162,22 @@ const NOT_OF_USERSPACE: &[(&str, &str)] = &[
 ];
 const CARRIED: &str = "connections end with the process that carries them; see userspace-drain-*";
 
+/// Scenarios that do not hold on a kernel without nf_tables, with the reason.
+const NOT_WITHOUT_NF_TABLES: &[(&str, &str)] = &[
+    ("drift-flush-under-load", "ip_tables tells nobody who changed its rules"),
+    ("drift-in-each-table-heals", "see without-nf-tables-drift-is-mended"),
+    ("net-admin-only-after-init", "iptables-legacy needs CAP_NET_RAW as well"),
+    ("check-finds-in-other-modes", "see without-nf-tables-check-finds"),
+    ("status-page-in-a-browser", "a guest has no browser"),
+];
+
 /// Why a scenario does not run in the mode of this run, if it does not.
 fn unfit(name: &str) -> Option<Stop> {
     let lists: &[&[(&str, &str)]] = match proxy::mode() {
         proxy::Mode::Nftables | proxy::Mode::Ipvs => &[],
         proxy::Mode::IptablesNft | proxy::Mode::IptablesLegacy => &[OF_NFTABLES],
         proxy::Mode::Userspace => &[NOT_OF_USERSPACE],
-        proxy::Mode::UserspaceIptables => &[NOT_OF_USERSPACE, OF_NFTABLES],
+        proxy::Mode::UserspaceIptables => &[NOT_OF_USERSPACE, OF_NFTABLES, NOT_WITHOUT_NF_TABLES],
     };
     let (_, why) = lists.iter().copied().flatten().find(|(known, _)| *known == name)?;
     Some(Stop::Unfit((*why).to_owned()))
