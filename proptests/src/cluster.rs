@@ -12,6 +12,18 @@ use kube_proxy::model::{Family, LocalDetector, NodePortAddresses, Protocol};
 /// Whose rules of behaviour hold, where proxy modes differ. The vectors were taken from iptables mode.
 pub use kube_proxy::model::{Mode, Steering};
 
+/// A mode, and whose rules lead packets in it.
+pub type Way = (Mode, Steering);
+
+/// All ways with the words for them.
+pub const WAYS: [(&str, Way); 5] = [
+    ("iptables", (Mode::Iptables, Steering::Nftables)),
+    ("ipvs", (Mode::Ipvs, Steering::Nftables)),
+    ("nftables", (Mode::Nftables, Steering::Nftables)),
+    ("userspace", (Mode::Userspace, Steering::Nftables)),
+    ("userspace-iptables", (Mode::Userspace, Steering::Iptables)),
+];
+
 /// The node and how its proxy was set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -58,6 +70,12 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The word for its mode and whose rules lead packets in it.
+    pub fn word(&self) -> &'static str {
+        let way = (self.mode, self.steering);
+        WAYS.iter().find(|(_, known)| *known == way).map_or(self.mode.as_str(), |(word, _)| word)
+    }
+
     /// The mode whose kind of rules packets meet.
     pub fn rules(&self) -> Mode {
         self.mode.rules(self.steering)

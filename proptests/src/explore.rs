@@ -4,7 +4,7 @@
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use crate::cluster::Mode;
+use crate::cluster::{Mode, Way};
 use crate::fate::Packet;
 use crate::generate::{Case, case};
 use crate::packets;
@@ -19,13 +19,14 @@ pub fn chance(seed: u64, number: u64) -> TestRng {
 
 /// The case with a number, as a node in this mode sees it, and at most `most` of its packets, evenly spread.
 pub fn numbered(
-    (mode, seed): (Mode, u64),
+    ((mode, steering), seed): (Way, u64),
     number: u64,
     most: usize,
 ) -> Result<(Case, Vec<Packet>), String> {
     let mut runner = TestRunner::new_with_rng(Config::default(), chance(seed, number));
     let mut case = case().new_tree(&mut runner).map_err(|e| e.to_string())?.current();
     case.setup.mode = mode;
+    case.setup.steering = steering;
     case.setup.localhost_node_ports = mode == Mode::Iptables && number.is_multiple_of(2);
     let all = packets::all(&case.setup, &case.objects.cluster());
     let step = all.len().div_ceil(most.max(1)).max(1);

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use kube_proxy::kernel::XtablesFlavour as Flavour;
 
-use proptests::cluster::Mode;
+use proptests::cluster::{WAYS, Way};
 use proptests::explore::numbered;
 use proptests::lab::RealHeart;
 use proptests::run::{Heart, Tally, judge, run};
@@ -26,9 +26,9 @@ struct Arguments {
 enum Command {
     /// Runs files of packet-flow vectors and closes with `N passed, N failed, N skipped`.
     Vectors {
-        /// The proxy mode.
-        #[arg(long, value_parser = mode)]
-        mode: Mode,
+        /// The proxy mode; `userspace-iptables` is userspace mode by rules of iptables.
+        #[arg(long, value_parser = way)]
+        mode: Way,
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
@@ -41,9 +41,9 @@ enum Command {
     },
     /// Makes clusters and packets from a seed and holds their fates against the oracle.
     Explore {
-        /// The proxy mode.
-        #[arg(long, value_parser = mode, default_value = "nftables")]
-        mode: Mode,
+        /// The proxy mode; `userspace-iptables` is userspace mode by rules of iptables.
+        #[arg(long, value_parser = way, default_value = "nftables")]
+        mode: Way,
         /// The kernel that is asked.
         #[arg(long, value_enum, default_value = "sim")]
         kernel: KernelWord,
@@ -116,34 +116,35 @@ fn main() -> ExitCode {
     }
 }
 
-/// The mode of a name.
-fn mode(name: &str) -> Result<Mode, String> {
-    let named = Mode::ALL.iter().copied().find(|mode| mode.as_str() == name);
+/// The way of a name.
+fn way(name: &str) -> Result<Way, String> {
+    let named = WAYS.iter().find(|(known, _)| *known == name).map(|(_, way)| *way);
     named.ok_or_else(|| {
-        let built: Vec<&str> = Mode::ALL.iter().map(|mode| mode.as_str()).collect();
+        let built: Vec<&str> = WAYS.iter().map(|(known, _)| *known).collect();
         format!("no such mode; there are: {}", built.join(", "))
     })
 }
 
 /// The kernel of a word, or why it cannot be asked here.
-fn heart(mode: Mode, asked: Asked) -> Result<Box<dyn Heart>, String> {
+fn heart((mode, steering): Way, asked: Asked) -> Result<Box<dyn Heart>, String> {
     match asked.kernel {
         KernelWord::Sim => Ok(Box::new(SimHeart)),
-        KernelWord::Real => match RealHeart::obstacle(mode) {
+        KernelWord::Real => match RealHeart::obstacle(mode.rules(steering)) {
             None => Ok(Box::new(RealHeart { flavour: asked.flavour })),
             Some(why) => Err(format!("the real kernel cannot be asked: {why}")),
         },
     }
 }
 
-fn vectors(mode: Mode, asked: Asked, files: &[PathBuf]) -> Result<Tally, String> {
+fn vectors(way: Way, asked: Asked, files: &[PathBuf]) -> Result<Tally, String> {
     let mut states = Vec::new();
     for file in files {
         let name = file.display().to_string();
         let content = std::fs::read_to_string(file).map_err(|e| format!("{name}: {e}"))?;
-        states.extend(read(&name, &content, mode).map_err(|e| e.to_string())?);
+        states.extend(read(&name, &content, way.0).map_err(|e| e.to_string())?);
     }
-    let mut heart = match heart(mode, asked) {
+    states.iter_mut().for_each(|state| state.setup.steering = way.1);
+    let mut heart = match heart(way, asked) {
         Ok(heart) => heart,
         Err(why) if std::env::var("NETLAB").as_deref() == Ok("required") => return Err(why),
         Err(why) => {
@@ -162,22 +163,22 @@ fn vectors(mode: Mode, asked: Asked, files: &[PathBuf]) -> Result<Tally, String>
 }
 
 fn explore(
-    (mode, asked): (Mode, Asked),
+    (way, asked): (Way, Asked),
     seed: u64,
     numbers: std::ops::Range<u64>,
     most: usize,
 ) -> Result<Tally, String> {
-    let mut heart = heart(mode, asked)?;
+    let mut heart = heart(way, asked)?;
     let mut tally = Tally::default();
     for number in numbers {
-        let (case, packets) = numbered((mode, seed), number, most)?;
+        let (case, packets) = numbered((way, seed), number, most)?;
         let mut said = String::new();
         let outcome = judge(&case, &packets, heart.as_mut(), &mut said);
         if outcome.failed > 0 {
             println!("FAILED case {number} of seed {seed}\n{said}");
             println!(
                 "  replay: cargo run --release -p proptests -- explore --mode {} --kernel {} --seed {seed} --first {number} --cases 1 --packets {most}",
-                mode.as_str(),
+                case.setup.word(),
                 heart.name()
             );
         }

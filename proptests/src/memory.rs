@@ -217,7 +217,7 @@ impl Life<'_> {
     fn could(&self, client: u8) -> Result<Seen, String> {
         let (asked, marks) = (self.asked(client), Marks::none(&self.setup));
         let mut seen = self.stage.host(|host| ask(host, &asked, marks))?;
-        seen.outcomes = carried_on(&self.stage, &asked, seen.outcomes);
+        seen.outcomes = carried_on(|at| self.stage.relayed(asked.protocol, at), seen.outcomes);
         Ok(seen)
     }
 

@@ -279,7 +279,7 @@ impl Play {
         let step = all.len().div_ceil(WATCHED).max(1);
         let carried = |stage: &Stage, packet: &Packet| {
             let seen = stage.host(|host| ask(host, packet, Marks::foreign(&self.setup)))?;
-            Ok::<_, String>(carried_on(stage, packet, seen.outcomes))
+            Ok::<_, String>(carried_on(|at| stage.relayed(packet.protocol, at), seen.outcomes))
         };
         for packet in all.iter().step_by(step) {
             let (here, there) = (carried(&self.stage, packet)?, carried(fresh, packet)?);

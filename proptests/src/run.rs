@@ -124,7 +124,7 @@ pub fn run(state: &State, heart: &mut dyn Heart, out: &mut String) -> Tally {
     if tally.failed > 0 {
         world(&state.setup, &objects, &answers.ruleset, out);
         let file = state.place.rsplit_once(':').map_or("FILE", |(file, _)| file);
-        let (kernel, mode) = (heart.name(), state.setup.mode.as_str());
+        let (kernel, mode) = (heart.name(), state.setup.word());
         let _ = writeln!(
             out,
             "  replay: cargo run --release -p proptests -- vectors --mode {mode} --kernel {kernel} {file}"

@@ -1,6 +1,6 @@
 //! The simulated kernel as something that can be asked. Tests: `tests/vectors.rs`.
 
-use kube_proxy::kernel::Socket;
+use kube_proxy::kernel::{RelayServing, Socket};
 
 use crate::cluster::{Mode, Setup};
 use crate::fate::{Outcome, Packet, Promise, Seen};
@@ -54,7 +54,8 @@ impl Heart for SimHeart {
                     if marked.outcomes != seen.outcomes {
                         return Err(format!("{packet}: another's mark changes its fate"));
                     }
-                    seen.outcomes = carried_on(&stage, packet, seen.outcomes);
+                    let served = |at| stage.relayed(packet.protocol, at);
+                    seen.outcomes = carried_on(served, seen.outcomes);
                     if seen.keeps(promise).is_err() {
                         seen.journey = journey(host, packet);
                     }
@@ -70,15 +71,14 @@ impl Heart for SimHeart {
 /// Connections that come in at a port of the proxy itself go on to each of its endpoints alike,
 /// from this node.
 pub(crate) fn carried_on(
-    stage: &Stage,
-    packet: &Packet,
+    served: impl Fn(Socket) -> Option<RelayServing>,
     outcomes: Vec<(Outcome, f64)>,
 ) -> Vec<(Outcome, f64)> {
     let on = |(outcome, probability): (Outcome, f64)| {
         let Outcome::Dnat { endpoint: at, .. } = outcome else {
             return vec![(outcome, probability)];
         };
-        let Some(serving) = stage.relayed(packet.protocol, at) else {
+        let Some(serving) = served(at) else {
             return vec![(outcome, probability)];
         };
         let share = probability / serving.endpoints.len().max(1) as f64;

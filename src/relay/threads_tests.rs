@@ -67,8 +67,8 @@ fn a_megabyte_goes_there_and_back_and_half_closes_are_told_on() {
     assert_eq!(counted(), 2 << 20);
 }
 
-#[test]
-fn datagrams_go_there_and_back() {
+/// A relay between a client and an endpoint.
+fn over_udp() -> (Relay<&'static str>, UdpSocket, UdpSocket) {
     let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
     let to = endpoint.local_addr().unwrap();
     let mut relay = Relay::start(&settings(), Board::default()).unwrap();
@@ -78,6 +78,12 @@ fn datagrams_go_there_and_back() {
     client.connect((HOME, port)).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     endpoint.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    (relay, client, endpoint)
+}
+
+#[test]
+fn datagrams_go_there_and_back() {
+    let (_relay, client, endpoint) = over_udp();
     let mut room = [0; 100];
     for n in 0..10u8 {
         client.send(&[n; 50]).unwrap();
@@ -114,15 +120,7 @@ fn heard(socket: &UdpSocket, count: u8) -> (Vec<(usize, u8)>, SocketAddr) {
 
 #[test]
 fn datagrams_that_come_as_one_packet_go_on_each_for_itself() {
-    let endpoint = UdpSocket::bind((HOME, 0)).unwrap();
-    let to = endpoint.local_addr().unwrap();
-    let mut relay = Relay::start(&settings(), Board::default()).unwrap();
-    let port =
-        relay.serve(("u", "group"), (Transport::Udp, (HOME, 0).into()), &serving(to)).unwrap();
-    let client = UdpSocket::bind((HOME, 0)).unwrap();
-    client.connect((HOME, port)).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    endpoint.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let (_relay, client, endpoint) = over_udp();
     // More than one call takes in, then a few, then none of one length.
     for count in [60, 40, 2, 1] {
         let wanted: Vec<(usize, u8)> =

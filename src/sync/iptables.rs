@@ -93,7 +93,7 @@ impl Driver for Iptables {
         wanted: Wanted<'_>,
         report: &mut Report,
     ) -> Result<(), Error> {
-        self.bring_to(kernel, (wanted.ruleset, wanted.options), wanted.changed, report)
+        self.steer(kernel, (wanted.ruleset, wanted.options), wanted.changed, report)
     }
 
     fn tidy(&mut self, _: &mut dyn Kernel, _: &mut Report) -> Result<(), Error> {
@@ -115,42 +115,6 @@ impl Steers for Iptables {
     }
 
     fn steer(
-        &mut self,
-        kernel: &mut dyn Kernel,
-        goal: Goal<'_>,
-        changed: BTreeSet<Frontend>,
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        self.bring_to(kernel, goal, changed, report)
-    }
-}
-
-impl Iptables {
-    pub(super) fn new(family: Family) -> Iptables {
-        Iptables {
-            family,
-            ability: Ability::default(),
-            relay: None,
-            applied: None,
-            looks_left_out: 0,
-            writer: XtablesWriter::Tool,
-        }
-    }
-
-    /// Rules that lead to this process, which takes connections at an address.
-    pub(super) fn leading_to(family: Family, relay: IpAddr) -> Iptables {
-        Iptables { relay: Some(relay), ..Iptables::new(family) }
-    }
-
-    fn shape(&self, options: &Options) -> Shape {
-        let shape = Shape::new(options, self.family, self.ability);
-        match self.relay {
-            Some(relay) => shape.leading_to(relay),
-            None => shape,
-        }
-    }
-
-    fn bring_to(
         &mut self,
         kernel: &mut dyn Kernel,
         goal: Goal<'_>,
@@ -179,6 +143,32 @@ impl Iptables {
         applied.take(change);
         tell(report, (self.family, applied), written);
         Ok(())
+    }
+}
+
+impl Iptables {
+    pub(super) fn new(family: Family) -> Iptables {
+        Iptables {
+            family,
+            ability: Ability::default(),
+            relay: None,
+            applied: None,
+            looks_left_out: 0,
+            writer: XtablesWriter::Tool,
+        }
+    }
+
+    /// Rules that lead to this process, which takes connections at an address.
+    pub(super) fn leading_to(family: Family, relay: IpAddr) -> Iptables {
+        Iptables { relay: Some(relay), ..Iptables::new(family) }
+    }
+
+    fn shape(&self, options: &Options) -> Shape {
+        let shape = Shape::new(options, self.family, self.ability);
+        match self.relay {
+            Some(relay) => shape.leading_to(relay),
+            None => shape,
+        }
     }
 
     /// From what is there to what is wanted.

@@ -11,7 +11,7 @@ use crate::kernel::Query;
 use crate::kernel::fault::{Fate, Fault};
 use crate::kernel::record::{Exchange, Record};
 use crate::kernel::simulated::Simulated;
-use crate::kernel::{Capabilities, ErrorKind, Receipt};
+use crate::kernel::{Capabilities, ErrorKind, Receipt, XtablesFlavour};
 use crate::model::{Kind, NamespacedName, Protocol};
 
 pub(crate) const NODE: &str = "here";
@@ -327,6 +327,65 @@ fn a_udp_flow_to_a_local_port_is_forgotten_with_the_port() {
     assert_eq!(goes_to(), port(42_000));
     feed(&mut proxy, &slice("other", "UDP", &["10.1.0.8"]));
     assert_eq!(proxy.sync().unwrap().forgotten, 0);
+}
+
+/// Userspace mode by rules of iptables: strangers are kept away before there is a port, the next process
+/// takes over what is there, and the guard goes with the mode.
+#[test]
+fn rules_of_iptables_lead_to_local_ports_behind_a_guard() {
+    let able = Capabilities { xtables: Some(XtablesFlavour::Legacy), ..Capabilities::default() };
+    let kernel = simulated().with_capabilities(able);
+    let userspace = Options { mode: Mode::Userspace, steering: Steering::Iptables, ..options() };
+    let web = service("web", "10.96.0.1", "") + &slice("web", "TCP", &["10.1.0.1"]);
+    let shared = Shared::new(kernel.clone());
+    let mut proxy = proxy_with(userspace.clone(), Box::new(shared.clone()), &web);
+    proxy.sync().unwrap();
+    let said = shared.take();
+    let place = |which: fn(&Transaction) -> bool| {
+        said.iter().position(|one| matches!(one, Exchange::Applied(done, _) if which(done)))
+    };
+    let guard = place(|done| match done {
+        Transaction::Xtables(text) => text.text.contains("-I INPUT") && text.text.contains("GUARD"),
+        _ => false,
+    });
+    let relay = place(|done| matches!(done, Transaction::Relay(_)));
+    assert!(guard.is_some() && guard < relay, "{guard:?} {relay:?}");
+    let relay = crate::kernel::relay_address(Family::V4);
+    let led = |from: &str| connect(&kernel, from, "10.96.0.1:80").map(|to| to.0);
+    assert_eq!(led("10.2.0.1:99"), Some(relay));
+    assert!(!saved(&kernel).contains("-A KUBE-MARK-MASQ -s"), "no hairpin to this process");
+    // Nothing but the port is other in what the next process writes.
+    let before = chains(&kernel);
+    let mut proxy = proxy_with(userspace, Box::new(kernel.clone()), &web);
+    proxy.sync().unwrap();
+    assert_eq!(chains(&kernel), before);
+    assert_eq!(proxy.leave_only_this_mode(), Ok(0), "these chains are this mode's");
+    let iptables = Options { mode: Mode::Iptables, ..options() };
+    let mut proxy = proxy_with(iptables, Box::new(kernel.clone()), &web);
+    proxy.sync().unwrap();
+    proxy.leave_only_this_mode().unwrap();
+    assert_eq!(led("10.2.0.1:100"), Some("10.1.0.1".parse().unwrap()));
+    let left = saved(&kernel);
+    assert!(!left.contains("GUARD") && !left.contains(&relay.to_string()), "{left}");
+    assert_eq!(
+        proxy.kernel().read(&Query::Addresses).map(|facts| match facts {
+            Facts::Addresses(all) => all.contains(&relay),
+            _ => true,
+        }),
+        Ok(false)
+    );
+}
+
+fn saved(kernel: &Simulated) -> String {
+    match kernel.clone().read(&Query::Xtables(Family::V4)).unwrap() {
+        Facts::Text(text) => text,
+        _ => String::new(),
+    }
+}
+
+fn chains(kernel: &Simulated) -> Vec<String> {
+    let text = saved(kernel);
+    text.lines().filter(|line| line.starts_with(':')).map(str::to_owned).collect()
 }
 
 #[test]

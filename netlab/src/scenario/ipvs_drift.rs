@@ -1,11 +1,8 @@
 //! ipvs mode and others who change what it has in the kernel, which tells nobody. Tests: it is all test.
 
-use std::time::Duration;
-
-use super::ipvs::{WEB, tool};
-use super::{Bench, Stop, Verdict, eventually, told};
+use super::ipvs::WEB;
+use super::{Bench, Verdict, harm};
 use crate::probe::Probe;
-use crate::setting::Setting;
 
 /// What others take away: of each kind something.
 const HARMS: &[&str] = &[
@@ -18,50 +15,19 @@ const HARMS: &[&str] = &[
     "sysctl -w net.ipv4.vs.conntrack=0",
 ];
 
-/// All of it, in words.
-fn state(setting: &Setting) -> Result<Vec<String>, Stop> {
-    let mut all = Vec::new();
-    for line in [
-        "ipvsadm -S -n",
-        "ipset save",
-        "ip -o address show dev kube-ipvs0",
-        "iptables-legacy-save",
-        "sysctl net.ipv4.vs.conntrack",
-    ] {
-        let said = tool(setting, line)?;
-        let lines = said.lines().filter(|line| !line.starts_with(['#', ':']));
-        all.extend(lines.map(|line| line.trim().to_owned()));
-    }
-    all.sort();
-    Ok(all)
-}
+/// What says all of it.
+const TOOLS: &[&str] = &[
+    "ipvsadm -S -n",
+    "ipset save",
+    "ip -o address show dev kube-ipvs0",
+    "iptables-legacy-save",
+    "sysctl net.ipv4.vs.conntrack",
+];
 
-/// What others change is put right within a sync period, and where nobody does, nothing is found: what
-/// the kernel says back is what was meant.
+/// What others change is put right within a sync period.
 pub(super) fn mended(bench: &Bench) -> Verdict {
     let mut setting = bench.examples()?;
     setting.start_proxy_with(&["--ipvs-sync-period=1s"])?;
     setting.wait_for(&Probe::parse(WEB)?)?;
-    std::thread::sleep(Duration::from_secs(5));
-    let whole = state(&setting)?;
-    let said = setting.proxy.as_ref().map(|proxy| proxy.process.said()).unwrap_or_default();
-    if said.contains("it is put right") {
-        return Err(format!("something was put right that nobody had changed:\n{said}").into());
-    }
-    for harm in HARMS {
-        tool(&setting, harm)?;
-        let mended = eventually(|| match state(&setting) {
-            Ok(now) if now == whole => None,
-            Ok(now) => {
-                let lacks: Vec<_> = whole.iter().filter(|line| !now.contains(line)).collect();
-                let more: Vec<_> = now.iter().filter(|line| !whole.contains(line)).collect();
-                Some(format!("after `{harm}` it lacks {lacks:?}, and has {more:?}"))
-            }
-            Err(_) => Some(format!("after `{harm}` it cannot be read")),
-        });
-        if let Err(why) = mended {
-            return told(&setting, Err(why));
-        }
-    }
-    Ok(format!("{} kinds of harm mended", HARMS.len()))
+    harm::mended(&setting, TOOLS, HARMS)
 }

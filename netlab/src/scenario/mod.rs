@@ -8,6 +8,7 @@ mod api;
 mod crowds;
 mod dump;
 mod faults;
+mod harm;
 mod heal;
 mod health;
 mod iptables;

@@ -2,15 +2,12 @@
 //! them, when the mode changes, and when everything is to go. The kernel is looked at with the tools.
 //! Tests: it is all test.
 
-use std::time::Duration;
-
 use nix::sys::signal::Signal;
 
 use super::ipvs::tool;
 use super::trace::checked;
-use super::{Bench, Scenario, Stop, Verdict, eventually, scenario, told};
+use super::{Bench, Scenario, Verdict, eventually, harm, scenario, told};
 use crate::probe::Probe;
-use crate::setting::Setting;
 
 /// Scenarios of this file.
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -37,46 +34,16 @@ const HARMS: &[&str] = &[
     "ip address delete 169.254.107.112/32 dev lo",
 ];
 
-/// Rules and own addresses, without counters; lines that say when are not among them.
-fn state(setting: &Setting) -> Result<Vec<String>, Stop> {
-    let mut all = Vec::new();
-    for line in ["iptables-legacy-save", "ip6tables-legacy-save", "ip -o address show dev lo"] {
-        let said = tool(setting, line)?;
-        let lines = said.lines().filter(|line| !line.starts_with(['#', ':']));
-        all.extend(lines.map(|line| line.trim().to_owned()));
-    }
-    all.sort();
-    Ok(all)
-}
+/// What says all of it: rules and own addresses.
+const TOOLS: &[&str] =
+    &["iptables-legacy-save", "ip6tables-legacy-save", "ip -o address show dev lo"];
 
-/// What others change is put right within a sync period, and where nobody does, nothing is found: what
-/// the kernel says back is what was meant. Meanwhile ports stay those that they were.
+/// What others change is put right within a sync period; meanwhile ports stay those that they were.
 fn mended(bench: &Bench) -> Verdict {
     let mut setting = bench.examples()?;
     setting.start_proxy_with(&[OFTEN])?;
     setting.wait_for(&Probe::parse(WEB)?)?;
-    std::thread::sleep(Duration::from_secs(5));
-    let whole = state(&setting)?;
-    let said = setting.proxy.as_ref().map(|proxy| proxy.process.said()).unwrap_or_default();
-    if said.contains("it is put right") {
-        return Err(format!("something was put right that nobody had changed:\n{said}").into());
-    }
-    for harm in HARMS {
-        tool(&setting, harm)?;
-        let mended = eventually(|| match state(&setting) {
-            Ok(now) if now == whole => None,
-            Ok(now) => {
-                let lacks: Vec<_> = whole.iter().filter(|line| !now.contains(line)).collect();
-                let more: Vec<_> = now.iter().filter(|line| !whole.contains(line)).collect();
-                Some(format!("after `{harm}` it lacks {lacks:?}, and has {more:?}"))
-            }
-            Err(_) => Some(format!("after `{harm}` it cannot be read")),
-        });
-        if let Err(why) = mended {
-            return told(&setting, Err(why));
-        }
-    }
-    Ok(format!("{} kinds of harm mended", HARMS.len()))
+    harm::mended(&setting, TOOLS, HARMS)
 }
 
 /// `check` is content with a healthy node, though ports are chance, and finds what is missing.
@@ -141,13 +108,13 @@ fn cleanup(bench: &Bench) -> Verdict {
         tool(&setting, &format!("iptables-legacy -t {table} -S"))?;
         tool(&setting, &format!("ip6tables-legacy -t {table} -S"))?;
     }
-    let before = state(&setting)?;
+    let before = harm::state(&setting, TOOLS)?;
     setting.start_proxy()?;
     setting.wait_for(&Probe::parse(WEB)?)?;
     setting.stop_proxy(Signal::SIGTERM)?;
     let binary = setting.binary().display().to_string();
     tool(&setting, &format!("{binary} --cleanup --proxy-mode=userspace"))?;
-    let after = state(&setting)?;
+    let after = harm::state(&setting, TOOLS)?;
     let left: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
     match left.is_empty() {
         true => Ok(String::new()),

@@ -9,9 +9,11 @@ use kube_proxy::kernel::real::Real;
 use kube_proxy::kernel::{Capability, Facts, Kernel, Query, Scheduler};
 
 use super::Ground;
+use super::carried::{Carrying, Ports};
 use crate::cluster::{Mode, Setup};
-use crate::fate::{Entry, Packet, Promise};
+use crate::fate::{Entry, Packet, Promise, Seen};
 use crate::run::{Answers, Heart};
+use crate::sim_heart::carried_on;
 use crate::world::{Objects, synced};
 
 /// What ipvs mode cannot do without.
@@ -34,6 +36,7 @@ impl RealHeart {
     pub fn obstacle(mode: Mode) -> Option<String> {
         let probe = || -> Result<Option<String>, String> {
             super::Namespace::new()?.run(move || {
+                // iptables' rules are needed where the mode's own are.
                 let mut real = open(mode, None)?;
                 if mode == Mode::Ipvs {
                     let needed = Query::Lacks(IPVS_NEEDS.to_vec());
@@ -50,10 +53,10 @@ impl RealHeart {
     }
 }
 
-/// The kernel of the calling thread's namespace, with what the mode needs.
-fn open(mode: Mode, flavour: Option<Flavour>) -> Result<Real, String> {
+/// The kernel of the calling thread's namespace, with what a mode's rules need.
+fn open(rules: Mode, flavour: Option<Flavour>) -> Result<Real, String> {
     let real = Real::open().map_err(|e| e.to_string())?;
-    if mode == Mode::Nftables {
+    if rules == Mode::Nftables {
         return Ok(real);
     }
     let real = real.with_xtables(flavour);
@@ -83,12 +86,20 @@ impl Heart for RealHeart {
         let mut ground = Ground::new(setup, &list(endpoints), &list(sources))?;
         let (on_node, told) = (setup.clone(), objects.clone());
         let flavour = self.flavour;
+        let ports = Ports::default();
+        let known = ports.clone();
         let proxy = ground.node.run(move || {
-            let real = open(on_node.mode, flavour)?;
-            synced(Box::new(real), &on_node, &told)
+            let real = open(on_node.rules(), flavour)?;
+            synced(Box::new(Carrying { real, ports: known }), &on_node, &told)
         })??;
-        let seen = ground.ask(&packets, |i, seen| seen.keeps(asked[i].1).is_err())?;
-        let list = match (setup.mode, self.flavour) {
+        let carried = |i: usize, seen: &Seen| {
+            let protocol = packets[i].protocol;
+            let outcomes = carried_on(|at| ports.at(protocol, at), seen.outcomes.clone());
+            Seen { outcomes, ..seen.clone() }
+        };
+        let seen = ground.ask(&packets, |i, seen| carried(i, seen).keeps(asked[i].1).is_err())?;
+        let seen = seen.iter().enumerate().map(|(i, seen)| carried(i, seen)).collect();
+        let list = match (setup.rules(), self.flavour) {
             (Mode::Iptables, Some(Flavour::Legacy)) => "iptables-legacy-save",
             (Mode::Iptables, _) => "iptables-save",
             (Mode::Ipvs, _) => "ipvsadm -Ln",

@@ -3,6 +3,7 @@
 //! caller's. Needs root, `ip`; makes and touches only its own namespaces. Tests: below.
 
 mod capture;
+mod carried;
 mod heart;
 mod namespace;
 pub mod wire;
