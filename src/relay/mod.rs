@@ -25,6 +25,8 @@ mod proxy_protocol;
 #[allow(clippy::unwrap_used)]
 mod seeded_tests;
 mod segments;
+mod share;
+mod side;
 #[cfg(test)]
 mod simulated;
 mod slots;

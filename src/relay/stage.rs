@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pool::{Announce, Group, Limits, Pool, Serving, Shared};
+use super::share::Loads;
 use super::simulated::{Handle, Manner, Net};
 use super::sockets::Sockets;
 use super::worker::{Command, Worker};
@@ -49,7 +50,7 @@ impl Stage {
         let serving = Serving { endpoints, affinity: None, announce };
         let pool =
             Arc::new(Pool::new(("a".to_owned(), Group::default()), shared.clone(), &serving));
-        let mut worker = Worker::new(net.clone(), shared.clone());
+        let mut worker = Worker::new(net.clone(), shared.clone(), Loads::new(1).desk(0));
         worker.obey(Command::Listen(7, PORT, pool.clone()));
         Stage { net, worker, pool, shared, now: Duration::from_secs(1) }
     }

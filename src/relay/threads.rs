@@ -18,6 +18,7 @@ use super::linux::{self, Bell, Linux, Opened};
 use super::linux_udp::{self, LinuxUdp, Udp};
 use super::pool::{Group, Limits, Pool, Serving, Shared};
 use super::ports::Ports;
+use super::share::Loads;
 use super::sockets::{Sockets, Trouble};
 use super::udp::{self, UdpWorker};
 use super::worker::{self, Worker};
@@ -80,6 +81,8 @@ struct Open {
 pub struct Relay<K> {
     shared: Arc<Shared>,
     tcp: Vec<Thread<worker::Command<Linux>>>,
+    #[cfg(test)]
+    loads: Loads,
     udp: Thread<udp::Command<LinuxUdp>>,
     ports: BTreeMap<(Transport, bool), Ports>,
     range: Option<RangeInclusive<u16>>,
@@ -97,17 +100,35 @@ impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
 }
 
 impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
+    /// How many connections each thread said it has.
+    #[cfg(test)]
+    pub(super) fn loads(&self) -> Vec<usize> {
+        self.loads.told()
+    }
+
     /// Starts the threads, in the network namespace of the one that calls.
     pub fn start(settings: &Settings, board: Board<K>) -> Result<Relay<K>, Trouble> {
         let shared = Arc::new(Shared::new(settings.limits));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let watched = board.starts(shared.clone());
-        let start = |number| start_tcp(number, shared.clone(), watched.clone());
-        let tcp = (0..cores.min(MOST_THREADS)).map(start).collect::<Result<_, _>>()?;
+        let loads = Loads::new(cores.min(MOST_THREADS));
+        let tcp = start_tcp(&loads, &shared, &watched)?;
         let udp = start_udp(settings.udp_timeout, watched.clone())?;
         let (ports, range) = (BTreeMap::new(), settings.ports.clone());
         let (open, groups) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Relay { shared, tcp, udp, ports, range, open, groups, board, next: 0 })
+        Ok(Relay {
+            shared,
+            tcp,
+            #[cfg(test)]
+            loads,
+            udp,
+            ports,
+            range,
+            open,
+            groups,
+            board,
+            next: 0,
+        })
     }
 
     /// Serves a listening port from now on, and opens it if it is not open; gives the port. Those of
@@ -242,16 +263,31 @@ impl<K> Drop for Relay<K> {
     }
 }
 
+/// How threads speak to each other.
+type Peers = Arc<[(Sender<worker::Command<Linux>>, Bell)]>;
+
 fn start_tcp(
-    number: usize,
-    shared: Arc<Shared>,
-    watched: Watched,
-) -> Result<Thread<worker::Command<Linux>>, Trouble> {
-    let (opened, bell) = Opened::open()?;
-    let (commands, received) = channel();
-    let body = move || run_tcp(Worker::new(Linux::new(opened), shared), &received);
-    let join = watched.spawn(&format!("relay-{number}"), body)?;
-    Ok(Thread { commands, bell, join: Some(join) })
+    loads: &Loads,
+    shared: &Arc<Shared>,
+    watched: &Watched,
+) -> Result<Vec<Thread<worker::Command<Linux>>>, Trouble> {
+    let (mut peers, mut bodies) = (Vec::new(), Vec::new());
+    for number in 0..loads.threads() {
+        let (opened, bell) = Opened::open()?;
+        let (commands, received) = channel();
+        peers.push((commands, bell));
+        bodies.push((opened, received, loads.desk(number)));
+    }
+    let peers: Peers = peers.into();
+    let start = |(number, (opened, received, desk)): (usize, (Opened, _, _))| {
+        let (shared, known) = (shared.clone(), peers.clone());
+        let body =
+            move || run_tcp(Worker::new(Linux::new(opened), shared, desk), &received, &known);
+        let join = watched.spawn(&format!("relay-{number}"), body)?;
+        let (commands, bell) = &peers[number];
+        Ok(Thread { commands: commands.clone(), bell: bell.clone(), join: Some(join) })
+    };
+    bodies.into_iter().enumerate().map(start).collect()
 }
 
 fn start_udp(
@@ -268,6 +304,7 @@ fn start_udp(
 fn run_tcp(
     mut worker: Worker<Linux>,
     commands: &Receiver<worker::Command<Linux>>,
+    peers: &Peers,
 ) -> Result<(), Trouble> {
     let begun = Instant::now();
     let mut happened = Vec::new();
@@ -279,6 +316,14 @@ fn run_tcp(
             commands.try_iter().for_each(|command| worker.obey(command));
         }
         worker.turn(&happened, begun.elapsed());
+        for (number, client) in worker.take_given() {
+            let (commands, bell) = &peers[number];
+            match commands.send(worker::Command::Have(client)) {
+                Ok(()) => bell.ring(),
+                // That thread has ended: all are to end.
+                Err(back) => worker.obey(back.0),
+            }
+        }
     }
     Ok(())
 }

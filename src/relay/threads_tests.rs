@@ -141,6 +141,35 @@ fn datagrams_that_come_as_one_packet_go_on_each_for_itself() {
     }
 }
 
+/// The kernel wakes the same thread again and again; they share what comes all the same.
+#[test]
+fn threads_share_connections_that_stay() {
+    let listener = TcpListener::bind((HOME, 0)).unwrap();
+    let to = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            stream.write_all(b"x").unwrap();
+            open.push(stream);
+        }
+    });
+    let limits = Limits { all: 1000, each: 1000, descriptors: 4096 };
+    let mut relay = Relay::start(&Settings { limits, ..settings() }, Board::default()).unwrap();
+    let at = open(&mut relay, "a", to);
+    let mut all = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        all.push(stream);
+    }
+    let told = relay.loads();
+    let (least, most) = (*told.iter().min().unwrap(), *told.iter().max().unwrap());
+    assert!(most <= least + 10, "{told:?}");
+    // Each is still carried, whoever has it.
+    drop(all);
+}
+
 #[test]
 fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
     let taken = TcpListener::bind((HOME, 0)).unwrap();

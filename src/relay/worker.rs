@@ -4,14 +4,17 @@
 //! one connection it leaves to `dial` and `stream`. Time comes from the caller. Tests: `tests.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::dial::{Dialing, PATIENCE};
 use super::pipes::Pipes;
 use super::pool::{Place, Pool, Shared};
+use super::share::{Desk, Lives};
+use super::side::{Side, owner, token};
 use super::slots::{Slot, Slots};
-use super::sockets::{Happened, Sockets, Token, Trouble};
+use super::sockets::{Happened, Sockets, Trouble};
 use super::stream::{End, GRACE, Stream, Turn};
 
 /// Connections taken from one listener before others have their turn.
@@ -36,6 +39,15 @@ pub(super) enum Command<S: Sockets> {
     Drain,
     /// End now; what is open is broken off.
     Stop,
+    /// Have this client, whom another thread accepted.
+    Have(Client<S>),
+}
+
+/// A client that was accepted.
+pub(super) struct Client<S: Sockets> {
+    socket: S::Socket,
+    peer: SocketAddr,
+    pool: Arc<Pool>,
 }
 
 /// Where connections are accepted.
@@ -62,33 +74,6 @@ enum State<S: Sockets> {
     Between,
 }
 
-/// Whose a token is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
-    Client,
-    Server,
-    Listener,
-}
-
-fn token(slot: Slot, side: Side) -> Token {
-    let side = match side {
-        Side::Client => 0,
-        Side::Server => 1,
-        Side::Listener => 2,
-    };
-    slot.number() << 2 | side
-}
-
-fn owner(token: Token) -> Option<(Slot, Side)> {
-    let slot = Slot::from_number(token >> 2);
-    match token & 3 {
-        0 => Some((slot, Side::Client)),
-        1 => Some((slot, Side::Server)),
-        2 => Some((slot, Side::Listener)),
-        _ => None,
-    }
-}
-
 /// One thread's connections.
 pub(super) struct Worker<S: Sockets> {
     /// The sockets.
@@ -108,10 +93,16 @@ pub(super) struct Worker<S: Sockets> {
     paused_until: Option<Duration>,
     draining: bool,
     stopped: bool,
+    desk: Desk,
+    lives: Lives,
+    /// Clients whom another thread accepted for this one.
+    had: Vec<Client<S>>,
+    /// Clients whom other threads are to have.
+    given: Vec<(usize, Client<S>)>,
 }
 
 impl<S: Sockets> Worker<S> {
-    pub(super) fn new(mut sockets: S, shared: Arc<Shared>) -> Worker<S> {
+    pub(super) fn new(mut sockets: S, shared: Arc<Shared>, desk: Desk) -> Worker<S> {
         let mut pipes = Pipes::new(IDLE_PIPES, shared);
         pipes.prepare(&mut sockets, FIRST_PIPES);
         Worker {
@@ -128,12 +119,21 @@ impl<S: Sockets> Worker<S> {
             paused_until: None,
             draining: false,
             stopped: false,
+            desk,
+            lives: Lives::default(),
+            had: Vec::new(),
+            given: Vec::new(),
         }
+    }
+
+    /// Clients whom other threads are to have, with their numbers.
+    pub(super) fn take_given(&mut self) -> Vec<(usize, Client<S>)> {
+        std::mem::take(&mut self.given)
     }
 
     /// Whether there is nothing left to do for it, ever.
     pub(super) fn is_finished(&self) -> bool {
-        self.stopped || (self.draining && self.entries.len() == 0)
+        self.stopped || (self.draining && self.entries.len() == 0 && self.had.is_empty())
     }
 
     /// Connections it has.
@@ -144,7 +144,7 @@ impl<S: Sockets> Worker<S> {
 
     /// How long it may wait for events; `None`: for ever.
     pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || !self.had.is_empty() {
             return Some(Duration::ZERO);
         }
         let queues = self.dials.iter().chain([&self.leaving]);
@@ -158,6 +158,7 @@ impl<S: Sockets> Worker<S> {
         match command {
             Command::Listen(id, listener, pool) => self.listen(id, listener, pool),
             Command::Unlisten(id) => self.unlisten(id),
+            Command::Have(client) => self.had.push(client),
             Command::Drain => {
                 self.draining = true;
                 let ids: Vec<u64> = self.by_id.keys().copied().collect();
@@ -198,6 +199,9 @@ impl<S: Sockets> Worker<S> {
 
     /// Takes in what happened, and does what follows from it and from the time.
     pub(super) fn turn(&mut self, happened: &[Happened], now: Duration) {
+        for client in std::mem::take(&mut self.had) {
+            self.begin(client, now);
+        }
         for event in happened {
             match owner(event.token) {
                 Some((slot, Side::Listener)) => self.accept(slot, now),
@@ -214,6 +218,7 @@ impl<S: Sockets> Worker<S> {
         self.end_of_leave(now);
         self.keep_alive(now);
         self.forget_dials();
+        self.desk.tell(self.entries.len());
         // What a rush of clients needed is given back when the last of them has left, and what went
         // with connections that broke is made up for.
         if self.entries.len() == 0 {
@@ -231,7 +236,13 @@ impl<S: Sockets> Worker<S> {
             let Some(listening) = self.listeners.get_mut(slot) else { return };
             let pool = listening.pool.clone();
             match self.sockets.accept(&listening.listener) {
-                Ok((socket, peer)) => self.begin(socket, peer, pool, now),
+                Ok((socket, peer)) => {
+                    let client = Client { socket, peer, pool };
+                    match self.desk.next(self.entries.len(), &self.lives) {
+                        Some(number) => self.given.push((number, client)),
+                        None => self.begin(client, now),
+                    }
+                }
                 Err(Trouble::NotNow) => return listening.batch = count.max(1),
                 Err(Trouble::Exhausted) => {
                     pool.say_exhausted(now);
@@ -246,18 +257,13 @@ impl<S: Sockets> Worker<S> {
         }
     }
 
-    fn begin(
-        &mut self,
-        socket: S::Socket,
-        peer: std::net::SocketAddr,
-        pool: Arc<Pool>,
-        now: Duration,
-    ) {
+    fn begin(&mut self, Client { socket, peer, pool }: Client<S>, now: Duration) {
         let Some(place) = pool.enter(now) else { return self.sockets.reset(socket) };
         let slot = self.entries.insert_with(|slot| {
             let client = End::accepted(socket, token(slot, Side::Client));
             Entry { place, state: State::Dialing(Box::new(Dialing::new(client, peer))) }
         });
+        self.lives.begins(self.entries.len());
         self.dial(slot, now);
     }
 

@@ -183,6 +183,6 @@ fn nginx(folder: &Path) -> String {
          worker_rlimit_nofile 60000;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log;\n\
          events {{ worker_connections 30000; }}\n\
          stream {{ server {{ listen {NODE}:{NGINX_PORT} backlog=16384; proxy_pass {pod}; proxy_timeout 1h; }}\n\
-         server {{ listen {NODE}:{NGINX_PORT} udp; proxy_pass {pod}; proxy_timeout 10s; }} }}\n"
+         server {{ listen {NODE}:{NGINX_PORT} udp reuseport; proxy_pass {pod}; proxy_timeout 10s; }} }}\n"
     )
 }

@@ -16,8 +16,8 @@ use nix::sys::socket::{
 const LENGTH: usize = 1200;
 /// Datagrams that are sent at once, and after so many the pod says how many have come.
 const BURST: usize = 32;
-/// Datagrams that may be under way.
-const WINDOW: u64 = 8 * BURST as u64;
+/// Datagrams that may be under way: so many find room in any socket.
+const WINDOW: u64 = 2 * BURST as u64;
 /// After so long those under way are lost.
 const PATIENCE: Duration = Duration::from_millis(20);
 
