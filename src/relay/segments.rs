@@ -69,11 +69,14 @@ mod tests {
 
     #[test]
     fn what_came_as_one_is_cut_where_it_was_joined() {
-        let of = |whole, each| cut(whole, each).collect::<Vec<_>>();
-        assert_eq!(of(10..20, 0), [10..20]);
-        assert_eq!(of(10..20, 4), [10..14, 14..18, 18..20]);
-        assert_eq!(of(10..18, 4), [10..14, 14..18]);
-        assert_eq!(of(10..10, 0), [10..10]);
-        assert_eq!(of(10..10, 4), [10..10]);
+        let of = |whole, each| {
+            let starts = |at: Range<usize>| (at.start, at.end);
+            cut(whole, each).map(starts).collect::<Vec<_>>()
+        };
+        assert_eq!(of(10..20, 0), [(10, 20)]);
+        assert_eq!(of(10..20, 4), [(10, 14), (14, 18), (18, 20)]);
+        assert_eq!(of(10..18, 4), [(10, 14), (14, 18)]);
+        assert_eq!(of(10..10, 0), [(10, 10)]);
+        assert_eq!(of(10..10, 4), [(10, 10)]);
     }
 }

@@ -23,6 +23,7 @@ mod served;
 mod soak;
 mod starts;
 mod steered;
+mod strangers;
 mod trace;
 mod userspace;
 mod whereto;
