@@ -27,6 +27,8 @@ pub(super) struct Stage {
     pub(super) pool: Arc<Pool>,
     pub(super) shared: Arc<Shared>,
     pub(super) now: Duration,
+    /// How many clients went from one thread to another.
+    pub(super) moved: usize,
 }
 
 impl Stage {
@@ -50,9 +52,9 @@ impl Stage {
         let serving = Serving { endpoints, affinity: None, announce };
         let pool =
             Arc::new(Pool::new(("a".to_owned(), Group::default()), shared.clone(), &serving));
-        let mut worker = Worker::new(net.clone(), shared.clone(), Loads::new(1).desk(0));
+        let mut worker = Worker::new(net.clone(), shared.clone(), Loads::new(2).desk(0));
         worker.obey(Command::Listen(7, PORT, pool.clone()));
-        Stage { net, worker, pool, shared, now: Duration::from_secs(1) }
+        Stage { net, worker, pool, shared, now: Duration::from_secs(1), moved: 0 }
     }
 
     /// Turns until nothing happens any more at this moment.
@@ -65,6 +67,11 @@ impl Stage {
                 return;
             }
             self.worker.turn(&happened, self.now);
+            // This one stands in for the other thread, too.
+            for (_, client) in self.worker.take_given() {
+                self.moved += 1;
+                self.worker.obey(Command::Have(client));
+            }
         }
     }
 

@@ -220,3 +220,14 @@ fn stopping_breaks_off_what_is_open() {
     assert!(stage.worker.is_finished());
     assert_eq!(stage.net.take(here).1, Some(Trouble::Reset));
 }
+
+#[test]
+fn a_client_whom_another_thread_is_to_have_is_carried_there() {
+    let mut stage = Stage::new(11, 2, Announce::Nothing);
+    let all: Vec<_> = (0..6).map(|n| stage.connection(n)).collect();
+    assert!(stage.moved > 1, "{}", stage.moved);
+    for (client, server) in all {
+        assert_eq!(stage.carry(client, server, b"there"), b"there");
+        assert_eq!(stage.carry(server, client, b"back"), b"back");
+    }
+}
