@@ -103,6 +103,12 @@ impl Shared {
         self.held.fetch_sub(1, Relaxed);
     }
 
+    /// Whether there may be one more listening port. Half of the descriptors are for who comes in by
+    /// them; and those that nobody counts here must never be used up.
+    pub(super) fn has_room_for_a_port(&self) -> bool {
+        self.listeners.load(Relaxed) < self.limits.descriptors / 2
+    }
+
     /// One more listening port.
     pub(super) fn listens(&self) {
         self.listeners.fetch_add(1, Relaxed);

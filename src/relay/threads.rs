@@ -146,6 +146,9 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
             }
             return Ok(open.at.port());
         }
+        if !self.shared.has_room_for_a_port() {
+            return Err(Trouble::Exhausted);
+        }
         let name = (key.to_string(), self.group(group));
         let pool = Arc::new(Pool::new(name, self.shared.clone(), serving));
         self.next += 1;
@@ -178,7 +181,10 @@ impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
     }
 
     fn group(&mut self, name: &str) -> Group {
-        self.groups.retain(|_, group| group.strong_count() > 0);
+        // Seldom, since it looks at all of them.
+        if self.groups.len() > 2 * self.open.len() + 64 {
+            self.groups.retain(|_, group| group.strong_count() > 0);
+        }
         if let Some(group) = self.groups.get(name).and_then(Weak::upgrade) {
             return Group(group);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::board::Board;
 use super::pool::{Announce, Limits, Serving};
+use super::sockets::Trouble;
 use super::threads::{Relay, Settings, Transport};
 
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -183,6 +184,19 @@ fn a_port_in_use_is_passed_over_and_a_used_up_range_is_an_error() {
     assert_eq!(relay.serve(("a", "group"), at, &serving((HOME, 1).into())), Ok(port));
     assert!(relay.serve(("b", "group"), at, &serving((HOME, 1).into())).is_err());
     relay.stop(&"a");
+}
+
+#[test]
+fn listening_ports_leave_descriptors_for_connections() {
+    let limits = Limits { all: 10, each: 10, descriptors: 4 };
+    let mut relay = Relay::start(&Settings { limits, ..settings() }, Board::default()).unwrap();
+    let at = (Transport::Tcp, (HOME, 0).into());
+    let mut serve = |key: &'static str| relay.serve((key, key), at, &serving((HOME, 1).into()));
+    assert!(serve("a").is_ok() && serve("b").is_ok());
+    assert_eq!(serve("c"), Err(Trouble::Exhausted));
+    assert!(serve("a").is_ok(), "it is there");
+    relay.stop(&"a");
+    assert!(relay.serve(("c", "c"), at, &serving((HOME, 1).into())).is_ok());
 }
 
 #[test]

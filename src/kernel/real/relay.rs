@@ -118,7 +118,9 @@ fn as_serving(serving: &RelayServing) -> Serving {
 fn in_words(trouble: Trouble) -> String {
     match trouble {
         Trouble::Exhausted => {
-            "no free port in --proxy-port-range, or no descriptor left (RLIMIT_NOFILE)".to_owned()
+            "no free port in --proxy-port-range, or no descriptor for one (RLIMIT_NOFILE; half of \
+             them are for connections)"
+                .to_owned()
         }
         Trouble::Other(errno) => nix::errno::Errno::from_raw(errno).desc().to_owned(),
         Trouble::NotNow | Trouble::Refused | Trouble::Reset | Trouble::NoPort => {
