@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 
 use super::drift::{Drift, MOST};
 use crate::kernel::survey::ServerFact;
-use crate::kernel::{Socket, relay_address};
-use crate::model::Family;
+use crate::kernel::{Socket, is_relay_address};
 use crate::trace::port_of;
 
 /// Rules by chain.
@@ -72,7 +71,7 @@ const LEADS: &str = "--to-destination ";
 /// Whether that is a port of the process that carries connections itself: which one is chance.
 fn is_relay(socket: &str) -> bool {
     let socket = socket.parse::<std::net::SocketAddr>();
-    socket.is_ok_and(|socket| Family::ALL.map(relay_address).contains(&socket.ip()))
+    socket.is_ok_and(|socket| is_relay_address(socket.ip()))
 }
 
 fn tables_differ(place: &str, (live, wanted): (&Chains<'_>, &Chains<'_>), found: &mut Vec<Drift>) {

@@ -64,23 +64,24 @@ pub(super) fn open_with_board(
     let capabilities = kernel.capabilities();
     let rules = settings.mode.rules(steering(settings, capabilities)?);
     let mut lacks = vital_lacks(capabilities, rules);
-    if settings.mode == Mode::Userspace && rules == Mode::Iptables && !lacks.is_empty() {
-        // What it would rather have comes first.
-        lacks.splice(0..0, vital_lacks(capabilities, Mode::Nftables));
-    }
+    // What iptables stands in for.
+    let before = match (settings.mode, rules) {
+        (Mode::Userspace, Mode::Iptables) => vital_lacks(capabilities, Mode::Nftables),
+        _ => Vec::new(),
+    };
     if settings.mode == Mode::Ipvs && lacks.is_empty() {
         lacks = lacks_of_ipvs(settings, &mut *kernel)?;
     }
     let told = |(lack, said): &(Capability, String)| {
         format!("{} (the kernel said: {said})", lack.remedy())
     };
-    match (lacks.first(), lacks.last()) {
-        (Some(first), Some(last)) if settings.mode == Mode::Userspace && first.0 != last.0 => {
-            let (first, last) = (told(first), told(last));
-            Err(Failure::new(format_args!("kernel: {first}; nor can iptables do it: {last}")))
-        }
-        (Some(first), _) => Err(Failure::new(format_args!("kernel: {}", told(first)))),
+    match (lacks.first(), before.first()) {
         (None, _) => Ok((kernel, board)),
+        (Some(lack), Some(first)) if lack.0 != first.0 => {
+            let (first, lack) = (told(first), told(lack));
+            Err(Failure::new(format_args!("kernel: {first}; nor can iptables do it: {lack}")))
+        }
+        (Some(lack), _) => Err(Failure::new(format_args!("kernel: {}", told(lack)))),
     }
 }
 

@@ -29,7 +29,7 @@ pub use ipvs::{
     VirtualServer, VirtualServerFact,
 };
 pub use link::{LinkFact, LinkOperation};
-pub use relay::{RELAY_CHAIN, relay_address};
+pub use relay::{RELAY_CHAIN, is_relay_address, relay_address};
 pub use relay::{RelayAnnounce, RelayFact, RelayKey, RelayOperation, RelayServing, RelaySettings};
 
 use std::net::IpAddr;

@@ -119,3 +119,8 @@ pub fn relay_address(family: Family) -> IpAddr {
         Family::V6 => Ipv6Addr::new(0xfd6b, 0x7562, 0x652d, 0x7072, 0, 0, 0, 1).into(),
     }
 }
+
+/// Whether it is one of them.
+pub fn is_relay_address(address: IpAddr) -> bool {
+    relay_address(Family::of(address)) == address
+}

@@ -38,31 +38,22 @@ pub(super) struct LinuxUdp {
     /// For what is sent, with whom each goes to.
     sent: MultiHeaders<SockaddrStorage>,
     to: Vec<Option<SockaddrStorage>>,
-    segments: Segments,
 }
 
-/// Whether several datagrams may go through the kernel as one packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Segments {
-    /// The kernel cuts them up, as late as it can.
-    Together,
-    /// It does not know how (Linux before 4.18), or is not to.
-    Alone,
+/// Whether this kernel takes several datagrams as one packet, to cut it up as late as it can, and is to;
+/// asked once. Before Linux 4.18 it would send them as one datagram.
+fn goes_together() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let wanted = std::env::var(SEGMENTS).map_or(true, |said| said != "off");
+        let knows = |socket: OwnedFd| getsockopt(&socket, UdpGsoSegment).is_ok();
+        wanted && datagram_socket(AddressFamily::INET).is_ok_and(knows)
+    })
 }
 
-impl Segments {
-    /// What this kernel can do; asked once. Before 4.18 it would send them as one datagram.
-    fn of_this_kernel() -> Segments {
-        static FOUND: OnceLock<Segments> = OnceLock::new();
-        *FOUND.get_or_init(|| {
-            let wanted = std::env::var(SEGMENTS).map_or(true, |said| said != "off");
-            let knows = |udp: Udp| getsockopt(&udp.socket, UdpGsoSegment).is_ok();
-            match wanted && Udp::new(AddressFamily::INET).is_ok_and(knows) {
-                true => Segments::Together,
-                false => Segments::Alone,
-            }
-        })
-    }
+fn datagram_socket(family: AddressFamily) -> Result<OwnedFd, Trouble> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, SocketType::DGRAM, flags, None)?)
 }
 
 /// `off`: each datagram goes through the kernel alone.
@@ -72,8 +63,8 @@ const SEGMENTS: &str = "KUBE_PROXY_UDP_SEGMENTS";
 #[derive(Debug)]
 pub(super) struct Udp {
     socket: OwnedFd,
-    /// Datagrams longer than this did not go together with others: the path or the device does not let
-    /// them.
+    /// Datagrams longer than this do not go together with others: the path, the device or the kernel
+    /// does not let them.
     longest: AtomicUsize,
 }
 
@@ -85,24 +76,19 @@ impl LinuxUdp {
             ask: FEW,
             sent: MultiHeaders::preallocate(AT_ONCE, None),
             to: Vec::with_capacity(AT_ONCE),
-            segments: Segments::of_this_kernel(),
         }
     }
 }
 
 impl Udp {
     fn new(family: AddressFamily) -> Result<Udp, Trouble> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, SocketType::DGRAM, flags, None)?;
-        Ok(Udp { socket, longest: AtomicUsize::new(LARGEST) })
-    }
-
-    /// Datagrams that were sent together may come together. Before Linux 5.0 they do not.
-    fn take_together(&self) {
-        if Segments::of_this_kernel() == Segments::Alone {
-            return;
+        let socket = datagram_socket(family)?;
+        let together = goes_together();
+        if together {
+            // What was sent together may come together; before Linux 5.0 it does not.
+            let _ = setsockopt(&socket, UdpGroSegment, &true);
         }
-        let _ = setsockopt(&self.socket, UdpGroSegment, &true);
+        Ok(Udp { socket, longest: AtomicUsize::new(if together { LARGEST } else { 0 }) })
     }
 
     /// The socket itself.
@@ -128,7 +114,6 @@ pub(super) fn listen(at: SocketAddr) -> Result<Arc<Udp>, Trouble> {
     }
     // Beyond net.core.rmem_max only with CAP_NET_ADMIN; the kernel's default does as well.
     let _ = sockopt::set_socket_recv_buffer_size_force(&udp.socket, WAITING);
-    udp.take_together();
     bind(&udp.socket, &at)?;
     Ok(Arc::new(udp))
 }
@@ -140,13 +125,6 @@ fn socket_address(storage: &SockaddrStorage) -> Option<SocketAddr> {
 
 fn trouble(errno: Errno) -> Trouble {
     Trouble::from(rustix::io::Errno::from_raw_os_error(errno as i32))
-}
-
-/// What became of datagrams that were to go together.
-enum Went {
-    All,
-    /// Not together: they are to go alone.
-    Not,
 }
 
 impl LinuxUdp {
@@ -189,17 +167,11 @@ impl LinuxUdp {
     ) -> Result<usize, Trouble> {
         let mut rest = which.clone();
         while !rest.is_empty() {
-            let longest = match self.segments {
-                Segments::Together => over.longest.load(Ordering::Relaxed),
-                Segments::Alone => 0,
-            };
+            let longest = over.longest.load(Ordering::Relaxed);
             let count = alike(batch, rest.clone(), longest);
             let went = if count > 1 {
                 let some = rest.start..rest.start + count;
-                self.send_together(over, (batch, some), to).map(|went| match went {
-                    Went::All => count,
-                    Went::Not => 0,
-                })
+                send_together(over, (batch, some), to)
             } else {
                 let alone = alone(batch, rest.clone(), longest);
                 self.send_alone(over, (batch, rest.start..rest.start + alone), to)
@@ -230,29 +202,29 @@ impl LinuxUdp {
         let sent = sendmmsg(fd, &mut self.sent, rooms.iter(), &self.to, [], NOW);
         Ok(sent.map_err(trouble)?.count())
     }
+}
 
-    fn send_together(
-        &self,
-        over: &Udp,
-        (batch, which): (&Batch, Range<usize>),
-        to: Option<SocketAddr>,
-    ) -> Result<Went, Trouble> {
-        let datagrams = &batch.datagrams[which];
-        let each = datagrams.first().map_or(0, |(_, at)| at.len());
-        let bytes = datagrams.iter().map(|(_, at)| IoSlice::new(&batch.bytes[at.clone()]));
-        let bytes: Vec<IoSlice<'_>> = bytes.collect();
-        let length = u16::try_from(each).unwrap_or_default();
-        let by_length = [ControlMessage::UdpGsoSegments(&length)];
-        let to = to.map(SockaddrStorage::from);
-        match sendmsg(over.socket.as_raw_fd(), &bytes, &by_length, NOW, to.as_ref()) {
-            Ok(_) => Ok(Went::All),
-            // Longer than what the path takes, or a device without checksums or with IPsec.
-            Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO) => {
-                over.longest.fetch_min(each.saturating_sub(1), Ordering::Relaxed);
-                Ok(Went::Not)
-            }
-            Err(errno) => Err(trouble(errno)),
+/// Sends datagrams as one packet; how many went: none, if they are to go alone.
+fn send_together(
+    over: &Udp,
+    (batch, which): (&Batch, Range<usize>),
+    to: Option<SocketAddr>,
+) -> Result<usize, Trouble> {
+    let datagrams = &batch.datagrams[which];
+    let each = datagrams.first().map_or(0, |(_, at)| at.len());
+    let bytes = datagrams.iter().map(|(_, at)| IoSlice::new(&batch.bytes[at.clone()]));
+    let bytes: Vec<IoSlice<'_>> = bytes.collect();
+    let length = u16::try_from(each).unwrap_or_default();
+    let by_length = [ControlMessage::UdpGsoSegments(&length)];
+    let to = to.map(SockaddrStorage::from);
+    match sendmsg(over.socket.as_raw_fd(), &bytes, &by_length, NOW, to.as_ref()) {
+        Ok(_) => Ok(datagrams.len()),
+        // Longer than what the path takes, or a device without checksums or with IPsec.
+        Err(Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO) => {
+            over.longest.fetch_min(each.saturating_sub(1), Ordering::Relaxed);
+            Ok(0)
         }
+        Err(errno) => Err(trouble(errno)),
     }
 }
 
@@ -281,7 +253,6 @@ impl Datagrams for LinuxUdp {
 
     fn connect(&mut self, to: SocketAddr) -> Result<Udp, Trouble> {
         let udp = Udp::new(family_of(to))?;
-        udp.take_together();
         connect(&udp.socket, &to)?;
         Ok(udp)
     }

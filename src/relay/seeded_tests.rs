@@ -129,10 +129,11 @@ impl Play {
     fn listen(&mut self, listens: bool) {
         if std::mem::replace(&mut self.listens, listens) != listens {
             let pool = Arc::clone(&self.stage.pool);
-            self.stage.worker.obey(match listens {
+            let command = match listens {
                 true => Command::Listen(7, PORT, pool),
                 false => Command::Unlisten(7),
-            });
+            };
+            self.stage.worker.obey(command, self.stage.now);
         }
     }
 
@@ -260,7 +261,7 @@ impl Play {
     /// Everybody says that no more comes.
     fn end_well(&mut self) {
         if self.scene.drains {
-            self.stage.worker.obey(Command::Drain);
+            self.stage.worker.obey(Command::Drain, self.stage.now);
         }
         for n in 0..self.pairs.len() {
             self.act(&Act::Finish(n, false));

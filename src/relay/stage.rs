@@ -53,7 +53,7 @@ impl Stage {
         let pool =
             Arc::new(Pool::new(("a".to_owned(), Group::default()), shared.clone(), &serving));
         let mut worker = Worker::new(net.clone(), shared.clone(), Loads::new(2).desk(0));
-        worker.obey(Command::Listen(7, PORT, pool.clone()));
+        worker.obey(Command::Listen(7, PORT, pool.clone()), Duration::ZERO);
         Stage { net, worker, pool, shared, now: Duration::from_secs(1), moved: 0 }
     }
 
@@ -70,7 +70,7 @@ impl Stage {
             // This one stands in for the other thread, too.
             for (_, client) in self.worker.take_given() {
                 self.moved += 1;
-                self.worker.obey(Command::Have(client));
+                self.worker.obey(Command::Have(client), self.now);
             }
         }
     }

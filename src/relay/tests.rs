@@ -202,7 +202,7 @@ fn the_endpoint_is_told_of_its_client_where_that_is_asked_for() {
 fn draining_accepts_no_more_and_ends_with_the_last_connection() {
     let mut stage = Stage::new(5, 1, Announce::Nothing);
     let (here, there) = stage.connection(1);
-    stage.worker.obey(Command::Drain);
+    stage.worker.obey(Command::Drain, stage.now);
     assert!(stage.net.listening().is_empty());
     assert!(!stage.worker.is_finished());
     assert_eq!(stage.carry(here, there, b"last words"), b"last words");
@@ -216,7 +216,7 @@ fn draining_accepts_no_more_and_ends_with_the_last_connection() {
 fn stopping_breaks_off_what_is_open() {
     let mut stage = Stage::new(5, 1, Announce::Nothing);
     let (here, _) = stage.connection(1);
-    stage.worker.obey(Command::Stop);
+    stage.worker.obey(Command::Stop, stage.now);
     assert!(stage.worker.is_finished());
     assert_eq!(stage.net.take(here).1, Some(Trouble::Reset));
 }

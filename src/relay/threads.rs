@@ -81,8 +81,6 @@ struct Open {
 pub struct Relay<K> {
     shared: Arc<Shared>,
     tcp: Vec<Thread<worker::Command<Linux>>>,
-    #[cfg(test)]
-    loads: Loads,
     udp: Thread<udp::Command<LinuxUdp>>,
     ports: BTreeMap<(Transport, bool), Ports>,
     range: Option<RangeInclusive<u16>>,
@@ -100,35 +98,25 @@ impl<K: std::fmt::Debug> std::fmt::Debug for Relay<K> {
 }
 
 impl<K: Ord + Clone + std::fmt::Display> Relay<K> {
-    /// How many connections each thread said it has.
-    #[cfg(test)]
-    pub(super) fn loads(&self) -> Vec<usize> {
-        self.loads.told()
-    }
-
     /// Starts the threads, in the network namespace of the one that calls.
     pub fn start(settings: &Settings, board: Board<K>) -> Result<Relay<K>, Trouble> {
-        let shared = Arc::new(Shared::new(settings.limits));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Relay::sharing(&Loads::new(cores.min(MOST_THREADS)), settings, board)
+    }
+
+    /// With a TCP thread for each of these loads.
+    pub(super) fn sharing(
+        loads: &Loads,
+        settings: &Settings,
+        board: Board<K>,
+    ) -> Result<Relay<K>, Trouble> {
+        let shared = Arc::new(Shared::new(settings.limits));
         let watched = board.starts(shared.clone());
-        let loads = Loads::new(cores.min(MOST_THREADS));
-        let tcp = start_tcp(&loads, &shared, &watched)?;
+        let tcp = start_tcp(loads, &shared, &watched)?;
         let udp = start_udp(settings.udp_timeout, watched.clone())?;
         let (ports, range) = (BTreeMap::new(), settings.ports.clone());
         let (open, groups) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Relay {
-            shared,
-            tcp,
-            #[cfg(test)]
-            loads,
-            udp,
-            ports,
-            range,
-            open,
-            groups,
-            board,
-            next: 0,
-        })
+        Ok(Relay { shared, tcp, udp, ports, range, open, groups, board, next: 0 })
     }
 
     /// Serves a listening port from now on, and opens it if it is not open; gives the port. Those of
@@ -319,7 +307,8 @@ fn run_tcp(
         happened.clear();
         worker.sockets.wait(&mut happened, patience)?;
         if happened.iter().any(|event| event.token == linux::WOKEN) {
-            commands.try_iter().for_each(|command| worker.obey(command));
+            let now = begun.elapsed();
+            commands.try_iter().for_each(|command| worker.obey(command, now));
         }
         worker.turn(&happened, begun.elapsed());
         for (number, client) in worker.take_given() {
@@ -327,7 +316,7 @@ fn run_tcp(
             match commands.send(worker::Command::Have(client)) {
                 Ok(()) => bell.ring(),
                 // That thread has ended: all are to end.
-                Err(back) => worker.obey(back.0),
+                Err(back) => worker.obey(back.0, begun.elapsed()),
             }
         }
     }

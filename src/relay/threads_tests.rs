@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::board::Board;
 use super::pool::{Announce, Limits, Serving};
+use super::share::Loads;
 use super::sockets::Trouble;
 use super::threads::{Relay, Settings, Transport};
 
@@ -155,7 +156,9 @@ fn threads_share_connections_that_stay() {
         }
     });
     let limits = Limits { all: 1000, each: 1000, descriptors: 4096 };
-    let mut relay = Relay::start(&Settings { limits, ..settings() }, Board::default()).unwrap();
+    let loads = Loads::new(2);
+    let with = Settings { limits, ..settings() };
+    let mut relay = Relay::sharing(&loads, &with, Board::default()).unwrap();
     let at = open(&mut relay, "a", to);
     let mut all = Vec::new();
     for _ in 0..300 {
@@ -164,7 +167,7 @@ fn threads_share_connections_that_stay() {
         stream.read_exact(&mut [0]).unwrap();
         all.push(stream);
     }
-    let told = relay.loads();
+    let told = loads.told();
     let (least, most) = (*told.iter().min().unwrap(), *told.iter().max().unwrap());
     assert!(most <= least + 10, "{told:?}");
     // Each is still carried, whoever has it.

@@ -95,8 +95,6 @@ pub(super) struct Worker<S: Sockets> {
     stopped: bool,
     desk: Desk,
     lives: Lives,
-    /// Clients whom another thread accepted for this one.
-    had: Vec<Client<S>>,
     /// Clients whom other threads are to have.
     given: Vec<(usize, Client<S>)>,
 }
@@ -121,7 +119,6 @@ impl<S: Sockets> Worker<S> {
             stopped: false,
             desk,
             lives: Lives::default(),
-            had: Vec::new(),
             given: Vec::new(),
         }
     }
@@ -133,7 +130,7 @@ impl<S: Sockets> Worker<S> {
 
     /// Whether there is nothing left to do for it, ever.
     pub(super) fn is_finished(&self) -> bool {
-        self.stopped || (self.draining && self.entries.len() == 0 && self.had.is_empty())
+        self.stopped || (self.draining && self.entries.len() == 0)
     }
 
     /// Connections it has.
@@ -144,7 +141,7 @@ impl<S: Sockets> Worker<S> {
 
     /// How long it may wait for events; `None`: for ever.
     pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
-        if !self.again.is_empty() || !self.had.is_empty() {
+        if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
         let queues = self.dials.iter().chain([&self.leaving]);
@@ -154,11 +151,11 @@ impl<S: Sockets> Worker<S> {
     }
 
     /// Does what another thread says.
-    pub(super) fn obey(&mut self, command: Command<S>) {
+    pub(super) fn obey(&mut self, command: Command<S>, now: Duration) {
         match command {
             Command::Listen(id, listener, pool) => self.listen(id, listener, pool),
             Command::Unlisten(id) => self.unlisten(id),
-            Command::Have(client) => self.had.push(client),
+            Command::Have(client) => self.begin(client, now),
             Command::Drain => {
                 self.draining = true;
                 let ids: Vec<u64> = self.by_id.keys().copied().collect();
@@ -199,9 +196,6 @@ impl<S: Sockets> Worker<S> {
 
     /// Takes in what happened, and does what follows from it and from the time.
     pub(super) fn turn(&mut self, happened: &[Happened], now: Duration) {
-        for client in std::mem::take(&mut self.had) {
-            self.begin(client, now);
-        }
         for event in happened {
             match owner(event.token) {
                 Some((slot, Side::Listener)) => self.accept(slot, now),

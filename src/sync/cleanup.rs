@@ -16,11 +16,11 @@ use crate::backend::ipvs::rules::Rules;
 use crate::backend::nftables;
 use crate::backend::nftables::layout::{STANDBY, TABLE};
 use crate::backend::options::IpvsOptions;
-use crate::backend::userspace::{GUARD, relay_address};
+use crate::backend::userspace::GUARD;
 use crate::backend::xtables::chain::Table;
 use crate::kernel::{
     Capability, Depth, Error, ErrorKind, Facts, IpsetOperation, IpvsOperation, Kernel,
-    LinkOperation, Query, Transaction, XtablesText,
+    LinkOperation, Query, Transaction, XtablesText, is_relay_address,
 };
 use crate::model::{Family, Mode, Steering};
 
@@ -97,12 +97,16 @@ fn tables(kernel: &mut dyn Kernel, name: &str) -> Result<usize, Error> {
 /// and its addresses.
 fn userspace(kernel: &mut dyn Kernel) -> Result<usize, Error> {
     let mut removed = tables(kernel, GUARD)?;
-    removed += xtables(kernel, |_, dump, pen| removal::remove_guard(dump, pen))?;
-    let there = match kernel.read(&Query::Addresses)? {
+    let mut there = match kernel.read(&Query::Addresses)? {
         Facts::Addresses(there) => there,
         other => super::unreachable_answer("addresses", &other)?,
     };
-    for address in Family::ALL.map(relay_address).into_iter().filter(|a| there.contains(a)) {
+    there.retain(|address| is_relay_address(*address));
+    // To list a large iptables takes seconds, and without the address its guard guards nothing.
+    if !there.is_empty() {
+        removed += xtables(kernel, |_, dump, pen| removal::remove_guard(dump, pen))?;
+    }
+    for address in there {
         let delete = LinkOperation::DeleteAddress("lo".to_owned(), address);
         kernel.apply(&Transaction::Links(vec![delete]))?;
         removed += 1;

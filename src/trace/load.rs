@@ -8,10 +8,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::{iptables, replay, turns};
-use crate::kernel::relay_address;
+use crate::kernel::is_relay_address;
 use crate::kernel::simulated::Simulated;
 use crate::kernel::survey::{ConnectionFact, Survey};
-use crate::model::Family;
 
 /// The highest link index for which places are kept: rules may name links by index.
 const MOST_LINKS: u32 = 1 << 16;
@@ -132,7 +131,7 @@ impl World {
 
     /// Whether connections to an address are carried on by kube-proxy itself (userspace mode).
     pub fn is_relay(&self, address: std::net::IpAddr) -> bool {
-        self.host.is_local(address) && Family::ALL.map(relay_address).contains(&address)
+        self.host.is_local(address) && is_relay_address(address)
     }
 
     /// Whose rule stands there.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::check::{Came, These, ask_some, node};
 use crate::kernel::simulated::Simulated;
-use crate::kernel::{Error, Facts, Kernel, Query};
+use crate::kernel::{Error, Facts, Kernel, Query, is_relay_address};
 use crate::model::{NamespacedName, Service};
 use crate::promise::{Frontend, Promises};
 use crate::sync::examine::{Broken, Examiner, Extent, Known};
@@ -144,8 +144,7 @@ impl Examiner for Verifier {
             _ => Vec::new(),
         };
         // Those that ipvs mode gave the node, and where it carries connections itself.
-        let relays = crate::model::Family::ALL.map(crate::kernel::relay_address);
-        addresses.retain(|a| !self.index.has_address(a) && !relays.contains(a));
+        addresses.retain(|a| !self.index.has_address(a) && !is_relay_address(*a));
         let survey = stand_in::stand_in(options, cluster.node(), &addresses);
         self.pods = stand_in::pods(options, cluster.node());
         self.world = load(survey);

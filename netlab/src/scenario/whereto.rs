@@ -6,7 +6,6 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum as _;
 use proptests::cluster::Mode;
 use proptests::lab::RealHeart;
 
@@ -74,7 +73,7 @@ pub(super) fn ipvs(words: &[String], count: &mut Count) {
         (None, _) => natively(words, count),
         (Some(_), Ok(guest)) => {
             println!("ipvs mode: {}", guest.name());
-            inside(guest, (words, None), count)
+            inside((guest, "ipvs"), (words, None), count)
         }
         (Some(lack), Err(why)) => Err(Stop::Skipped(format!("{lack}; {why}"))),
     };
@@ -83,7 +82,7 @@ pub(super) fn ipvs(words: &[String], count: &mut Count) {
     }
     for (name, module) in ipvs::LACKS.iter().filter(|(name, _)| wanted(name, words)) {
         let ran = match &guest {
-            Ok(guest) => inside(guest, (&[(*name).to_owned()], Some(module)), count),
+            Ok(guest) => inside((guest, "ipvs"), (&[(*name).to_owned()], Some(module)), count),
             Err(why) => Err(Stop::Skipped(why.clone())),
         };
         if let Err(stop) = ran {
@@ -99,7 +98,7 @@ pub(super) fn without_nf_tables(words: &[String], count: &mut Count) {
     let ran = match &guest {
         Ok(guest) => {
             println!("userspace mode without nf_tables: {}", guest.name());
-            inside(guest, (words, None), count)
+            inside((guest, "userspace-iptables"), (words, None), count)
         }
         Err(why) => Err(Stop::Skipped(why.clone())),
     };
@@ -131,15 +130,12 @@ fn natively(words: &[String], count: &mut Count) -> Result<(), Stop> {
 }
 
 fn inside(
-    guest: &Guest,
+    (guest, mode): (&Guest, &str),
     (words, without): (&[String], Option<&str>),
     count: &mut Count,
 ) -> Result<(), Stop> {
     let own = std::env::current_exe().map_err(|e| format!("our own binary: {e}"))?;
     let mut order = Order::new([own.as_os_str(), "test".as_ref()]);
-    let mode = proxy::mode().to_possible_value().map(|value| value.get_name().to_owned());
-    // Without a choice ipvs mode's are what is left to run.
-    let mode = mode.filter(|_| proxy::mode().carries()).unwrap_or_else(|| "ipvs".to_owned());
     order.command.extend(["--mode".into(), mode.into()]);
     order.command.extend(words.iter().map(Into::into));
     order.without = without.map(str::to_owned);
